@@ -1,0 +1,43 @@
+# Every target sets up what it needs. `make demo` and `make test` are the two that a newcomer wants.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+VIDEO  ?=
+OUT    ?= out/demo
+
+.PHONY: demo test lab bench prepare readme constraints clean
+.DEFAULT_GOAL := demo
+
+$(READY): settings.ini setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "microvid_nb needs Python 3.10 or newer; name one with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@if [ -d .git ]; then $(BIN)/nbdev_install_hooks; fi
+	@touch $@
+
+demo: $(READY)  ## a thumbnail and a GIF of VIDEO (a file, a folder, or the sample clip), as a page
+	@$(BIN)/microvid demo $(if $(VIDEO),'$(VIDEO)') --out $(OUT)
+
+test: $(READY)  ## export in step, every notebook, tests/
+	@$(BIN)/python -m pytest tests
+
+lab: $(READY)  ## JupyterLab on the notebooks
+	@$(BIN)/jupyter lab nbs
+
+bench: $(READY)  ## the speed table, as ratios against peers on the same work
+	@$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/latest.json -q
+	@$(BIN)/python benchmarks/table.py benchmarks/latest.json
+
+prepare: $(READY)  ## after editing: export, run every notebook so that saved outputs are true, clean, README
+	@$(BIN)/nbdev_export
+	@$(BIN)/python tools/run_notebooks.py
+	@$(BIN)/nbdev_clean
+	@$(MAKE) --no-print-directory readme
+
+readme: $(READY)  ## README.md from nbs/index.ipynb
+	@$(BIN)/python tools/make_readme.py
+
+clean:  ## what the targets above made
+	rm -rf $(VENV) out _docs _proc build *.egg-info .pytest_cache .hypothesis .benchmarks
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,33 @@
+"""Runs notebooks top to bottom and saves their outputs: all of nbs/, or those named on the command line."""
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(path: Path) -> str:
+    """An error message, or nothing if every cell ran."""
+    notebook, started = nbformat.read(path, as_version=4), time.perf_counter()
+    client = NotebookClient(notebook, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        return f'{path.relative_to(ROOT)}:\n{error}'
+    nbformat.write(notebook, path)
+    print(f'{path.relative_to(ROOT)}  {time.perf_counter() - started:.1f} s', flush=True)
+    return ''
+
+
+if __name__ == '__main__':
+    os.environ['PATH'] = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    paths = [Path(name).resolve() for name in sys.argv[1:]] or sorted(ROOT.glob('nbs/**/*.ipynb'))
+    with ThreadPoolExecutor(2) as pool:
+        errors = [error for error in pool.map(run, [p for p in paths if '.ipynb_checkpoints' not in p.parts]) if error]
+    sys.exit('\n'.join(errors))
