@@ -65,8 +65,9 @@ header, main, footer { max-width: 1100px; margin: 0 auto; }
 h1 { font-size: 1.7rem; letter-spacing: -.02em; } h2 { font-size: 1.05rem; overflow-wrap: anywhere; }
 header p, footer, .facts, figcaption, .strip small { color: var(--soft); }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 1.25rem; margin: 1.25rem 0; }
-.pair { display: flex; flex-wrap: wrap; gap: 1.25rem; margin: .9rem 0; align-items: flex-end; }
-.pair img { display: block; max-width: 100%; height: 300px; object-fit: contain; border-radius: 10px; }
+.pair { display: flex; gap: 1.25rem; margin: .9rem 0; align-items: flex-start; }
+.pair figure { max-width: calc(50% - .65rem); } .pair img { display: block; max-width: 100%; max-height: 340px; border-radius: 10px; }
+@media (max-width: 600px) { .pair { flex-direction: column; } .pair figure { max-width: 100%; } }
 figcaption { font-size: .85rem; margin-top: .35rem; }
 .line { position: relative; height: 46px; margin: 1rem 0 .4rem; border-bottom: 2px solid var(--line); }
 .line i { position: absolute; bottom: 0; background: var(--motion); opacity: .55; border-radius: 2px 2px 0 0; }
@@ -135,7 +136,7 @@ def card(
     return Section(
         H2(Path(preview.path).name), P(facts, cls='facts'), *problems,
         Div(Figure(picture(chosen.image, 640, 'the thumbnail'), Figcaption(f'Thumbnail at {chosen.time:.2f} s')),
-            Figure(Img(src=data_url(preview.gif_path.read_bytes(), 'gif'), alt='the GIF'),
+            Figure(Img(src=data_url(preview.gif_path.read_bytes(), 'gif'), alt='the GIF', style='width:640px' if info.width >= info.height else 'height:340px'),
                    Figcaption(f'GIF of the shots at {", ".join(f"{at:.1f}" for at in gif.times)} s, {preview.gif_path.stat().st_size / 1e3:.0f} kB')), cls='pair'),
         timeline(preview), candidate_strip(preview))
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..features.aesthetics import attractiveness
+from ..features.aesthetics import attractiveness, fuse
+from ..media.candidates import CUT_MARGIN
 from ..media.survey import Survey
 
 # %% ../../nbs/gif/00_baselines.ipynb #402ffd3e
@@ -27,7 +28,7 @@ def shot_of(
 
 def describe_shots(
     survey:Survey # of a clip
-) -> pd.DataFrame: # a row a shot: time in seconds, motion (mean grey level change a look), usable (share of frames), cluster (or -1)
+) -> pd.DataFrame: # a row a shot: time in seconds, motion (mean grey level change a look), usable (share of frames), cut (inside it), cluster (or -1)
     "Motion, quality and looks of each one-second shot"
     n, clusters = len(survey.shot_times), survey.candidates.clusters
     looks = pd.Series(survey.change[1:]).groupby(shot_of(survey, survey.look_times[1:])).median()
@@ -36,6 +37,7 @@ def describe_shots(
         'time': survey.shot_times,
         'motion': looks.reindex(range(n), fill_value=0.).astype(float),
         'usable': kept.agg(lambda labels: (labels >= 0).mean()).reindex(range(n)).ffill().fillna(0.),
+        'cut': ((survey.cuts > survey.shot_times[:, None] + CUT_MARGIN) & (survey.cuts < survey.shot_times[:, None] + survey.shot_length - CUT_MARGIN)).any(1),
         'cluster': kept.agg(lambda labels: labels[labels >= 0].mode().min()).reindex(range(n)).fillna(-1).astype(int)})
 
 # %% ../../nbs/gif/00_baselines.ipynb #2e7bba14
@@ -60,7 +62,7 @@ class Hecate:
     ) -> pd.DataFrame: # a row a shot: the columns of `describe_shots`, and rank (1 to 3 if chosen, else 0)
         "Which three shots to show"
         shots = describe_shots(survey)
-        poor = (shots.usable <= MOSTLY_USABLE) | (shots.cluster < 0)
+        poor = (shots.usable <= MOSTLY_USABLE) | (shots.cluster < 0) | shots.cut
         group = shots.groupby([shots.cluster, poor])
         turn = group.motion.rank(ascending=False, method='first')
         order = pd.DataFrame({'poor': poor, 'turn': turn, 'size': -group.motion.transform('size'), 'cluster': shots.cluster}).sort_values(['poor', 'turn', 'size', 'cluster'])
@@ -76,9 +78,9 @@ class BeautThumb:
               survey:Survey # of a clip
     ) -> pd.DataFrame: # a row a shot: the columns of `describe_shots`, score of its best thumbnail, and rank (1 to 3 if chosen, else 0)
         "Which three shots to show"
-        shots, representativeness = describe_shots(survey), survey.candidates.representativeness
-        score = attractiveness(survey).attractiveness + self.lam * representativeness / representativeness.max()
-        shots['score'] = score.groupby(shot_of(survey, survey.candidates.times)).max().reindex(shots.index)
+        shots, candidates = describe_shots(survey), survey.candidates
+        score = pd.Series(fuse(attractiveness(survey).attractiveness, candidates.representativeness, self.lam))
+        shots['score'] = score.groupby(shot_of(survey, candidates.times)).max().reindex(shots.index)
         order = list(shots.score.dropna().sort_values(ascending=False).index[:SHOTS])
         while len(order) < SHOTS:
             rest = shots.drop(index=order)

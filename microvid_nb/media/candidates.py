@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['MEASURED_SIDE', 'FEATURE_SIDE', 'CUT_MARGIN', 'BINS', 'GREY_SATURATION', 'EDGE', 'MAX_CANDIDATES', 'NEAR_DUPLICATE',
-           'SILHOUETTE_TOLERANCE', 'on_all_cores', 'limit_side', 'gradients', 'histogram_quantile', 'quality_of_one',
-           'frame_quality', 'shot_starts', 'QualityThresholds', 'quality_problems', 'near_cut', 'usable_frames',
-           'quarter_offsets', 'pyramid_histogram', 'silhouettes', 'cluster_frames', 'Candidates', 'centre_distances',
-           'least_bad', 'candidate_frames']
+           'SILHOUETTE_TOLERANCE', 'limit_side', 'gradients', 'histogram_quantile', 'quality_of_one', 'frame_quality',
+           'CutFinder', 'find_cuts', 'QualityThresholds', 'quality_problems', 'usable_frames', 'quarter_offsets',
+           'pyramid_histogram', 'silhouettes', 'cluster_frames', 'Candidates', 'centre_distances', 'least_bad',
+           'candidate_frames']
 
 # %% ../../nbs/media/02_candidates.ipynb #cdc009d5
 from dataclasses import dataclass, field
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import cv2
@@ -23,14 +22,6 @@ from scipy.spatial.distance import pdist, squareform
 from .video import Frames
 
 # %% ../../nbs/media/02_candidates.ipynb #c15efa43
-def on_all_cores(
-    function, # of one picture
-    images # pictures
-) -> list: # what the function gives for each
-    "The function of each picture; OpenCV lets threads run side by side"
-    with ThreadPoolExecutor() as pool: return list(pool.map(function, images))
-
-# %% ../../nbs/media/02_candidates.ipynb #ed8f1a3e
 MEASURED_SIDE = 320  # pixels: pictures are measured at this longest side, or smaller
 
 def limit_side(
@@ -72,7 +63,8 @@ def quality_of_one(
     levels = np.bincount(grey.ravel(), minlength=256)
     fullest = np.sort(levels.reshape(128, 2).sum(1))[:-7:-1].sum() / grey.size
     grey_range = (histogram_quantile(levels, .99) - histogram_quantile(levels, .01)) / 255
-    steepest = histogram_quantile(cv2.calcHist([slope], [0], None, [512], [0, 6]).ravel(), .995) * 6 / 512 / 8
+    steepness = np.bincount(cv2.convertScaleAbs(slope, alpha=256 / 6).ravel(), minlength=256)
+    steepest = histogram_quantile(steepness, .995) * 6 / 256 / 8
     return (float(mean.ravel() @ (.2126, .7152, .0722)) / 255, float(slope.mean()), float(fullest),
             float(np.sqrt(np.mean((deviation / 255)**2))), steepest / max(grey_range, .02))
 
@@ -81,22 +73,36 @@ def frame_quality(
     images # uint8 RGB pictures, [T, H, W, 3] or a list
 ) -> pd.DataFrame: # a row a picture: luminance, sharpness, uniformity, contrast, focus
     "How dark, blurry and plain pictures are (ASBTV; thumbnail data set paper, section 3.2)"
-    return pd.DataFrame(on_all_cores(quality_of_one, images), columns=['luminance', 'sharpness', 'uniformity', 'contrast', 'focus'], dtype=float)
+    return pd.DataFrame([quality_of_one(image) for image in images], columns=['luminance', 'sharpness', 'uniformity', 'contrast', 'focus'], dtype=float)
 
 # %% ../../nbs/media/02_candidates.ipynb #86d30509
 FEATURE_SIDE = 160  # pixels: longest side for colours, edges and cuts
 
-def shot_starts(
-    images, # uint8 RGB pictures in order of time, [T, H, W, 3] or a list
-    threshold:float=27. # mean change of HSV levels that makes a cut, PySceneDetect's default
-) -> np.ndarray: # int64, index of the first frame of each shot, beginning with 0
-    "Where shots begin, by PySceneDetect's `ContentDetector`"
-    from scenedetect import ContentDetector, FrameTimecode
-    detector, starts = ContentDetector(threshold=threshold, min_scene_len=1), [0]
-    for i, image in enumerate(images):
-        small = cv2.cvtColor(limit_side(image, FEATURE_SIDE), cv2.COLOR_RGB2BGR)
-        starts += [cut.frame_num for cut in detector.process_frame(FrameTimecode(i, 8.), small)]
-    return np.unique(starts)
+class CutFinder:
+    "Finds cuts in frames that come one by one, by PySceneDetect's `ContentDetector`"
+    def __init__(self,
+                 threshold:float=27.): # mean change of HSV levels that makes a cut, PySceneDetect's default
+        from scenedetect import ContentDetector
+        self.detector, self.times, self.cuts = ContentDetector(threshold=threshold, min_scene_len=1), [], []
+
+    def see(self,
+            time:float, # seconds, later than the frame before
+            image:np.ndarray # uint8 RGB [H, W, 3], small
+    ):
+        "Looks at one more frame; a cut lies in the middle between the last frame of a shot and the first of the next"
+        from scenedetect import FrameTimecode
+        self.times.append(time)
+        for first in self.detector.process_frame(FrameTimecode(len(self.times) - 1, 8.), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+            self.cuts.append((self.times[first.frame_num - 1] + self.times[first.frame_num]) / 2)
+
+
+def find_cuts(
+    frames:Frames # a clip
+) -> np.ndarray: # float64 [m], seconds
+    "Where one shot ends and the next begins"
+    finder = CutFinder()
+    for time, image in zip(frames.times, frames.images): finder.see(time, limit_side(image, FEATURE_SIDE))
+    return np.array(finder.cuts)
 
 # %% ../../nbs/media/02_candidates.ipynb #78665f59
 @dataclass(frozen=True)
@@ -115,11 +121,10 @@ class QualityThresholds:
 
 def quality_problems(
     quality:pd.DataFrame, # from `frame_quality`, [T]
-    starts:np.ndarray, # first frame of each shot
+    shot:np.ndarray, # int [T], the shot of each frame
     thresholds:QualityThresholds=QualityThresholds() # when a frame is bad
 ) -> pd.DataFrame: # bool, a row a frame: dark, uniform, blurry
     "What is wrong with each frame, if anything"
-    shot = np.searchsorted(starts, np.arange(len(quality)), side='right')
     usual = quality.groupby(shot)[['luminance', 'sharpness']].transform(lambda column: np.percentile(column, thresholds.percentile))
     dark = (quality.luminance < thresholds.luminance) & (quality.contrast < thresholds.contrast)
     uniform = (quality.uniformity >= thresholds.uniformity) & (quality.contrast < thresholds.uniform_contrast)
@@ -132,25 +137,15 @@ def quality_problems(
 # %% ../../nbs/media/02_candidates.ipynb #9c78262c
 CUT_MARGIN = .1  # seconds on either side of a cut
 
-def near_cut(
-    times:np.ndarray, # [T] seconds
-    starts:np.ndarray # first frame of each shot
-) -> np.ndarray: # bool [T]
-    "Which frames lie within `CUT_MARGIN` of the middle between two shots"
-    cuts = (times[starts[1:]] + times[starts[1:] - 1]) / 2
-    return (np.abs(times[:, None] - cuts) < CUT_MARGIN).any(1)
-
-
 def usable_frames(
     good:np.ndarray, # bool [T], frames without a quality problem
     times:np.ndarray, # [T] seconds
-    starts:np.ndarray # first frame of each shot
+    cuts:np.ndarray # [m] seconds
 ) -> np.ndarray: # bool [T]
-    "Good frames away from cuts; a shot that has none keeps its good frames at the cut"
-    usable = good & ~near_cut(times, starts)
-    for shot in np.split(np.arange(len(times)), starts[1:]):
-        if not usable[shot].any(): usable[shot] = good[shot]
-    return usable
+    "Good frames farther than `CUT_MARGIN` from cuts; a shot that has none keeps its good frames at the cut"
+    usable = good & ~(np.abs(times[:, None] - cuts) < CUT_MARGIN).any(1)
+    has_others = pd.Series(usable).groupby(np.searchsorted(cuts, times)).transform('any').to_numpy()
+    return np.where(has_others, usable, good)
 
 # %% ../../nbs/media/02_candidates.ipynb #359bab46
 BINS = (17, 8, 8, 9, 8)  # hue, saturation, value, edge direction, edge strength
@@ -251,15 +246,16 @@ def least_bad(
 def candidate_frames(
     frames:Frames, # a clip, sampled at a few frames a second
     thresholds:QualityThresholds=QualityThresholds(), # when a frame is bad
-    most:int=MAX_CANDIDATES # candidates at most
+    most:int=MAX_CANDIDATES, # candidates at most
+    cuts:np.ndarray|None=None # [m] seconds; found among the frames if not given
 ) -> Candidates: # between 1 and `most`, in order of time
     "Good frames that look different from each other (thumbnail data set paper, section 3.2)"
     if not len(frames): raise ValueError('there are no frames to choose candidates from')
-    images = on_all_cores(limit_side, frames.images)
-    quality, starts = frame_quality(images), shot_starts(images)
-    good, warning = least_bad(quality_problems(quality, starts, thresholds))
-    usable = np.flatnonzero(usable_frames(good, frames.times, starts))
-    features = np.stack(on_all_cores(pyramid_histogram, [images[i] for i in usable]))
+    images = [limit_side(image) for image in frames.images]
+    quality, cuts = frame_quality(images), find_cuts(frames) if cuts is None else cuts
+    good, warning = least_bad(quality_problems(quality, np.searchsorted(cuts, frames.times), thresholds))
+    usable = np.flatnonzero(usable_frames(good, frames.times, cuts))
+    features = np.stack([pyramid_histogram(images[i]) for i in usable])
     labels = cluster_frames(features, most)
     distance = centre_distances(features, labels)
     table = pd.DataFrame({'at': usable, 'label': labels, 'distance': distance, 'sharpness': quality.sharpness.to_numpy()[usable]})

@@ -372,16 +372,14 @@ class Clock:
     ended:float = 0. # seconds from the first frame to the end of the last
 
     def watch(self,
-              frames:Iterator[tuple], # (time, due, frame)
-              damage:Damage # what failed so far
+              frames:Iterator[tuple] # (time, due, frame)
     ) -> Iterator[tuple]: # the same
         "Passes frames on and keeps count"
-        first, previous_due, errors = None, 0., damage.packets
+        first = previous_due = None
         for time, due, frame in frames:
             if first is None: first = time
-            elif damage.packets == errors: self.decoded += max(0., time - previous_due)
-            self.decoded, self.ended = self.decoded + due - time, due - first
-            previous_due, errors = due, damage.packets
+            else: self.decoded -= max(0., previous_due - time)
+            self.decoded, self.ended, previous_due = self.decoded + due - time, due - first, due
             yield time, due, frame
 
 
@@ -424,7 +422,7 @@ def scaled_frames(
 ) -> Iterator[tuple[float, np.ndarray]]: # (presentation time, uint8 RGB [H, W, 3])
     "Sampled, scaled and upright pictures; warns at the end of the file if some were lost"
     clock, scaler, last, image = Clock(), av.video.reformatter.VideoReformatter(), None, None
-    for time, frame in sample_on_screen(clock.watch(frames, damage), fps, start, math.inf if end is None else end):
+    for time, frame in sample_on_screen(clock.watch(frames), fps, start, math.inf if end is None else end):
         if frame is not last: last, image = frame, to_rgb(frame, info, size, scaler)
         yield time, image
     if start <= 0 and end is None: warn_of_loss(info, damage, clock)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..features.aesthetics import attractiveness
+from ..features.aesthetics import attractiveness, fuse
 from ..media.survey import Survey
 
 # %% ../../nbs/thumbnail/00_baselines.ipynb #70d3a155
@@ -37,6 +37,5 @@ class ASBTV:
               lam:float=.2 # weight of representativeness, λ
     ) -> pd.DataFrame: # [n]: the six measures, attractiveness, representativeness, score
         "The score of each candidate and what it is made of"
-        representativeness = survey.candidates.representativeness
-        table = attractiveness(survey).assign(representativeness=representativeness)
-        return table.assign(score=table.attractiveness + lam * representativeness / representativeness.max())
+        table = attractiveness(survey).assign(representativeness=survey.candidates.representativeness)
+        return table.assign(score=fuse(table.attractiveness, table.representativeness, lam))
