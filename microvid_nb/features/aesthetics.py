@@ -74,7 +74,7 @@ def stillness(
     times:np.ndarray # [n] seconds
 ) -> np.ndarray: # float64 [n], 0 to 1
     "How little changes around the given moments"
-    before = np.searchsorted(survey.look_times, times, side='right') - 1
+    before = np.minimum(np.searchsorted(survey.look_times, np.asarray(times) - 1e-6), len(survey.change) - 1)  # the look that first sees the frame
     after = np.minimum(before + 1, len(survey.change) - 1)
     return 1 - np.minimum(1, (survey.change[before] + survey.change[after]) / 2 / .1).astype(float)
 

@@ -151,7 +151,7 @@ def filmstrip(
     scores=None, # [T] numbers, shown below each picture
     chosen=None, # index of the picture to frame
     columns:int=8, # pictures in a row
-    height:float=1.3 # inches of a row
+    height:float=.9 # inches of a row
 ): # matplotlib Axes [rows, columns]
     "Draws pictures side by side, in rows, with their seconds and scores"
     import matplotlib.pyplot as plt

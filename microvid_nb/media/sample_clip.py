@@ -166,10 +166,10 @@ def focus(image, t): return cv2.GaussianBlur(image, (0, 0), 14 * (1 - t) + .01)
 
 # from second, to second, scene, what spoils it
 SCRIPT: list[tuple[float, float, Callable, Callable|None]] = [
-    (0, .75, beach, fade_in), (.75, 2.75, beach, None),
-    (2.75, 4.75, city, None), (4.75, 5.25, city, whip),
-    (5.25, 7.25, cake, None), (7.25, 7.75, cake, title_card),
-    (7.75, 9.5, bicycle, None),
+    (0, .75, beach, fade_in), (.75, 2.25, beach, None),
+    (2.25, 4.25, city, None), (4.25, 4.75, city, whip),
+    (4.75, 6.25, cake, None), (6.25, 6.75, cake, title_card),
+    (6.75, 9.5, bicycle, None),
     (9.5, 10.25, balloons, focus), (10.25, 12, balloons, None)]
 
 
@@ -212,13 +212,13 @@ def sample_sound(
     total = round(SCRIPT[-1][1] * SAMPLE_RATE)
     seconds, sound = np.arange(total) / SAMPLE_RATE, np.zeros(total)
     parts = {
-        (0, 2.75): .12 * noise_band(total, 200, 4000, rng) * (.4 + .6 * np.sin(np.pi * seconds / 1.4)**2),
-        (2.75, 5.25): .10 * noise_band(total, 40, 300, rng) + .05 * np.sign(np.sin(2 * np.pi * 370 * seconds)) * (np.abs(seconds - 3.8) < .25),
-        (7.75, 9.5): .2 * sum(np.sin(2 * np.pi * f * seconds) for f in (2093, 3136)) * np.exp(-5 * ((seconds - 7.9) % .8)),
+        (0, 2.25): .12 * noise_band(total, 200, 4000, rng) * (.4 + .6 * np.sin(np.pi * seconds / 1.4)**2),
+        (2.25, 4.75): .10 * noise_band(total, 40, 300, rng) + .05 * np.sign(np.sin(2 * np.pi * 370 * seconds)) * (np.abs(seconds - 3.3) < .25),
+        (6.75, 9.5): .2 * sum(np.sin(2 * np.pi * f * seconds) for f in (2093, 3136)) * np.exp(-5 * ((seconds - 6.9) % .8)),
         (9.5, 12): .08 * noise_band(total, 300, 1200, rng) * (.5 + .5 * np.sin(1.7 * seconds))}
     for (start, end), part in parts.items(): sound += part * ((seconds >= start) & (seconds < end))
     for i, pitch in enumerate((262, 262, 294, 262, 349, 330)):
-        at, length = round((5.3 + .36 * i) * SAMPLE_RATE), round(.6 * SAMPLE_RATE)
+        at, length = round((4.8 + .3 * i) * SAMPLE_RATE), round(.6 * SAMPLE_RATE)
         sound[at:at + length] += .35 * plucked(length, pitch, rng)
     return np.clip(sound, -1, 1).astype(np.float32)
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from .candidates import FEATURE_SIDE, Candidates, CutFinder, candidate_frames, limit_side
-from .video import Frames, MediaError, VideoInfo, iter_frames, open_frames
+from .video import ROUNDING, Frames, MediaError, VideoInfo, iter_frames, open_frames
 
 # %% ../../nbs/media/05_survey.ipynb #ce1b7442
 LOOKS = 8.  # looks a second, and frames a second of a GIF
@@ -67,7 +67,7 @@ class Survey:
     frames:Frames # looks that were kept, at most `WIDTH` pixels wide
     complete:bool # whether every look was kept, so that shots can be cut from `frames`
     end:float # seconds: when the last frame ends
-    look_times:np.ndarray = field(repr=False) # float64 [L], seconds of all looks
+    look_times:np.ndarray = field(repr=False) # float64 [L], seconds of all looks; a look sees the frame that is on screen then
     change:np.ndarray = field(repr=False) # float32 [L], mean change of grey levels in [0, 1] since the look before; 0 for the first
     cuts:np.ndarray = field(repr=False) # float64 [m], seconds at which one shot ends and the next begins
 
@@ -104,7 +104,7 @@ def survey_video(
     "Decodes a clip once, in bounded memory; `MediaError` if there is no picture in it"
     info, looks = open_frames(path, survey_size, LOOKS)
     kept = image = grey = None
-    times, change, finder = [], [], CutFinder()
+    change, finder = [], CutFinder()
     for number, (time, look) in enumerate(looks):
         kept = kept or Thinning(look.shape)
         kept.add(number, time, look)
@@ -114,10 +114,10 @@ def survey_video(
             grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
             finder.see(time, small)
         change.append(0. if before is None or before is grey else cv2.norm(grey, before, cv2.NORM_L1) / grey.size / 255)
-        times.append(time)
     if not kept: raise MediaError(path, 'shows no frame at all')
     frames = Frames(kept.images, np.array(kept.times), info)
-    return Survey(frames, kept.step == 1, times[0] + len(times) / LOOKS, np.array(times), np.array(change, np.float32), np.array(finder.cuts))
+    look_times = frames.times[0] + np.arange(len(change)) / LOOKS
+    return Survey(frames, kept.step == 1, look_times[-1] + 1 / LOOKS, look_times, np.array(change, np.float32), np.array(finder.cuts))
 
 
 def as_survey(
@@ -134,8 +134,8 @@ def shot_frames(
     "The frames of the shot that begins at `time`, at the size of a GIF"
     looks = max(1, round(survey.shot_length * LOOKS))
     if survey.complete:
-        first = min(int(np.searchsorted(survey.look_times, time - 1e-3)), len(survey.look_times) - 1)
-        return survey.frames.images[np.searchsorted(survey.frames.times, survey.look_times[first:first + looks])]
+        first = min(round((time - survey.look_times[0]) * LOOKS), len(survey.look_times) - 1)
+        return survey.frames.images[np.searchsorted(survey.frames.times, survey.look_times[first:first + looks] + ROUNDING, side='right') - 1]
     sought = [image for _, image in open_frames(survey.path, survey_size, LOOKS, time, time + looks / LOOKS)[1]]
     if sought: return np.stack(sought)
     nearest = np.abs(survey.frames.times - time).argmin()  # a damaged file may decode in one pass, and not after a seek

@@ -367,19 +367,19 @@ MIN_LOSS = .5 # seconds: below this a header may be rounding, or count a last fr
 
 @dataclass
 class Clock:
-    "Adds up the seconds of pictures that pass by"
-    decoded:float = 0. # seconds of pictures
-    ended:float = 0. # seconds from the first frame to the end of the last
+    "Keeps account of the time that passes by"
+    waits:float = 0. # seconds without a picture
+    length:float = 0. # seconds from the first frame to the end of the last
+    end:float = 0. # seconds: when the last frame ends
 
     def watch(self,
               frames:Iterator[tuple] # (time, due, frame)
     ) -> Iterator[tuple]: # the same
         "Passes frames on and keeps count"
-        first = previous_due = None
+        first = None
         for time, due, frame in frames:
-            if first is None: first = time
-            else: self.decoded -= max(0., previous_due - time)
-            self.decoded, self.ended, previous_due = self.decoded + due - time, due - first, due
+            if first is None: first = self.end = time
+            self.waits, self.length, self.end = self.waits + max(0., time - self.end), due - first, due
             yield time, due, frame
 
 
@@ -389,10 +389,10 @@ def warn_of_loss(
     clock:Clock # what came out
 ):
     "One `MediaWarning` with the seconds that could not be decoded, if there are any to speak of"
-    promised = max(info.duration, clock.ended)
-    lost = promised - (clock.decoded if damage.packets else clock.ended)
+    lost = max(0., info.duration - clock.end) + (clock.waits if damage.packets else 0.)
     if lost > MIN_LOSS or damage.packets:
-        warnings.warn(MediaWarning(f'{info.path}: damaged or cut short, {max(lost, 0):.1f} of {promised:.1f} s could not be decoded'), stacklevel=2)
+        total = max(info.duration, clock.length)
+        warnings.warn(MediaWarning(f'{info.path}: damaged or cut short, {lost:.1f} of {total:.1f} s could not be decoded'), stacklevel=2)
 
 # %% ../../nbs/media/00_video.ipynb #a2bd5127
 def open_frames(

@@ -1,0 +1,44 @@
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from microvid_nb.media.sample_clip import render_sample_clip
+
+ROOT = Path(__file__).resolve().parent.parent
+MEDIA = Path(os.environ.get('MICROVID_MEDIA', ROOT.parent / 'shared' / 'media'))
+
+
+@pytest.fixture(scope='session')
+def media() -> Path:
+    """The folder of real clips; tests that need it are skipped where it is absent."""
+    if not MEDIA.is_dir():
+        pytest.skip('no real clips here: name their folder in MICROVID_MEDIA')
+    return MEDIA
+
+
+@pytest.fixture(scope='session')
+def sample(tmp_path_factory) -> Path:
+    """The sample clip: 12 s, 640 x 360, with sound."""
+    return render_sample_clip(tmp_path_factory.mktemp('sample') / 'sample.mp4')
+
+
+@pytest.fixture
+def pictures() -> np.ndarray:
+    """Forty frames of a square that moves over a gradient, uint8 [40, 96, 128, 3]."""
+    y, x = np.mgrid[:96, :128]
+    images = np.repeat(np.stack([2 * x % 256, 2 * y % 256, (x + y) % 256], -1)[None].astype(np.uint8), 40, 0)
+    for i, image in enumerate(images):
+        image[30:60, 2 * i:2 * i + 30] = (250, 240, 60)
+    return images
+
+
+@pytest.fixture(autouse=True)
+def strict_warnings():
+    """A warning from this package that a test does not expect is a failure."""
+    from microvid_nb.media.video import MediaWarning
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', MediaWarning)
+        yield

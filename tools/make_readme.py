@@ -1,0 +1,33 @@
+"""Writes README.md and its pictures from nbs/index.ipynb, without Quarto."""
+from pathlib import Path
+
+import nbformat
+from nbconvert import MarkdownExporter
+from nbconvert.preprocessors import ExtractOutputPreprocessor
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES = Path('docs/images')
+
+
+def readme(notebook: Path) -> dict[Path, bytes]:
+    """Contents by path, relative to the repository: README.md and the pictures that it shows."""
+    nb = nbformat.read(notebook, as_version=4)
+    nb.cells = [cell for cell in nb.cells if not cell.source.lstrip().startswith('#| hide')]
+    for cell in nb.cells:  # a picture's text form, such as <Figure size ...>, says nothing to a reader
+        for output in cell.get('outputs', []):
+            if 'image/jpeg' in output.get('data', {}):
+                output.data.pop('text/plain', None)
+    exporter = MarkdownExporter()
+    exporter.register_preprocessor(ExtractOutputPreprocessor(output_filename_template='index_{cell_index}_{index}{extension}'), enabled=True)
+    text, resources = exporter.from_notebook_node(nb)
+    pictures = resources['outputs']
+    for name in pictures:
+        text = text.replace(f'({name})', f'({IMAGES / name})')
+    note = '<!-- made from nbs/index.ipynb by `make readme` -->\n'
+    return {Path('README.md'): (note + text.strip() + '\n').encode()} | {IMAGES / name: data for name, data in pictures.items()}
+
+
+if __name__ == '__main__':
+    for path, content in readme(ROOT / 'nbs/index.ipynb').items():
+        (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / path).write_bytes(content)
