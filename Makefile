@@ -26,7 +26,7 @@ lab: $(READY)  ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab nbs
 
 bench: $(READY)  ## the speed table, as ratios against peers on the same work
-	@$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/latest.json -q
+	@$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/latest.json --benchmark-quiet -q
 	@$(BIN)/python benchmarks/table.py benchmarks/latest.json
 
 prepare: $(READY)  ## after editing: export, run every notebook so that saved outputs are true, clean, README

@@ -48,9 +48,9 @@ def make_preview(
     started = time.perf_counter()
     survey = survey_video(path)
     survey.candidates  # both choices start from these
+    gif = select_gif(survey)
     with ThreadPoolExecutor(1) as pool:
         thumbnail = pool.submit(lambda: select_thumbnail(survey, lam=lam))
-        gif = select_gif(survey)
         write_gif(gif_path, gif.shots, width=gif.shots[0].shape[2])
         write_jpeg(jpeg_path, thumbnail.result().image)
     return Preview(survey, thumbnail.result(), gif, Path(jpeg_path), Path(gif_path), time.perf_counter() - started)

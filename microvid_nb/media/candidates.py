@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MEASURED_SIDE', 'FEATURE_SIDE', 'CUT_MARGIN', 'BINS', 'GREY_SATURATION', 'EDGE', 'MAX_CANDIDATES', 'NEAR_DUPLICATE',
-           'SILHOUETTE_TOLERANCE', 'limit_side', 'gradients', 'histogram_quantile', 'quality_of_one', 'frame_quality',
-           'CutFinder', 'find_cuts', 'QualityThresholds', 'quality_problems', 'usable_frames', 'quarter_offsets',
-           'pyramid_histogram', 'silhouettes', 'cluster_frames', 'Candidates', 'centre_distances', 'least_bad',
-           'candidate_frames']
+           'SILHOUETTE_TOLERANCE', 'limit_side', 'gradients', 'histogram_quantile', 'edge_steepness', 'quality_of_one',
+           'frame_quality', 'CutFinder', 'find_cuts', 'QualityThresholds', 'quality_problems', 'usable_frames',
+           'quarter_offsets', 'pyramid_histogram', 'silhouettes', 'cluster_frames', 'Candidates', 'centre_distances',
+           'least_bad', 'candidate_frames']
 
 # %% ../../nbs/media/02_candidates.ipynb #cdc009d5
 from dataclasses import dataclass, field
@@ -52,6 +52,18 @@ def histogram_quantile(
     return int(np.searchsorted(cumulative, share * cumulative[-1]))
 
 
+def edge_steepness(
+    image:np.ndarray # uint8 RGB [H, W, 3]
+) -> float: # share of the picture's range that the steepest edges climb in one pixel
+    "How steep the steepest 0.5 % of gradients are, in whichever of R, G and B they are steepest"
+    channels = cv2.split(image)
+    slope = np.maximum.reduce([cv2.magnitude(*gradients(channel)) for channel in channels])
+    steepest = histogram_quantile(np.bincount(cv2.convertScaleAbs(slope, alpha=256 / 6).ravel(), minlength=256), .995) * 6 / 256 / 8
+    levels = [np.bincount(channel[::2, ::2].ravel(), minlength=256) for channel in channels]
+    span = max(histogram_quantile(level, .99) - histogram_quantile(level, .01) for level in levels) / 255
+    return steepest / max(span, .02)
+
+
 def quality_of_one(
     image:np.ndarray # uint8 RGB [H, W, 3]
 ) -> tuple[float, ...]: # luminance, sharpness, uniformity, contrast, focus
@@ -59,14 +71,10 @@ def quality_of_one(
     image = limit_side(image)
     mean, deviation = cv2.meanStdDev(image)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    slope = cv2.magnitude(*gradients(grey))
     levels = np.bincount(grey.ravel(), minlength=256)
     fullest = np.sort(levels.reshape(128, 2).sum(1))[:-7:-1].sum() / grey.size
-    grey_range = (histogram_quantile(levels, .99) - histogram_quantile(levels, .01)) / 255
-    steepness = np.bincount(cv2.convertScaleAbs(slope, alpha=256 / 6).ravel(), minlength=256)
-    steepest = histogram_quantile(steepness, .995) * 6 / 256 / 8
-    return (float(mean.ravel() @ (.2126, .7152, .0722)) / 255, float(slope.mean()), float(fullest),
-            float(np.sqrt(np.mean((deviation / 255)**2))), steepest / max(grey_range, .02))
+    return (float(mean.ravel() @ (.2126, .7152, .0722)) / 255, float(cv2.magnitude(*gradients(grey)).mean()), float(fullest),
+            float(np.sqrt(np.mean((deviation / 255)**2))), edge_steepness(image))
 
 
 def frame_quality(
@@ -110,10 +118,10 @@ class QualityThresholds:
     "When a frame is dark, blurry or uniform-coloured"
     luminance:float = .075 # darker is dark (hecate), unless there is contrast
     contrast:float = .08 # less leaves a dark frame dark
-    uniformity:float = .8 # more is uniform (hecate), unless there is contrast
-    uniform_contrast:float = .12 # less leaves a uniform frame uniform
+    uniformity:float = .5 # more is uniform (hecate: 0.8), unless there is contrast
+    uniform_contrast:float = .035 # less leaves a uniform frame uniform, camera noise included
     focus:float = .1 # less is blurry: no edge steeper than a blur of four pixels in 320 allows
-    relative_focus:float = 1 / 3 # blurry, too: less than this part of the clip's median
+    relative_focus:float = .4 # blurry, too: less than this part of the clip's median
     percentile:float = 50. # of a frame's own shot, for the two relative thresholds below
     relative_luminance:float = .5 # darker than this part of it is a fade
     relative_sharpness:float = .5 # smoother than this part of it is a moving camera
@@ -181,8 +189,8 @@ def pyramid_histogram(
 
 # %% ../../nbs/media/02_candidates.ipynb #b0e353a5
 MAX_CANDIDATES = 12  # the upper end of what the paper's clips have (Fig. 3)
-NEAR_DUPLICATE = .05  # mean distance below which two groups of frames look the same
-SILHOUETTE_TOLERANCE = .2
+NEAR_DUPLICATE = .03  # mean distance below which two groups of frames look the same
+SILHOUETTE_TOLERANCE = .6  # of what the best silhouette lacks of a perfect 1
 
 def silhouettes(
     features:np.ndarray, # float32 [T, D]
@@ -206,7 +214,7 @@ def cluster_frames(
     if len(features) == 2 and np.linalg.norm(features[0] - features[1]) > NEAR_DUPLICATE: return np.arange(2)
     clusterings, scores = silhouettes(features, most) if len(features) > 2 else ([], np.zeros(0))
     if not clusterings: return np.zeros(len(features), int)
-    return clusterings[np.flatnonzero(scores >= scores.max() - SILHOUETTE_TOLERANCE)[-1]]
+    return clusterings[np.flatnonzero(scores >= scores.max() - SILHOUETTE_TOLERANCE * (1 - scores.max()))[-1]]
 
 # %% ../../nbs/media/02_candidates.ipynb #134c8596
 @dataclass(frozen=True)

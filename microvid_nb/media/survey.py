@@ -21,7 +21,7 @@ from .video import ROUNDING, Frames, MediaError, VideoInfo, iter_frames, open_fr
 # %% ../../nbs/media/05_survey.ipynb #ce1b7442
 LOOKS = 8.  # looks a second, and frames a second of a GIF
 WIDTH = 320  # pixels: width of a GIF
-SURVEY_BYTES = 96 * 2**20  # most memory for kept frames
+SURVEY_BYTES = 80 * 2**20  # most memory for kept frames
 ANALYSED = 64  # frames from which candidates are chosen, unless the clip is so long that they would be over half a second apart
 SHOT = 1.  # seconds of a shot (GEVADEN, section 3)
 
