@@ -25,16 +25,14 @@ VIDEO_SUFFIXES = set('.3g2 .3gp .asf .avi .divx .f4v .flv .gif .h264 .h265 .hevc
 
 def find_videos(
     paths:list[str] # files, folders, patterns
-) -> list[Path]: # files; those named are kept whatever they are, folders give what looks like a video
+) -> list[Path]: # files; a folder gives what looks like a video in it, and what stands for nothing is kept, to be reported
     "The files that paths stand for, in order, each once"
     found = []
     for path in paths:
-        matches = [path] if Path(path).exists() or not glob.has_magic(path) else sorted(glob.glob(path, recursive=True))
-        if not matches: raise typer.BadParameter(f'no file matches {path}')
-        for match in map(Path, matches):
-            inside = [file for file in sorted(match.rglob('*')) if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()] if match.is_dir() else [match]
-            if not inside: raise typer.BadParameter(f'no video in the folder {match}')
-            found += inside
+        matches = [] if Path(path).exists() else sorted(glob.glob(path, recursive=True))
+        for match in map(Path, matches or [path]):
+            inside = [file for file in sorted(match.rglob('*')) if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()] if match.is_dir() else []
+            found += inside or [match]
     return list(dict.fromkeys(found))
 
 
@@ -86,7 +84,7 @@ def for_each(
     from tqdm import tqdm
     files, outcome = find_videos(paths), Outcome()
     names = output_names(files)
-    for file in tqdm(files, unit='file', disable=None if len(files) > 1 else True):
+    for file in tqdm(files, unit='file', disable=None if len(files) > 1 else True):  # None: only where a person watches
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             record = {'path': str(file)} | attempt(job, file, names[file])
@@ -106,6 +104,8 @@ def attempt(
 ) -> dict: # the job's record, or the error
     "The record of a job, or why it failed in one line"
     from microvid_nb.media.video import MediaError
+    if file.is_dir(): return {'error': 'no video in this folder'}
+    if not file.exists() and glob.has_magic(str(file)): return {'error': 'no file matches'}
     try: return job(file, name)
     except MediaError as error: return {'error': error.reason}
     except OSError as error: return {'error': f'{error.strerror or error}' + (f' ({error.filename})' if error.filename else '')}

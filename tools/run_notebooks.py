@@ -30,4 +30,4 @@ if __name__ == '__main__':
     paths = [Path(name).resolve() for name in sys.argv[1:]] or sorted(ROOT.glob('nbs/**/*.ipynb'))
     with ThreadPoolExecutor(2) as pool:
         errors = [error for error in pool.map(run, [p for p in paths if '.ipynb_checkpoints' not in p.parts]) if error]
-    sys.exit('\n'.join(errors))
+    sys.exit('\n'.join(errors) or 0)
