@@ -19,6 +19,8 @@ setuptools.setup(
     author_email=cfg['author_email'],
     url=cfg['git_url'],
     keywords=cfg['keywords'].split(),
+    classifiers=['Development Status :: 3 - Alpha', f"Intended Audience :: {cfg['audience']}", f"Natural Language :: {cfg['language']}", 'Programming Language :: Python :: 3'],
+    project_urls={'Documentation': f"{cfg['doc_host']}{cfg['doc_baseurl']}"},
     packages=setuptools.find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
