@@ -35,7 +35,7 @@ def find_videos(
             found += inside or [match]
     return list(dict.fromkeys(found))
 
-
+# %% ../nbs/cli.ipynb #8e6ab20e
 def output_names(
     paths:list[Path] # files, each once
 ) -> dict[Path, str]: # for each a name without suffix, no two alike even where case does not count
@@ -96,7 +96,7 @@ def for_each(
     if as_json: print(json.dumps(outcome.records, indent=1, ensure_ascii=False))
     return outcome
 
-
+# %% ../nbs/cli.ipynb #8bc0ddc0
 def attempt(
     job:Callable[[Path, str], dict], # what to do with a file
     file:Path, # the file
@@ -112,7 +112,7 @@ def attempt(
     except MemoryError: return {'error': 'needs more memory than there is'}
     except Exception as error: return {'error': f'{type(error).__name__}: {error}'.splitlines()[0]}
 
-
+# %% ../nbs/cli.ipynb #973562c3
 def is_ours(
     warning:warnings.WarningMessage # that was caught
 ) -> bool: # whether it says something about a file
@@ -158,7 +158,7 @@ def thumbnail(
     def describe(record): return f'{record["path"]}  {record["time"]:.2f} s  {record["thumbnail"]}' + (f'  ({record["poor"]})' if record['poor'] else '')
     raise typer.Exit(for_each(paths, job, describe, as_json).status)
 
-
+# %% ../nbs/cli.ipynb #31470628
 @app.command()
 def gif(
     paths:Paths, # files, folders, patterns
@@ -181,7 +181,7 @@ def gif(
         return f'{record["path"]}  {at} s  {record["gif"]}  {record["bytes"] / 1e3:.0f} kB' + (f'  ({record["poor"]})' if record['poor'] else '')
     raise typer.Exit(for_each(paths, job, describe, as_json).status)
 
-# %% ../nbs/cli.ipynb #31470628
+# %% ../nbs/cli.ipynb #0e1ca3bb
 @app.command()
 def candidates(
     paths:Paths, # files, folders, patterns
@@ -206,7 +206,7 @@ def candidates(
         return '\n'.join([f'{record["path"]}  {len(lines)} candidates' + (f'  ({record["poor"]})' if record['poor'] else ''), *lines])
     raise typer.Exit(for_each(paths, job, describe, as_json).status)
 
-
+# %% ../nbs/cli.ipynb #39142761
 @app.command()
 def probe(
     paths:Paths, # files, folders, patterns

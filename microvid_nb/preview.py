@@ -81,7 +81,7 @@ figcaption { font-size: .85rem; margin-top: .35rem; }
 .warning { color: var(--mark); } ul { padding-left: 1.2rem; } code { font-size: .9em; }
 '''
 
-
+# %% ../nbs/preview.ipynb #bdb522ba
 def data_url(
     data:bytes, # a picture file
     kind:str # its type, 'jpeg' or 'gif'
@@ -98,7 +98,7 @@ def picture(
     "A picture element with its JPEG inside"
     return Img(src=data_url(jpeg_bytes(resize_stack(image[None], min(width, image.shape[1]))[0], 85), 'jpeg'), alt=alt)
 
-# %% ../nbs/preview.ipynb #bdb522ba
+# %% ../nbs/preview.ipynb #c3d57669
 def timeline(
     preview:Preview # of one clip
 ) -> FT: # an element
@@ -111,7 +111,7 @@ def timeline(
             for at, rank, height in zip(shots.time, shots['rank'], heights)]
     return Div(*bars, B(style=f'left:{percent(preview.thumbnail.time - start)}', title=f'thumbnail, {preview.thumbnail.time:.2f} s'), cls='line')
 
-
+# %% ../nbs/preview.ipynb #433672af
 def candidate_strip(
     preview:Preview # of one clip
 ) -> FT: # an element
@@ -124,7 +124,7 @@ def candidate_strip(
                    Small(Span(f'{row.time:.2f} s'), Strong(f'{row.score:.2f}')), title=made_of, cls='chosen' if i == preview.thumbnail.index else None)
     return Div(*(card(i, row) for i, row in scores.iterrows()), cls='strip')
 
-
+# %% ../nbs/preview.ipynb #37dcc970
 def card(
     preview:Preview # of one clip
 ) -> FT: # an element

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import nbformat
 from nbconvert import MarkdownExporter
-from nbconvert.preprocessors import ExtractOutputPreprocessor
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = Path('docs/images')
@@ -17,8 +17,7 @@ def readme(notebook: Path) -> dict[Path, bytes]:
         for output in cell.get('outputs', []):
             if 'image/jpeg' in output.get('data', {}):
                 output.data.pop('text/plain', None)
-    exporter = MarkdownExporter()
-    exporter.register_preprocessor(ExtractOutputPreprocessor(output_filename_template='index_{cell_index}_{index}{extension}'), enabled=True)
+    exporter = MarkdownExporter(config=Config({'ExtractOutputPreprocessor': {'output_filename_template': 'index_{cell_index}_{index}{extension}'}}))
     text, resources = exporter.from_notebook_node(nb)
     pictures = resources['outputs']
     for name in pictures:

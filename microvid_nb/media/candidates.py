@@ -34,7 +34,7 @@ def limit_side(
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale <= .5 else cv2.INTER_LINEAR)
 
-
+# %% ../../nbs/media/02_candidates.ipynb #aa554baa
 def gradients(
     grey:np.ndarray # uint8 [H, W]
 ) -> tuple[np.ndarray, np.ndarray]: # float32 [H, W]: Sobel's horizontal and vertical derivative of grey levels in [0, 1]
@@ -51,19 +51,19 @@ def histogram_quantile(
     cumulative = np.cumsum(histogram)
     return int(np.searchsorted(cumulative, share * cumulative[-1]))
 
-
+# %% ../../nbs/media/02_candidates.ipynb #05a6fed2
 def edge_steepness(
     image:np.ndarray # uint8 RGB [H, W, 3]
 ) -> float: # share of the picture's range that the steepest edges climb in one pixel
     "How steep the steepest 0.5 % of gradients are, in whichever of R, G and B they are steepest"
     channels = cv2.split(image)
     slope = np.maximum.reduce([cv2.magnitude(*gradients(channel)) for channel in channels])
-    steepest = histogram_quantile(np.bincount(cv2.convertScaleAbs(slope, alpha=256 / 6).ravel(), minlength=256), .995) * 6 / 256 / 8
+    slopes = np.bincount(cv2.convertScaleAbs(slope, alpha=256 / 6).ravel(), minlength=256)  # bins of 6/256; Sobel's kernel has weight 8
     levels = [np.bincount(channel[::2, ::2].ravel(), minlength=256) for channel in channels]
     span = max(histogram_quantile(level, .99) - histogram_quantile(level, .01) for level in levels) / 255
-    return steepest / max(span, .02)
+    return histogram_quantile(slopes, .995) * 6 / 256 / 8 / max(span, .02)
 
-
+# %% ../../nbs/media/02_candidates.ipynb #feb72670
 def quality_of_one(
     image:np.ndarray # uint8 RGB [H, W, 3]
 ) -> tuple[float, ...]: # luminance, sharpness, uniformity, contrast, focus
@@ -73,15 +73,16 @@ def quality_of_one(
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     levels = np.bincount(grey.ravel(), minlength=256)
     fullest = np.sort(levels.reshape(128, 2).sum(1))[:-7:-1].sum() / grey.size
-    return (float(mean.ravel() @ (.2126, .7152, .0722)) / 255, float(cv2.magnitude(*gradients(grey)).mean()), float(fullest),
-            float(np.sqrt(np.mean((deviation / 255)**2))), edge_steepness(image))
+    luminance, contrast = mean.ravel() @ (.2126, .7152, .0722) / 255, np.sqrt(np.mean((deviation / 255)**2))
+    return luminance, cv2.magnitude(*gradients(grey)).mean(), fullest, contrast, edge_steepness(image)
 
 
 def frame_quality(
     images # uint8 RGB pictures, [T, H, W, 3] or a list
 ) -> pd.DataFrame: # a row a picture: luminance, sharpness, uniformity, contrast, focus
     "How dark, blurry and plain pictures are (ASBTV; thumbnail data set paper, section 3.2)"
-    return pd.DataFrame([quality_of_one(image) for image in images], columns=['luminance', 'sharpness', 'uniformity', 'contrast', 'focus'], dtype=float)
+    columns = ['luminance', 'sharpness', 'uniformity', 'contrast', 'focus']
+    return pd.DataFrame([quality_of_one(image) for image in images], columns=columns, dtype=float)
 
 # %% ../../nbs/media/02_candidates.ipynb #86d30509
 FEATURE_SIDE = 160  # pixels: longest side for colours, edges and cuts
@@ -240,7 +241,7 @@ def centre_distances(
     centres = (member.T @ features) / member.sum(0)[:, None]
     return np.linalg.norm(features - centres[labels], axis=1)
 
-
+# %% ../../nbs/media/02_candidates.ipynb #d38e3cfd
 def least_bad(
     problems:pd.DataFrame # bool [T], dark, uniform, blurry
 ) -> tuple[np.ndarray, str]: # bool [T]; a warning, empty where some frames have no problem

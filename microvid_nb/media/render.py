@@ -65,7 +65,7 @@ def jpeg_bytes(
     Image.fromarray(check_image(image)).save(buffer, 'JPEG', quality=quality, subsampling='4:2:0' if quality < 90 else '4:4:4')
     return buffer.getvalue()
 
-
+# %% ../../nbs/media/03_render.ipynb #41427d84
 def write_jpeg(
     path, # file to write; folders are made
     image:np.ndarray, # uint8 RGB [H, W, 3]
@@ -93,7 +93,7 @@ def dither(
     def one(image): return np.asarray(Image.fromarray(image).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
     with ThreadPoolExecutor(os.cpu_count()) as pool: return list(pool.map(one, images))
 
-
+# %% ../../nbs/media/03_render.ipynb #b66308ef
 def resize_stack(
     images:np.ndarray, # uint8 RGB [T, H, W, 3]
     width:int # pixels
@@ -104,7 +104,7 @@ def resize_stack(
     method = cv2.INTER_AREA if width < images.shape[2] else cv2.INTER_CUBIC
     return np.stack([cv2.resize(image, (width, height), interpolation=method) for image in images])
 
-# %% ../../nbs/media/03_render.ipynb #b66308ef
+# %% ../../nbs/media/03_render.ipynb #101d48c7
 def write_gif(
     path, # file to write; folders are made
     shots:Sequence[np.ndarray], # shots in the order shown, each uint8 RGB [T, H, W, 3], all of one picture size
@@ -125,7 +125,7 @@ def write_gif(
         mux_gif(temporary, dither(images, palette), colours, starts)
     return Path(path)
 
-
+# %% ../../nbs/media/03_render.ipynb #dd78243e
 def mux_gif(
     path, # file to write
     indices:list[np.ndarray], # uint8 [H, W] palette indices, a picture each
@@ -199,7 +199,7 @@ def write_video(
         if sound is not None: encode_sound(container, sound, np.asarray(samples, np.float32), sr)
     return Path(path)
 
-
+# %% ../../nbs/media/03_render.ipynb #00109908
 def encode_sound(
     container:av.container.OutputContainer, # open for writing
     stream:av.audio.stream.AudioStream, # its sound track

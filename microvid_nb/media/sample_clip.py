@@ -74,7 +74,7 @@ def beach(
         shape(canvas, np.concatenate([leaf, (leaf + [0, 1] * (14 * np.sin(np.pi * s))[:, None])[::-1]]), (35, 75, 55))
     return canvas
 
-
+# %% ../../nbs/media/04_sample_clip.ipynb #f70565e3
 def city(t, rng):
     "A skyline at dusk with lit windows and passing cars"
     canvas = gradient((40, 50, 110), (120, 90, 160), (240, 150, 130))
@@ -95,7 +95,7 @@ def city(t, rng):
             disc(canvas, x - 28 * np.sign(speed), lane, 5, colour)
     return canvas
 
-
+# %% ../../nbs/media/04_sample_clip.ipynb #3014b141
 def cake(t, rng):
     "A birthday cake with flickering candles under bunting"
     canvas = gradient((255, 225, 225), (255, 200, 210))
@@ -118,7 +118,7 @@ def cake(t, rng):
     for x, y in rng.uniform((0, 60), (WIDTH, 300), (40, 2)): disc(canvas, x, (y + 120 * t) % 300, 3, tuple(int(c) for c in rng.integers(90, 255, 3)))
     return canvas
 
-
+# %% ../../nbs/media/04_sample_clip.ipynb #8371745d
 def bicycle(t, rng):
     "A bicycle that rolls through a park"
     canvas = gradient((120, 190, 240), (215, 235, 250))
@@ -142,7 +142,7 @@ def bicycle(t, rng):
     cv2.polylines(canvas, [np.array([[350, 180], [378, 182], [375, 210]], np.int32)], False, (60, 60, 65), 6, cv2.LINE_AA)
     return canvas
 
-
+# %% ../../nbs/media/04_sample_clip.ipynb #d8d13059
 def balloons(t, rng):
     "Hot-air balloons over mountains"
     canvas = gradient((110, 170, 235), (190, 220, 250), (250, 240, 225))
@@ -172,7 +172,7 @@ SCRIPT: list[tuple[float, float, Callable, Callable|None]] = [
     (6.75, 9.5, bicycle, None),
     (9.5, 10.25, balloons, focus), (10.25, 12, balloons, None)]
 
-
+# %% ../../nbs/media/04_sample_clip.ipynb #9d1acf6b
 def sample_pictures(
     seed:int=0 # of windows, waves and confetti
 ) -> Iterator[np.ndarray]: # uint8 RGB [HEIGHT, WIDTH, 3], 24 a second
@@ -196,14 +196,14 @@ def noise_band(n:int, low:float, high:float, rng) -> np.ndarray:
     band = sosfilt(butter(2, (low, high), 'bandpass', fs=SAMPLE_RATE, output='sos'), rng.normal(size=n))
     return band / band.std()
 
-
+# %% ../../nbs/media/04_sample_clip.ipynb #ef1d6200
 def plucked(n:int, pitch:float, rng) -> np.ndarray:
     "A plucked string: noise that runs round a delay line and loses its edges"
     line = rng.uniform(-1, 1, round(SAMPLE_RATE / pitch))
     periods = [line := .498 * (line + np.roll(line, 1)) for _ in range(n // len(line) + 1)]
     return np.concatenate(periods)[:n]
 
-
+# %% ../../nbs/media/04_sample_clip.ipynb #7ae523e2
 def sample_sound(
     seed:int=0 # of the noises
 ) -> np.ndarray: # float32 [N] mono at SAMPLE_RATE

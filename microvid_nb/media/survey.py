@@ -119,7 +119,7 @@ def survey_video(
     look_times = frames.times[0] + np.arange(len(change)) / LOOKS
     return Survey(frames, kept.step == 1, look_times[-1] + 1 / LOOKS, look_times, np.array(change, np.float32), np.array(finder.cuts))
 
-
+# %% ../../nbs/media/05_survey.ipynb #ce8e9940
 def as_survey(
     clip # a video file, or a survey of one
 ) -> Survey: # of it

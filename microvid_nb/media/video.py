@@ -135,7 +135,7 @@ def first_picture_stream(
     stream.codec_context.options = {'max_pixels': str(MAX_PIXELS)}
     return stream
 
-
+# %% ../../nbs/media/00_video.ipynb #14546b87
 def believable_duration(
     container:av.container.InputContainer, # an open file
     stream:av.video.stream.VideoStream # its video stream
@@ -211,7 +211,7 @@ def presentation_times(
         due = time + (length if 0 < length < MAX_GAP else 1 / (info.fps or 25))
         yield time, due, frame
 
-
+# %% ../../nbs/media/00_video.ipynb #a806b498
 def deinterlace(
     frames:Iterator[av.VideoFrame], # decoded frames of one size
 ) -> Iterator[av.VideoFrame]: # progressive frames with the same times
@@ -350,7 +350,7 @@ def output_size(
     scale = short_side / min(info.width, info.height)
     return max(1, round(info.width * scale)), max(1, round(info.height * scale))
 
-
+# %% ../../nbs/media/00_video.ipynb #1e841e69
 def to_rgb(
     frame:av.VideoFrame, # a decoded frame
     info:VideoInfo, # how it is displayed
@@ -410,7 +410,7 @@ def open_frames(
     info = next(frames)
     return info, scaled_frames(frames, info, size(info), damage, fps, start, end)
 
-
+# %% ../../nbs/media/00_video.ipynb #ec64392c
 def scaled_frames(
     frames:Iterator[tuple], # (time, due, frame) of the file
     info:VideoInfo, # its facts
@@ -427,7 +427,7 @@ def scaled_frames(
         yield time, image
     if start <= 0 and end is None: warn_of_loss(info, damage, clock)
 
-
+# %% ../../nbs/media/00_video.ipynb #4b77f0bf
 def iter_frames(
     path, # a video file
     fps:float|None=None, # looks a second; None gives every frame as stored
