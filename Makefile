@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 VIDEO  ?=
 OUT    ?= out/demo
+export VIDEO OUT
 
 .PHONY: demo test lab bench prepare readme constraints clean
 .DEFAULT_GOAL := demo
@@ -17,7 +18,7 @@ $(READY): settings.ini setup.py constraints.txt
 	@touch $@
 
 demo: $(READY)  ## a thumbnail and a GIF of VIDEO (a file, a folder, or the sample clip), as a page
-	@$(BIN)/microvid preview $(if $(VIDEO),'$(VIDEO)') --out $(OUT) || [ $$? -eq 1 ]  # 1: some files could not be used, as the page says
+	@$(BIN)/microvid preview $${VIDEO:+"$$VIDEO"} --out "$$OUT" || [ $$? -eq 1 ]  # 1: some files could not be used, as the page says
 
 test: $(READY)  ## export in step, every notebook, tests/
 	@$(BIN)/python -m pytest tests
