@@ -252,20 +252,20 @@ def probe(
     "The facts of a video file, from its header and first frame; `MediaError` if there is no picture in it"
     with open_media(path) as container:
         stream = first_picture_stream(container, path)
-        damage = Damage()
+        codec, damage = stream.codec_context.name, Damage()  # PyAV 19 must not be asked for the name of a codec that failed to open
         frame = next(decode(container, stream, damage), None)
-        if frame is None: raise no_picture(path, stream, damage)
+        if frame is None: raise no_picture(path, codec, damage)
         return video_info(path, container, stream, frame)
 
 
 def no_picture(
     path, # the file
-    stream:av.video.stream.VideoStream, # its video stream
+    codec:str, # name of its video codec
     damage:Damage # what was counted
 ) -> MediaError: # to be raised
     "The error for a video stream that gives no frame at all"
     reason = f': {damage.last_error}' if damage.last_error else ''
-    return MediaError(path, f'has a {stream.codec_context.name} stream of which no frame can be decoded (damaged or encrypted{reason})')
+    return MediaError(path, f'has a {codec} stream of which no frame can be decoded (damaged or encrypted{reason})')
 
 
 def video_info(
@@ -330,12 +330,13 @@ def timed_frames(
     for may_seek in ((True, False) if start > 0 else (False,)):
         with open_media(path) as container:
             stream = first_picture_stream(container, path)
+            codec = stream.codec_context.name
             if may_seek and not seek_before(container, stream, start): continue
             frames = decode(container, stream, damage)
             first = next(frames, None)
             if first is None or (may_seek and (first.time is None or first.time > start + ROUNDING)):
                 if may_seek: continue
-                raise no_picture(path, stream, damage)
+                raise no_picture(path, codec, damage)
             info = video_info(path, container, stream, first)
             yield info
             yield from presentation_times(deinterlace(chain([first], frames)), info)
