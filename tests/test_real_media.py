@@ -52,6 +52,13 @@ def test_every_video_gives_thumbnail_and_gif_or_a_clear_error(media, tmp_path):
     assert damaged == DAMAGED
 
 
+def test_whatever_is_no_video_is_refused_in_one_line(media):
+    for row in rows(media, 'sounds/', 'text/', 'summaries/'):
+        with pytest.raises(MediaError) as caught:
+            make_preview(media / row['path'], media / 'never.jpg', media / 'never.gif')
+        assert str(media / row['path']) in str(caught.value) and '\n' not in str(caught.value)
+
+
 def test_times_and_sizes_are_pyavs_own(media):
     for row in rows(media, 'videos/'):
         path = media / row['path']
