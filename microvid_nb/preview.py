@@ -107,8 +107,10 @@ def timeline(
     start = survey.frames.times[0]
     def percent(seconds): return f'{100 * seconds / (survey.end - start):.2f}%'
     heights = 8 + 84 * shots.motion / max(shots.motion.max(), 1e-9)
-    bars = [I(cls='shown' if rank else None, title=f'{at:.1f} s', style=f'left:{percent(at - start)};width:{percent(.94 * survey.shot_length)};height:{height:.0f}%')
-            for at, rank, height in zip(shots.time, shots['rank'], heights)]
+    def bar(at, rank, height):
+        place = f'left:{percent(at - start)};width:{percent(.94 * survey.shot_length)};height:{height:.0f}%'
+        return I(cls='shown' if rank else None, title=f'{at:.1f} s', style=place)
+    bars = map(bar, shots.time, shots['rank'], heights)
     return Div(*bars, B(style=f'left:{percent(preview.thumbnail.time - start)}', title=f'thumbnail, {preview.thumbnail.time:.2f} s'), cls='line')
 
 # %% ../nbs/preview.ipynb #433672af
@@ -131,7 +133,8 @@ def card(
     "Everything about one clip"
     info, gif, chosen = preview.survey.frames.info, preview.gif, preview.thumbnail
     length = preview.survey.end - preview.survey.frames.times[0]
-    facts = f'{length:.1f} s · {info.width} x {info.height} · {info.fps:.4g} fps · {info.codec} · {"sound" if info.has_audio else "no sound"} · done in {preview.seconds:.2f} s'
+    sound = 'sound' if info.has_audio else 'no sound'
+    facts = f'{length:.1f} s · {info.width} x {info.height} · {info.fps:.4g} fps · {info.codec} · {sound} · done in {preview.seconds:.2f} s'
     problems = [P(text, cls='warning') for text in dict.fromkeys(filter(None, (chosen.warning, gif.warning)))]
     return Section(
         H2(Path(preview.path).name), P(facts, cls='facts'), *problems,

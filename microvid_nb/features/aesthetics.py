@@ -87,8 +87,10 @@ def attractiveness(
     "How attractive the candidate frames of a clip are, without trained weights"
     candidates = survey.candidates
     images = [limit_side(image, MEASURED_SIDE) for image in candidates.images]
-    measures = {measure.__name__: [measure(image) for image in images] for measure in (contrast, colourfulness, saturation, rule_of_thirds)}
-    table = pd.DataFrame(measures | {'sharpness': (candidates.quality.sharpness / FULL_SHARPNESS).clip(upper=1), 'stillness': stillness(survey, candidates.times)})
+    measures = (contrast, colourfulness, saturation, rule_of_thirds)
+    table = pd.DataFrame({measure.__name__: [measure(image) for image in images] for measure in measures})
+    table['sharpness'] = (candidates.quality.sharpness / FULL_SHARPNESS).clip(upper=1)
+    table['stillness'] = stillness(survey, candidates.times)
     return table.assign(attractiveness=table.mean(axis=1))
 
 # %% ../../nbs/features/00_aesthetics.ipynb #80ff7b7d

@@ -33,11 +33,12 @@ def describe_shots(
     n, clusters = len(survey.shot_times), survey.candidates.clusters
     looks = pd.Series(survey.change[1:]).groupby(shot_of(survey, survey.look_times[1:])).median()
     kept = pd.Series(clusters).groupby(shot_of(survey, survey.analysed.times))
+    into_shot = survey.cuts - survey.shot_times[:, None]  # seconds from each shot's beginning to each cut, [n, m]
     return pd.DataFrame({
         'time': survey.shot_times,
         'motion': looks.reindex(range(n), fill_value=0.).astype(float),
         'usable': kept.agg(lambda labels: (labels >= 0).mean()).reindex(range(n)).ffill().fillna(0.),
-        'cut': ((survey.cuts > survey.shot_times[:, None] + CUT_MARGIN) & (survey.cuts < survey.shot_times[:, None] + survey.shot_length - CUT_MARGIN)).any(1),
+        'cut': ((into_shot > CUT_MARGIN) & (into_shot < survey.shot_length - CUT_MARGIN)).any(1),
         'cluster': kept.agg(lambda labels: labels[labels >= 0].mode().min()).reindex(range(n)).fillna(-1).astype(int)})
 
 # %% ../../nbs/gif/00_baselines.ipynb #2e7bba14
@@ -65,8 +66,9 @@ class Hecate:
         poor = (shots.usable <= MOSTLY_USABLE) | (shots.cluster < 0) | shots.cut
         group = shots.groupby([shots.cluster, poor])
         turn = group.motion.rank(ascending=False, method='first')
-        order = pd.DataFrame({'poor': poor, 'turn': turn, 'size': -group.motion.transform('size'), 'cluster': shots.cluster}).sort_values(['poor', 'turn', 'size', 'cluster'])
-        return shots.assign(rank=best_three(order.index, len(shots)))
+        largest_first = -group.motion.transform('size')
+        order = np.lexsort((shots.cluster, largest_first, turn, poor))
+        return shots.assign(rank=best_three(order, len(shots)))
 
 # %% ../../nbs/gif/00_baselines.ipynb #e0bd22fd
 @dataclass(frozen=True)

@@ -274,4 +274,5 @@ def candidate_frames(
     clusters = np.full(len(frames), -1)
     clusters[usable] = np.argsort(chosen.label.to_numpy())[labels]
     index = chosen['at'].to_numpy()
-    return Candidates(index, frames.times[index], frames.images[index], weight / weight.sum(), quality.iloc[index].reset_index(drop=True), clusters, warning)
+    return Candidates(index, frames.times[index], frames.images[index], weight / weight.sum(),
+                      quality.iloc[index].reset_index(drop=True), clusters, warning)
