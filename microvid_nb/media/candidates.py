@@ -122,7 +122,7 @@ class QualityThresholds:
     uniformity:float = .5 # more is uniform (hecate: 0.8), unless there is contrast
     uniform_contrast:float = .035 # less leaves a uniform frame uniform, camera noise included
     focus:float = .1 # less is blurry: no edge steeper than a blur of four pixels in 320 allows
-    relative_focus:float = .4 # blurry, too: less than this part of the clip's median
+    relative_focus:float = .45 # blurry, too: less than this part of the clip's median
     percentile:float = 50. # of a frame's own shot, for the two relative thresholds below
     relative_luminance:float = .5 # darker than this part of it is a fade
     relative_sharpness:float = .5 # smoother than this part of it is a moving camera
