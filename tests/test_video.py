@@ -33,7 +33,7 @@ def encode(path, images, codec, pix_fmt, fps=20, options=None, frame_options=Non
 
 FORMATS = [('a.mp4', 'libx264', 'yuv420p'), ('a.mov', 'libx264', 'yuv422p'), ('a.mkv', 'libx264', 'yuv420p10le'), ('a.mp4', 'libx265', 'yuv420p10le'), ('a.webm', 'libvpx-vp9', 'yuv420p'),
            ('a.webm', 'libvpx', 'yuv420p'), ('a.avi', 'mpeg4', 'yuv420p'), ('a.avi', 'mjpeg', 'yuvj420p'), ('a.mpg', 'mpeg1video', 'yuv420p'), ('a.ts', 'libx264', 'yuv420p'),
-           ('a.mkv', 'ffv1', 'yuv444p'), ('a.mkv', 'libx264', 'yuv444p'), ('a.flv', 'flv1', 'yuv420p')]
+           ('a.mkv', 'ffv1', 'yuv444p'), ('a.mkv', 'libx264', 'yuv444p'), ('a.flv', 'flv', 'yuv420p')]
 
 
 @pytest.mark.parametrize('name, codec, pix_fmt', FORMATS)
@@ -41,7 +41,7 @@ def test_formats(tmp_path, pictures, name, codec, pix_fmt):
     if codec not in av.codecs_available:
         pytest.skip(f'this FFmpeg has no {codec}')
     fps = 25 if name.endswith('.mpg') else 20
-    path = encode(tmp_path / name, pictures, codec, pix_fmt, fps, {'b': '4000000'} if codec in ('mpeg4', 'mpeg1video', 'flv1', 'libvpx') else {})
+    path = encode(tmp_path / name, pictures, codec, pix_fmt, fps, {'b': '4000000'} if codec in ('mpeg4', 'mpeg1video', 'flv', 'libvpx') else {})
     frames = read_frames(path)
     assert len(frames) == 40 and (frames.info.width, frames.info.height) == (128, 96)
     np.testing.assert_allclose(np.diff(frames.times), 1 / fps, atol=2e-3)
