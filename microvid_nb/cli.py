@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'app', 'Paths', 'Out', 'OptionalOut', 'AsJSON', 'Lam', 'find_videos', 'output_names', 'Outcome',
-           'note', 'for_each', 'attempt', 'is_ours', 'rows', 'thumbnail', 'gif', 'candidates', 'probe', 'preview']
+           'note', 'for_each', 'attempt', 'is_ours', 'remark', 'rows', 'thumbnail', 'gif', 'candidates', 'probe',
+           'preview']
 
 # %% ../nbs/cli.ipynb #531f3943
 import glob
@@ -131,6 +132,13 @@ AsJSON = Annotated[bool, typer.Option('--json', help='Print one JSON list with a
 Lam = Annotated[float, typer.Option(min=0, help='Weight of representativeness against attractiveness.')]
 
 
+def remark(
+    record:dict # of a file
+) -> str: # to end its line with
+    "Why what was made of a file is poor, if it is"
+    return f'  ({record["poor"]})' if record['poor'] else ''
+
+
 def rows(
     table # a DataFrame
 ) -> list[dict]: # a dict a row, with plain numbers
@@ -155,7 +163,7 @@ def thumbnail(
         written = write_jpeg(out / f'{name}.jpg', chosen.image)
         return {'thumbnail': str(written), 'time': chosen.time, 'index': chosen.index, 'poor': chosen.warning, 'candidates': rows(chosen.scores)}
 
-    def describe(record): return f'{record["path"]}  {record["time"]:.2f} s  {record["thumbnail"]}' + (f'  ({record["poor"]})' if record['poor'] else '')
+    def describe(record): return f'{record["path"]}  {record["time"]:.2f} s  {record["thumbnail"]}' + remark(record)
     raise typer.Exit(for_each(paths, job, describe, as_json).status)
 
 # %% ../nbs/cli.ipynb #31470628
@@ -178,7 +186,7 @@ def gif(
 
     def describe(record):
         at = ', '.join(f'{time:.1f}' for time in record['times'])
-        return f'{record["path"]}  {at} s  {record["gif"]}  {record["bytes"] / 1e3:.0f} kB' + (f'  ({record["poor"]})' if record['poor'] else '')
+        return f'{record["path"]}  {at} s  {record["gif"]}  {record["bytes"] / 1e3:.0f} kB' + remark(record)
     raise typer.Exit(for_each(paths, job, describe, as_json).status)
 
 # %% ../nbs/cli.ipynb #0e1ca3bb
@@ -203,7 +211,7 @@ def candidates(
 
     def describe(record):
         lines = [f'  {row["time"]:8.2f} s  stands for {row["representativeness"]:4.0%}' + (f'  {row["image"]}' if out else '') for row in record['candidates']]
-        return '\n'.join([f'{record["path"]}  {len(lines)} candidates' + (f'  ({record["poor"]})' if record['poor'] else ''), *lines])
+        return '\n'.join([f'{record["path"]}  {len(lines)} candidates' + remark(record), *lines])
     raise typer.Exit(for_each(paths, job, describe, as_json).status)
 
 # %% ../nbs/cli.ipynb #39142761

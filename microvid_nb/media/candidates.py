@@ -91,17 +91,17 @@ class CutFinder:
     "Finds cuts in frames that come one by one, by PySceneDetect's `ContentDetector`"
     def __init__(self,
                  threshold:float=27.): # mean change of HSV levels that makes a cut, PySceneDetect's default
-        from scenedetect import ContentDetector
-        self.detector, self.times, self.cuts = ContentDetector(threshold=threshold, min_scene_len=1), [], []
+        from scenedetect import ContentDetector, FrameTimecode
+        self.detector, self.timecode = ContentDetector(threshold=threshold, min_scene_len=1), FrameTimecode
+        self.times, self.cuts = [], []
 
     def see(self,
             time:float, # seconds, later than the frame before
             image:np.ndarray # uint8 RGB [H, W, 3], small
     ):
         "Looks at one more frame; a cut lies in the middle between the last frame of a shot and the first of the next"
-        from scenedetect import FrameTimecode
         self.times.append(time)
-        for first in self.detector.process_frame(FrameTimecode(len(self.times) - 1, 8.), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+        for first in self.detector.process_frame(self.timecode(len(self.times) - 1, 8.), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
             self.cuts.append((self.times[first.frame_num - 1] + self.times[first.frame_num]) / 2)
 
 
