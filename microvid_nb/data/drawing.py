@@ -7,6 +7,7 @@ __all__ = ['Shape', 'ellipse', 'ring', 'rotated', 'polygon', 'box', 'limb', 'pla
            'hue']
 
 # %% ../../nbs/data/01_drawing.ipynb #62a08c39
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -19,10 +20,11 @@ class Shape(NamedTuple):
     colour: tuple # red, green, blue in 0..255
 
 # %% ../../nbs/data/01_drawing.ipynb #8b556d6c
-def _arc(x:float, y:float, rx:float, ry:float, start:float, end:float, corners:int=20) -> np.ndarray:
-    "Points on an ellipse between two angles in turns, float64 [corners, 2]."
+@lru_cache(maxsize=256)
+def _arc(start:float, end:float, corners:int=20) -> np.ndarray:
+    "Points on the unit circle between two angles in turns, float64 [corners, 2]; computed once."
     angle = 2*np.pi*np.linspace(start, end, corners)
-    return np.stack([x + rx*np.cos(angle), y + ry*np.sin(angle)], 1)
+    return np.stack([np.cos(angle), np.sin(angle)], 1)
 
 def ellipse(
     x:float, y:float, # centre
@@ -32,8 +34,8 @@ def ellipse(
     part:tuple=(0., 1.), # first and last angle in turns; 0 is right, 0.25 is down
 ) -> Shape: # the shape
     "A full or partial ellipse."
-    turned = rotated(_arc(0, 0, rx, ry, *part), tilt)
-    return Shape(turned + (x, y), colour)
+    points = _arc(*part)*(rx, ry)
+    return Shape((rotated(points, tilt) if tilt else points) + (x, y), colour)
 
 def ring(
     x:float, y:float, # centre
@@ -42,8 +44,7 @@ def ring(
     colour:tuple, # RGB
 ) -> Shape: # the shape
     "A circular band."
-    inner = radius - width
-    return Shape(np.concatenate([_arc(x, y, radius, radius, 0, 1), _arc(x, y, inner, inner, 1, 0)]), colour)
+    return Shape(np.concatenate([radius*_arc(0., 1.), (radius - width)*_arc(1., 0.)]) + (x, y), colour)
 
 def rotated(
     points:np.ndarray, # [n, 2]
@@ -69,7 +70,7 @@ def box(
     "An upright box, its corners rounded."
     if not round: return polygon([(left, top), (right, top), (right, bottom), (left, bottom)], colour)
     centres = [(right - round, bottom - round, 0), (left + round, bottom - round, .25), (left + round, top + round, .5), (right - round, top + round, .75)]
-    return Shape(np.concatenate([_arc(x, y, round, round, at, at + .25, 5) for x, y, at in centres]), colour)
+    return Shape(np.concatenate([round*_arc(at, at + .25, 5) + (x, y) for x, y, at in centres]), colour)
 
 def limb(
     start:tuple, end:tuple, # (x, y) of the two ends
@@ -77,9 +78,11 @@ def limb(
     colour:tuple, # RGB
 ) -> Shape: # the shape
     "A thick line with round ends."
-    (x0, y0), (x1, y1), r = start, end, width/2
-    at = np.arctan2(y1 - y0, x1 - x0)/(2*np.pi)
-    return Shape(np.concatenate([_arc(x1, y1, r, r, at - .25, at + .25, 6), _arc(x0, y0, r, r, at + .25, at + .75, 6)]), colour)
+    start, end = np.array(start, float), np.array(end, float)
+    along = end - start
+    along = along/(np.hypot(*along) or 1)
+    turn = width/2*np.array([along, (-along[1], along[0])])       # takes the unit half circle to the direction of the line
+    return Shape(np.concatenate([_arc(-.25, .25, 6) @ turn + end, _arc(.25, .75, 6) @ turn + start]), colour)
 
 # %% ../../nbs/data/01_drawing.ipynb #c49adad1
 def placement(
