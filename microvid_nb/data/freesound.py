@@ -307,4 +307,4 @@ def fetch(
     "Streams a file to disk; nothing is there unless all of it came"
     if not isinstance(url, str): raise FreesoundError('the clip has no preview')
     with atomic_path(path) as temporary, temporary.open('wb') as file:
-        for piece in pieces_of(url, self.timeout): file.write(piece)
+        for piece in pieces_of(url, self.timeout, now=self.clock()): file.write(piece)

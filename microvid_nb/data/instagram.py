@@ -45,7 +45,7 @@ def checked_numbers(
     if missing: raise ValueError(f'{what}: no column {", ".join(missing)}; found {", ".join(map(str, table.columns))}')
     for name in (name for name, number in columns.items() if number):
         wrong = ~(pd.to_numeric(table[name], errors='coerce') >= 0)
-        if wrong.any(): raise ValueError(f'{what}, row {wrong.idxmax()}: {name} should be a number, 0 or more, found {table[name][wrong.idxmax()]!r}')
+        if wrong.any(): raise ValueError(f'{what}, row {wrong.idxmax()}: {name} should be a number, 0 or more, found {str(table[name][wrong.idxmax()])!r}')
     return table
 
 # %% ../../nbs/data/18_instagram.ipynb #f964e20f
@@ -120,40 +120,41 @@ WORD_CLASSES = {
         hers ours theirs someone somebody something anyone anybody anything everyone everybody everything nobody nothing none whatever whoever whenever much
         enough own same other others yes yeah yep nope ok okay oh wow omg lol lmao haha hahaha hi hello hey bye ugh aww thanks thank etc ft feat featuring aka
         ep pt vol nr btw idk tbh ive ill id theres thats whats de la el los y en que por para un una le les et du des und der das het een da na get gets got
-        to yay nah yass hmm uh um''',
-    'adjective': '''able adorable african alive alternative amazing american angry australian awesome awful awkward bad basic beautiful best better big bigger biggest
-        bizarre black blind blue bored boring bright brilliant british brown busy canadian cheap chinese classic clean closed cold common cool crazy creamy
-        creepy crispy current cute dangerous dark dead deadly deep delicious different difficult digital dirty double drunk dumb early easier easiest east
-        eastern easy empty english entire epic european excellent exciting exclusive expensive extreme fake false famous fantastic far fast faster fastest fat
-        favorite favorited favourite female final flat former free french fresh full funny general genius german giant global golden good gorgeous grand gray
-        great greater greatest green grey gross happy hard harder hardest healthy hidden high higher highest hilarious honest horrible hot hotter hottest huge
-        hungry illegal important impossible incredible indian insane interesting international italian japanese jealous juicy korean large largest last late
-        latest lazy left little local lonely long longer longest loud lovely low lower lowest lucky mad main major male massive medical mega mental mexican
-        minor modern naked nasty national natural new newer newest next nice normal north northern nuclear official old older oldest past perfect personal
-        physical pink political poor popular possible powerful pregnant pretty previous private professional proud public purple quick quiet random rare raw
-        ready real recent red regular related religious rich right round royal russian sad safe scared scary serious sexy short shy sick silly similar simple
-        skinny slow slower small smaller smart social soft south southern spanish spicy spooky straight strange strong stunning stupid super sure sweet tall
-        tasty terrible thick thin tiny tired top total tough traditional triple true ultimate ultra unique upcoming various vegan viral weak weird west
-        western white whole wide wild wonderful worse worst wrong yellow young yummy''',
+        to yay nah yass hmm uh um com st yt del''',
+    'adjective': '''able adorable african alive alternative amazing american angry animated australian awesome awful awkward bad basic beautiful best better big bigger
+        biggest bizarre black blind blue bored boring bright brilliant british brown busy canadian cheap chinese classic clean closed cold common cool crazy
+        creamy creepy crispy current cute daily dangerous dark dead deadly deep delicious different difficult digital dirty double drunk dumb early easier
+        easiest east eastern easy empty english entire epic european excellent exciting exclusive expensive extreme fake false famous fantastic far fast
+        faster fastest fat favorite favorited favourite female fictional final flat former free french fresh full funny gay general genius german giant global
+        golden good gorgeous grand gray great greater greatest green grey gross happy hard harder hardest healthy hidden high higher highest hilarious honest
+        horrible hot hotter hottest huge hungry illegal important impossible incredible indian insane interesting international italian japanese jealous juicy
+        korean large largest last late latest lazy left little live local lonely long longer longest loud lovely low lower lowest lucky mad main major male
+        martial massive medical mega mental mexican minor modern naked nasty national natural new newer newest next nice normal north northern nuclear
+        official old older oldest online original past perfect personal physical pink political poor popular possible powerful pregnant pretty previous
+        private professional proud public purple quick quiet random rare raw ready real recent recurring red regular related religious rich right round royal
+        russian sad safe scared scary secret serious sexy short shy sick silly similar simple single skinny slow slower small smaller smart social soft south
+        southern spanish spicy spooky straight strange strong stunning stupid super supernatural sure sweet tall tasty terrible thick thin tiny tired top
+        total tough traditional triple true ultimate ultra unique united upcoming various vegan viral weak weekly weird west western white whole wide wild
+        wonderful worse worst wrong yellow young yummy''',
     'verb': '''add added address addresses adds admit admits allow allowed allows announce announced announces answered ask asked asks ate began begin begins begun
         believe believed believes bought breaking bring brings broke broken brought build builds built buy buying buys called came carries carry catch catches
         caught checked choose chooses chose chosen claim claims closes come comes coming cook create created creates cried cries denies deny die died dies
         discuss discussed discusses drank driven drove dying eat eaten eating eats ended enjoy enjoyed enjoys exist exists explain explained explains fallen
         fell find finding finds flew flies fly followed following forget forgets forgot forgotten found gave getting give given gives giving go goes going
-        gone gotten grew grow grown grows hang happen happened happens hate hated hates hear heard hears held helped helps hold holds hurts imagine introduce
-        introduces introducing join joined joins keep keeps kept kicked kicks killed knew know knowing known knows laughs learn learned learns leave leaves
-        listen listens lived lives lose loses losing lost made make makes making married marries marry meet meeting meets met moved need needed needs opened
-        opens paid pay pays perform performed performs picked picks played presents pulled pulls pushed pushes put puts quit quits ran react reacted reacts
-        reads respond responds reveal revealed reveals said sang sat save saved saves saw say saying says see seeing seen sees sell sells send sends sent
-        shared shares showed shown sing sings sit sits slam slams sold solve solves speak speaks spend spends spent spoke spoken stands started starting
-        starts stayed stays stood stopped stops sung surprised surprises survive survived survives take taken takes taking talked taught teach teaches tell
-        telling tells think thinking thinks thought threw throw throws told took tried tries try trying turn turned turns understand understands understood
-        use used uses using visited visits waited waits walked want wanted wants watching wear wears weigh went winning wins wishes won wore worn write writes
-        written wrote''',
+        gone gotten grew grow grown grows had hadn hang happen happened happens has hasn hate hated hates have haven having hear heard hears held helped helps
+        hold holds hurts imagine introduce introduces introducing join joined joins keep keeps kept kicked kicks killed knew know knowing known knows laughs
+        learn learned learns leave leaves listen listens lived lives lose loses losing lost made make makes making married marries marry mean means meant meet
+        meeting meets met moved need needed needs opened opens paid pay pays perform performed performs picked picks played presents pulled pulls pushed
+        pushes put puts quit quits ran react reacted reacts reads respond responds reveal revealed reveals said sang sat save saved saves saw say saying says
+        see seeing seen sees sell sells send sends sent shared shares showed shown sing sings sit sits slam slams sold solve solves speak speaks spend spends
+        spent spoke spoken stands started starting starts stayed stays stood stopped stops sung surprised surprises survive survived survives take taken takes
+        taking talked taught teach teaches tell telling tells think thinking thinks thought threw throw throws told took tried tries try trying turn turned
+        turns understand understands understood use used uses using visited visits waited waits walked want wanted wants watching wear wears weigh went
+        winning wins wishes won wore worn write writes written wrote''',
     'either': '''answer answers break breaks call calls care cares change changes check close comment crash cry cut cuts drink drinks drive drives end ends fall falls
-        feel follow follows gay guess help hit hits hope hopes human hurt kick kill kills laugh live look looks love matter matters move moves open original
-        pick play plays pull push read run runs secret set sets share show shows single smile smiles sound sounds special stand start stay stop subscribe
-        surprise tag talk talks visit wait walk walks watch win wish work works''',
+        feel follow follows guess help hit hits hope hopes human hurt kick kill kills laugh look looks love matter matters move moves open pick play plays
+        pull push read run runs set sets share show shows smile smiles sound sounds special stand start stay stop subscribe surprise tag talk talks visit wait
+        walk walks watch win wish work works''',
 }
 CLASS_OF = {word: name for name, words in WORD_CLASSES.items() for word in words.split()}
 NEVER_NOUNS = set(WORD_CLASSES) - {'either'}
@@ -179,7 +180,7 @@ def noun_evidence(
     return .5 if left in (None, 'adjective', 'verb', 'either') else 0.
 
 # %% ../../nbs/data/18_instagram.ipynb #ede02027
-MOST_WORDS = 1_000_000  # different words kept
+MOST_WORDS = 500_000  # different words kept
 
 @dataclass
 class WordCounts:
@@ -187,6 +188,7 @@ class WordCounts:
     texts:Counter=field(default_factory=Counter) # word -> texts that have it
     noun:Counter=field(default_factory=Counter) # word -> evidence for a noun
     other:Counter=field(default_factory=Counter) # word -> evidence against
+    both:Counter=field(default_factory=Counter) # plural -> texts that have its singular as well
 
     def add(self,
             text:str): # one text
@@ -198,12 +200,13 @@ class WordCounts:
             seen.add(word)
             if said := noun_evidence(left, right): (self.noun if said > 0 else self.other)[word] += abs(said)
         self.texts.update(seen)
+        self.both.update(word for word in seen if (word[-1] == 's' or word in IRREGULAR) and singular(word, seen) != word and singular(word, seen) in seen)
 
     def prune(self):
         "Drops the rarer half of the words"
         least = np.median(list(self.texts.values()))
         for word in [word for word, count in self.texts.items() if count <= least]:
-            for counter in (self.texts, self.noun, self.other): counter.pop(word, None)
+            for counter in (self.texts, self.noun, self.other, self.both): counter.pop(word, None)
 
 # %% ../../nbs/data/18_instagram.ipynb #5f935c4c
 def count_words(
@@ -249,13 +252,15 @@ TOPICS = 111  # of the paper
 SINGULAR_SHARE = .1  # of the plural's count, from which the two are one word
 
 def merge_plurals(
-    nouns:dict[str, int] # word -> count
-) -> Counter: # plurals counted with their singulars
+    nouns:dict[str, int], # word -> texts that have it
+    both:dict[str, int] # plural -> texts that have its singular as well
+) -> Counter: # word -> texts that have it or its plural
     "Counts of words, singular and plural together"
     merged = Counter()
     for word, count in nouns.items():
         one = singular(word, nouns)
-        merged[one if nouns.get(one, 0) >= SINGULAR_SHARE * count else word] += count
+        if one == word or nouns.get(one, 0) < SINGULAR_SHARE * count: merged[word] += count
+        else: merged[one] += count - both.get(word, 0)
     return merged
 
 
@@ -265,36 +270,36 @@ def popular_topics(
 ) -> pd.DataFrame: # word, count: texts that name it, the most popular first
     "The entity words that most texts name (thumbnail data set paper, section 3.3)"
     counts = count_words(texts)
-    merged = merge_plurals({word: count for word, count in counts.texts.items() if nounness(word, counts) > .5})
+    merged = merge_plurals({word: count for word, count in counts.texts.items() if nounness(word, counts) > .5}, counts.both)
     order = sorted(merged.items(), key=lambda item: (-item[1], item[0]))[:most]
     return pd.DataFrame({'word': [word for word, _ in order], 'count': np.array([count for _, count in order], np.int64)})
 
 # %% ../../nbs/data/18_instagram.ipynb #fbb55f00
 def checked_topics(
     topics:pd.DataFrame, # word, count
-    where:str # the file, for messages
-) -> pd.DataFrame: # the same
-    "Topics; `ValueError` if a word is listed twice, in whatever case"
-    twice = topics.word.str.casefold().str.strip().duplicated()
-    if twice.any(): raise ValueError(f'{where}, row {twice.to_numpy().argmax() + 2}: {topics.word[twice].iloc[0]!r} is listed twice')
-    return topics
+    path:Path # of the file, for messages
+) -> pd.DataFrame: # word (text), count (int64)
+    "Topics; `ValueError` names the row of the file without a word, with a count that is no whole number, or with a word listed twice, in whatever case"
+    text = pd.DataFrame({name: topics[name].astype(object).map(str) for name in ('word', 'count')})
+    plain = text.word.str.strip().str.casefold()
+    for wrong, problem in ((plain == '', 'is empty'), (plain.duplicated(), 'is listed twice')):
+        if wrong.any(): raise ValueError(f'{path.name}, row {wrong.to_numpy().argmax() + 2}: word {text.word[wrong].iloc[0]!r} {problem}')
+    return text.assign(count=whole_numbers(text, 'count', path, 0, 999_999_999))
 
 
 def write_topics(
     path, # CSV file to write
     topics:pd.DataFrame # word, count
 ) -> Path: # the file
-    "Writes topics as a CSV that `read_topics` reads"
+    "Writes topics as a CSV, if `read_topics` would accept it"
     path = Path(path)
-    checked_numbers(topics, {'word': False, 'count': True}, path.name)
-    with atomic_path(path) as temporary: checked_topics(topics, path.name)[['word', 'count']].to_csv(temporary, index=False, encoding='utf-8')
+    table = checked_topics(checked_numbers(topics, {'word': False, 'count': False}, path.name), path)
+    with atomic_path(path) as temporary: table.to_csv(temporary, index=False, encoding='utf-8')
     return path
 
 
 def read_topics(
     path # CSV file with columns word, count
 ) -> pd.DataFrame: # word (text), count (int64)
-    "Topics from a file; `ValueError` names a row without a word, with a count that is no whole number, or listed twice"
-    path = Path(path)
-    table = read_table(path, ['word', 'count'])
-    return checked_topics(table.assign(count=whole_numbers(table, 'count', path, 0, 999_999_999))[['word', 'count']], path.name)
+    "Topics from a file; `ValueError` names the row that is wrong"
+    return checked_topics(read_table(Path(path), ['word', 'count']), Path(path))

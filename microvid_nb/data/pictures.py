@@ -192,7 +192,7 @@ GRAIN_SHIFT = 64 # pixels by which the speckle is moved from frame to frame
 def shrunk(image:np.ndarray, by:float) -> np.ndarray:
     "The image at a lower resolution, enlarged again."
     height, width = image.shape[:2]
-    small = cv2.resize(image, (max(1, round(width/by)), max(1, round(height/by))), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, (max(1, round(width/by)), max(1, round(height/by))), interpolation=cv2.INTER_LINEAR)   # by less than 2 mostly: nothing aliases
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
 def washed_out(image:np.ndarray, saturation:float) -> np.ndarray:

@@ -12,6 +12,7 @@ __all__ = ['SOUND_RATE', 'SOURCES', 'CONCEPT_SOUND', 'LICENSES', 'STRAY_TAGS', '
            'Microphone', 'microphone', 'record', 'LibraryClip', 'SoundLibrary']
 
 # %% ../../nbs/data/06_synthesis.ipynb #22d16aaf
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -24,13 +25,18 @@ def seconds(n:int) -> np.ndarray:
     "The time of each of n samples."
     return np.arange(n)/SOUND_RATE
 
+@lru_cache(maxsize=512)
+def _band(low:float, high:float) -> np.ndarray:
+    "The band-pass filter between two frequencies, as second-order sections."
+    return butter(2, (low, min(high, .49*SOUND_RATE)), 'bandpass', fs=SOUND_RATE, output='sos')
+
 def noise(
     rng:np.random.Generator, # source of chance
     n:int, # samples
     low:float, high:float, # pass band in Hz
 ) -> np.ndarray: # float64 [n], unit variance
     "Noise between two frequencies."
-    band = sosfilt(butter(2, (low, high), 'bandpass', fs=SOUND_RATE, output='sos'), rng.standard_normal(n))
+    band = sosfilt(_band(low, high), rng.standard_normal(n))
     return band/(band.std() + 1e-12)
 
 def tone(
@@ -50,7 +56,7 @@ def bursts(
 ) -> np.ndarray: # float64 [n]
     "Short events one after another."
     out, gap = np.zeros(n), SOUND_RATE/rate
-    at = rng.uniform(0, min(gap, n))
+    at = rng.uniform(0, min(gap, n/3))
     while at < n:
         sound = event(rng)[:n - int(at)]
         out[int(at):int(at) + len(sound)] += sound
@@ -254,7 +260,7 @@ def record(
     n = len(sound)
     tail = int(6*mic.room*SOUND_RATE)
     response = np.r_[1., mic.echo*.1*rng.standard_normal(tail)*decay(tail, mic.room)]
-    heard = sosfilt(butter(2, (mic.low, min(mic.high, .49*SOUND_RATE)), 'bandpass', fs=SOUND_RATE, output='sos'), fftconvolve(sound, response)[:n])
+    heard = sosfilt(_band(mic.low, mic.high), fftconvolve(sound, response)[:n])
     heard = mix(heard, rng.standard_normal(n), mic.hiss)
     return np.clip(mic.level*heard/(np.sqrt(np.mean(heard**2)) + 1e-9), -1, 1).astype(np.float32)
 
@@ -289,7 +295,7 @@ class SoundLibrary:
         rng, names = self._rng(i, 0), list(SOURCES)
         weights = 1/(5 + np.arange(len(names)))[np.random.default_rng([self.seed, 7]).permutation(len(names))]
         sources = tuple(str(name) for name in rng.choice(names, 1 + (rng.random() < .25), replace=False, p=weights/weights.sum()))
-        own = dict.fromkeys(tag for source in sources for tag in SOURCES[source].tags if tag == SOURCES[source].tags[0] or rng.random() < .8)
+        own = dict.fromkeys(tag for source in sources for tag in SOURCES[source].tags if tag == SOURCES[source].tags[0] or rng.random() < .65)
         stray = [STRAY_TAGS[rng.integers(len(STRAY_TAGS))]] if rng.random() < .3 else []
         plural = lambda tag: tag + 's' if rng.random() < .15 and not tag.endswith('s') else tag
         length = float(np.clip(rng.gamma(2.2, 7.), 1, 30))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEP', 'CARELESS', 'RELUCTANCE', 'LAG', 'PROPOSALS', 'DEMAND', 'Crowd', 'draw_crowd', 'crowd_of', 'Seen', 'watch',
-           'appeal', 'Post', 'publish', 'write_comments', 'second_interest', 'time_sync_counts', 'annotate_gifs']
+           'appeal', 'Post', 'draw_followers', 'publish', 'write_comments', 'second_interest', 'time_sync_counts',
+           'annotate_gifs']
 
 # %% ../../nbs/data/09_viewers.ipynb #ab3114e3
 from functools import lru_cache
@@ -84,9 +85,14 @@ class Post(NamedTuple):
     clicks: int
     click_rate: np.ndarray # true probability of a click for each moment of `Seen`, [T]: hidden from every method
 
+def draw_followers(rng:np.random.Generator) -> int:
+    "How many people follow a publisher."
+    return int(np.exp(np.log(520) + .45*rng.standard_normal()))
+
 def publish(
     seen:Seen, # what can be noticed
     crowd:Crowd, # who looks
+    followers:int, # of the publisher
     rng:np.random.Generator, # source of chance
 ) -> Post: # what was posted and what came of it
     "A post: the thumbnail that the publisher chose, and its clicks."
@@ -95,7 +101,6 @@ def publish(
     own = liked[rng.integers(len(liked))]
     guess = .7*liked.mean(0) + .3*own + .12*rng.gumbel(size=len(own))
     choice = 0 if rng.random() < CARELESS else int(guess.argmax())
-    followers = int(np.exp(np.log(520) + .45*rng.standard_normal()))
     impressions = int(rng.poisson(followers*rng.uniform(.3, .9) + np.exp(7 + .6*rng.standard_normal())))
     return Post(followers, float(seen.times[choice]), impressions, int(rng.binomial(impressions, click_rate[choice])), click_rate)
 

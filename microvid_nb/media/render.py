@@ -187,7 +187,7 @@ def write_video(
     clock = Fraction(1, 90000)
     options = {'movflags': 'faststart'} if Path(path).suffix in ('.mp4', '.mov') else {}  # a cut-off copy still plays
     with atomic_path(path) as temporary, av.open(str(temporary), 'w', options=options) as container:
-        video = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001), options={'crf': str(crf), 'preset': 'veryfast', **SAME_BYTES})
+        video = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001), options={'crf': str(crf), 'preset': 'superfast', **SAME_BYTES})
         video.pix_fmt, video.codec_context.time_base = 'yuv420p', clock
         sound = None if samples is None else container.add_stream('aac', rate=sr, layout='mono')
         for i, image in enumerate(images):
