@@ -17,7 +17,7 @@ $(READY): settings.ini setup.py constraints.txt
 	@if [ -d .git ]; then $(BIN)/nbdev_install_hooks; fi
 	@touch $@
 
-demo: $(READY)  ## a thumbnail and a GIF of VIDEO (a file, a folder, or the sample clip), as a page
+demo: $(READY)  ## a thumbnail and a GIF of VIDEO (a file, a folder, or clips of MicroWorld), as a page
 	@$(BIN)/microvid preview $${VIDEO:+"$$VIDEO"} --out "$$OUT" || [ $$? -eq 1 ]  # 1: some files could not be used, as the page says
 
 test: $(READY)  ## export in step, every notebook, tests/

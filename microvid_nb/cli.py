@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'app', 'Paths', 'Out', 'OptionalOut', 'AsJSON', 'Lam', 'find_videos', 'output_names', 'Outcome',
            'note', 'for_each', 'attempt', 'is_ours', 'remark', 'rows', 'thumbnail', 'gif', 'candidates', 'probe',
-           'preview']
+           'preview', 'synth']
 
 # %% ../nbs/cli.ipynb #531f3943
 import glob
@@ -240,7 +240,7 @@ def probe(
 # %% ../nbs/cli.ipynb #641d9c2d
 @app.command()
 def preview(
-    paths:Annotated[list[str] | None, typer.Argument(help='Files, folders and patterns; the sample clip if none is given.', metavar='[PATHS...]')]=None, # files, folders, patterns
+    paths:Annotated[list[str] | None, typer.Argument(help='Files, folders and patterns; three clips of MicroWorld if none is given.', metavar='[PATHS...]')]=None, # files, folders, patterns
     out:Out=Path('out'), # folder to write to
     as_json:AsJSON=False, # print records
     lam:Lam=.2, # weight of representativeness
@@ -252,8 +252,8 @@ def preview(
 
     started, cards = time.perf_counter(), []
     if not paths:
-        from microvid_nb.media.sample_clip import render_sample_clip
-        paths = [str(render_sample_clip(out / 'sample.mp4'))]
+        from microvid_nb.data.microworld import SHOWN, MicroWorld, draw_file, key_of
+        paths = [str(draw_file(MicroWorld(), i, out / f'microworld-{key_of(i)}.mp4')) for i in SHOWN]
 
     def job(file, name):
         made = make_preview(file, out / f'{name}.jpg', out / f'{name}.gif', lam)
@@ -265,3 +265,21 @@ def preview(
     page = write_page(out / 'index.html', cards, outcome.failures, time.perf_counter() - started)
     (note if as_json else print)(f'page: {page}')
     raise typer.Exit(outcome.status)
+
+# %% ../nbs/cli.ipynb #87685e11
+@app.command()
+def synth(
+    out:Annotated[Path, typer.Option(help='Folder to write to.')], # folder to write to
+    videos:Annotated[int, typer.Option(min=1, help='How many videos.')]=100, # how many
+    seed:Annotated[int, typer.Option(min=0, help='Of everything in the world.')]=0, # of everything
+    gap:Annotated[float, typer.Option(min=0, help='How far the videos look from clean pictures: 0 not at all, 3 far.')]=1., # domain gap
+    workers:Annotated[int | None, typer.Option(min=1, help='Processes; one for each core if not given.')]=None, # processes
+):
+    "Write micro-videos of MicroWorld: files, thumbnails, and tables of posts, comments and truth."
+    from microvid_nb.data.microworld import MicroWorld, write_files
+    try:
+        posts = write_files(MicroWorld(seed=seed, gap=gap), videos, out, workers)
+    except (ValueError, OSError) as problem:
+        note(f'error: {problem}')
+        raise typer.Exit(2)
+    print(f'{len(posts)} videos, {posts.duration.sum() / 60:.1f} min: {out}')

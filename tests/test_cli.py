@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from microvid_nb.data.microworld import SHOWN, key_of
+
 
 def microvid(*arguments, cwd=None):
     command = [Path(sys.executable).with_name('microvid'), *map(str, arguments)]
@@ -82,9 +84,10 @@ def test_preview_page(sample, tmp_path):
     assert page.count('data:image/gif;base64,') == 1 and 'http://' not in page and 'https://' not in page
 
 
-def test_preview_without_a_path_draws_its_own_clip(tmp_path):
+def test_preview_without_a_path_shows_microworld(tmp_path):
     code, out, _ = microvid('preview', '--out', tmp_path)
-    assert code == 0 and {'sample.mp4', 'sample.jpg', 'sample.gif', 'index.html'} == {path.name for path in tmp_path.iterdir()}
+    names = {f'microworld-{key_of(i)}{suffix}' for i in SHOWN for suffix in ('.mp4', '.jpg', '.gif')}
+    assert code == 0 and names | {'index.html'} == {path.name for path in tmp_path.iterdir()}
 
 
 def test_unwritable_out(sample, tmp_path):

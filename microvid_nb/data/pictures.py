@@ -128,7 +128,7 @@ def source_picture(
 # %% ../../nbs/data/04_pictures.ipynb #60eb8666
 class CameraLook(NamedTuple):
     "How one video looks, whatever it shows."
-    gains: np.ndarray # of red, green and blue, float64 [3]
+    gains: tuple # of red, green and blue
     gamma: float # exponent of the contrast curve
     saturation: float # 1 leaves colours as they are
     vignette: float # how much darker the corners are, 0..1
@@ -148,8 +148,8 @@ def camera_look(
     if not gap >= 0: raise ValueError(f'the gap must be 0 or more, not {gap}')
     normal, uniform = rng.standard_normal(8), rng.random(6)
     angle, length = 2*np.pi*uniform[0], .014*gap*abs(normal[5])
-    return CameraLook(np.exp(.15*gap*normal[:3]), float(np.exp(.22*gap*normal[3])), float(np.exp(-.35*gap*abs(normal[4]))), 1 - float(np.exp(-.7*gap*uniform[1])),
-        1 + .8*gap*uniform[2], (length*np.cos(angle), length*np.sin(angle)), 4*gap*uniform[3], int(max(12, 95 - 45*gap*uniform[4])),
+    return CameraLook(tuple(np.exp(.15*gap*normal[:3]).tolist()), float(np.exp(.22*gap*normal[3])), float(np.exp(-.35*gap*abs(normal[4]))), 1 - float(np.exp(-.7*gap*uniform[1])),
+        1 + .8*gap*uniform[2], (float(length*np.cos(angle)), float(length*np.sin(angle))), 4*gap*uniform[3], int(max(12, 95 - 45*gap*uniform[4])),
         PHRASES[rng.integers(len(PHRASES))] if uniform[5] < 1 - np.exp(-.45*gap) else '')
 
 # %% ../../nbs/data/04_pictures.ipynb #568e3e1a
@@ -170,7 +170,7 @@ def motion_blur(
 def colour_table(look:CameraLook) -> np.ndarray:
     "Cast and contrast as a table of 256 levels a channel, uint8 [256, 1, 3]."
     level = (np.arange(256)/255)**look.gamma
-    return np.clip(np.rint(255*level[:, None, None]*look.gains), 0, 255).astype(np.uint8)
+    return np.clip(np.rint(255*level[:, None, None]*np.array(look.gains)), 0, 255).astype(np.uint8)
 
 def vignette_mask(look:CameraLook, height:int, width:int) -> np.ndarray:
     "What is left of the light towards the corners, float32 [height, width, 3]."
