@@ -44,8 +44,8 @@ def person_look(
 ) -> Person: # the individual
     "A person drawn at random within what a girl, a man, ... may look like."
     pick = lambda choices: choices[rng.integers(len(choices))]
-    return Person(tint(rng, pick(SKIN), 8), tint(rng, pick(HAIR), 10), pick(styles), hue(rng), hue(rng, (.2, .7), (.25, .6)), rng.random() < dress,
-                  rng.uniform(*head), rng.uniform(*width), rng.random() < beard)
+    return Person(tint(rng, pick(SKIN), 8), tint(rng, pick(HAIR), 10), pick(styles), hue(rng), hue(rng, (.2, .7), (.25, .6)),
+                  rng.random() < dress, rng.uniform(*head), rng.uniform(*width), rng.random() < beard)
 
 # %% ../../nbs/data/02_concepts.ipynb #c7c44f95
 def _hair_behind(p:Person, y:float) -> list:
@@ -61,7 +61,8 @@ def _hair_before(p:Person, y:float) -> list:
     r = p.head
     if p.style == 'bald': return []
     if p.style == 'curl': return [ellipse(0, y - .98*r, .3*r, .2*r, p.hair, tilt=.1)]
-    if p.style == 'cap': return [ellipse(0, y - .25*r, 1.06*r, .95*r, p.top, part=(.5, 1)), box(0, y - .38*r, 1.5*r, y - .18*r, shade(p.top, .7), .08*r)]
+    if p.style == 'cap': return [ellipse(0, y - .25*r, 1.06*r, .95*r, p.top, part=(.5, 1)),
+                                 box(0, y - .38*r, 1.5*r, y - .18*r, shade(p.top, .7), .08*r)]
     return [ellipse(0, y - .2*r, 1.08*r, .98*r, p.hair, part=(.5, 1)), ellipse(-.45*r, y - .3*r, .65*r, .3*r, p.hair, tilt=-.07)]
 
 def _face(p:Person, y:float) -> list:
@@ -115,7 +116,8 @@ def draw_family(look:tuple, phase:float) -> list:
     "A man, a woman and a child between them, hand in hand."
     man, woman, child, swap = look
     left, right = (woman, man) if swap else (man, woman)
-    return [*placed(draw_person(left, phase), placement(-.52, -.02, .95)), *placed(draw_person(right, phase + .5), placement(.52, 0, .93)),
+    return [*placed(draw_person(left, phase), placement(-.52, -.02, .95)),
+            *placed(draw_person(right, phase + .5), placement(.52, 0, .93)),
             *placed(draw_person(child, phase + .25), placement(0, .36, .6))]
 
 # %% ../../nbs/data/02_concepts.ipynb #09a9d92b
@@ -146,11 +148,14 @@ def draw_dog(c:Coat, phase:float) -> list:
     "A dog: floppy ears, long snout, wagging tail."
     wag = .12*np.sin(4*np.pi*phase)
     ear = .2 + .12*c.shape
-    head = [ellipse(.55, -.32, .3, .27, c.main), ellipse(.82, -.2, .22, .14, shade(c.main, 1.25)), ellipse(1, -.25, .07, .06, (30, 25, 25)),
-            ellipse(.62, -.4, .045, .055, (25, 20, 20)), ellipse(.36, -.2, .12, ear, c.second, tilt=.03)]
+    head = [ellipse(.55, -.32, .3, .27, c.main), ellipse(.82, -.2, .22, .14, shade(c.main, 1.25)),
+            ellipse(1, -.25, .07, .06, (30, 25, 25)), ellipse(.62, -.4, .045, .055, (25, 20, 20)),
+            ellipse(.36, -.2, .12, ear, c.second, tilt=.03)]
     tongue = ellipse(.82, -.03, .06, .1, (230, 90, 110))
-    return [limb((-.62, -.02), (-.92, -.42 + wag), .13, c.main), *_legs((-.5, -.36), .2, .9, .17, shade(c.main, .8), phase + .25),
-            *_legs((.28, .42), .2, .9, .17, shade(c.main, .8), phase), ellipse(-.05, .12, .66, .33, c.main), ellipse(-.25, .06, .22, .16, c.second),
+    return [limb((-.62, -.02), (-.92, -.42 + wag), .13, c.main),
+            *_legs((-.5, -.36), .2, .9, .17, shade(c.main, .8), phase + .25),
+            *_legs((.28, .42), .2, .9, .17, shade(c.main, .8), phase),
+            ellipse(-.05, .12, .66, .33, c.main), ellipse(-.25, .06, .22, .16, c.second),
             limb((.3, .05), (.5, -.2), .32, c.main), tongue, *head, limb((.3, .0), (.52, .06), .08, (200, 40, 50))]
 
 def draw_cat(c:Coat, phase:float) -> list:
@@ -158,28 +163,39 @@ def draw_cat(c:Coat, phase:float) -> list:
     wag = .15*np.sin(2*np.pi*phase)
     ears = [polygon([(side*.1, -.72), (side*.4, -1), (side*.42, -.5)], c.main) for side in (-1, 1)]
     inner = [polygon([(side*.18, -.74), (side*.35, -.9), (side*.36, -.62)], (235, 170, 170)) for side in (-1, 1)]
-    whiskers = [limb((side*.12, -.34), (side*.62, -.34 + dy), .025, (250, 250, 250)) for side in (-1, 1) for dy in (-.08, .04, .14)]
-    eyes = [ellipse(side*.17, -.5, .08, .1, (150, 200, 70)) for side in (-1, 1)] + [ellipse(side*.17, -.5, .03, .09, (20, 20, 20)) for side in (-1, 1)]
+    whiskers = [limb((side*.12, -.34), (side*.62, -.34 + dy), .025, (250, 250, 250))
+                for side in (-1, 1) for dy in (-.08, .04, .14)]
+    eyes = ([ellipse(side*.17, -.5, .08, .1, (150, 200, 70)) for side in (-1, 1)]
+            + [ellipse(side*.17, -.5, .03, .09, (20, 20, 20)) for side in (-1, 1)])
     stripes = [limb((-.35 + .06*i, .15 + .2*i), (-.12, .2 + .2*i), .06, c.second) for i in range(3)]
-    return [limb((.3, .8), (.75, .5), .16, c.main), limb((.75, .5), (.72 + wag, .02), .14, c.second), ellipse(0, .4, .44, .58, c.main), *stripes,
-            ellipse(0, .45, .22, .4, shade(c.main, 1.5)), *[ellipse(side*.2, .92, .17, .09, shade(c.main, .85)) for side in (-1, 1)],
-            *ears, *inner, ellipse(0, -.45, .42, .36, c.main), *eyes, ellipse(0, -.34, .05, .04, (220, 120, 130)), *whiskers]
+    return [limb((.3, .8), (.75, .5), .16, c.main), limb((.75, .5), (.72 + wag, .02), .14, c.second),
+            ellipse(0, .4, .44, .58, c.main), *stripes, ellipse(0, .45, .22, .4, shade(c.main, 1.5)),
+            *[ellipse(side*.2, .92, .17, .09, shade(c.main, .85)) for side in (-1, 1)],
+            *ears, *inner, ellipse(0, -.45, .42, .36, c.main),
+            *eyes, ellipse(0, -.34, .05, .04, (220, 120, 130)), *whiskers]
 
+# %% ../../nbs/data/02_concepts.ipynb #062f90d1
 def draw_horse(c:Coat, phase:float) -> list:
     "A horse: long legs, long neck, mane and tail."
     wag = .1*np.sin(2*np.pi*phase)
     mane = [ellipse(.32 + .09*i, -.3 - .15*i, .13, .12, shade(c.second, .6)) for i in range(4)]
-    return [limb((-.6, -.05), (-.9 + wag, .5), .15, shade(c.second, .6)), *_legs((-.48, -.3), .1, .93, .13, shade(c.main, .75), phase + .25),
-            *_legs((.26, .42), .1, .93, .13, shade(c.main, .75), phase), ellipse(-.05, .03, .62, .28, c.main),
-            polygon([(.2, .05), (.56, .12), (.78, -.6), (.55, -.78)], c.main), *mane, ellipse(.8, -.66, .3, .14, c.main, tilt=.09),
-            polygon([(.56, -.78), (.62, -.98), (.7, -.78)], c.main), ellipse(.72, -.72, .035, .04, (20, 20, 20)), ellipse(1, -.54, .08, .08, shade(c.main, .7))]
+    return [limb((-.6, -.05), (-.9 + wag, .5), .15, shade(c.second, .6)),
+            *_legs((-.48, -.3), .1, .93, .13, shade(c.main, .75), phase + .25),
+            *_legs((.26, .42), .1, .93, .13, shade(c.main, .75), phase),
+            ellipse(-.05, .03, .62, .28, c.main),
+            polygon([(.2, .05), (.56, .12), (.78, -.6), (.55, -.78)], c.main), *mane,
+            ellipse(.8, -.66, .3, .14, c.main, tilt=.09), polygon([(.56, -.78), (.62, -.98), (.7, -.78)], c.main),
+            ellipse(.72, -.72, .035, .04, (20, 20, 20)), ellipse(1, -.54, .08, .08, shade(c.main, .7))]
 
 def draw_bird(c:Coat, phase:float) -> list:
     "A flying bird with beating wings."
     beat = np.sin(2*np.pi*phase)
-    wing = lambda side: polygon([(-.3 + .1*side, -.02), (.28 + .1*side, -.02), (-.12 + .25*side, -.2 - .7*beat)], shade(c.second, 1 if side < 0 else .75))
-    return [wing(1), polygon([(-.4, .05), (-1, -.12), (-.95, .22)], shade(c.main, .8)), ellipse(0, .08, .52, .27, c.main), ellipse(.05, .18, .36, .15, shade(c.main, 1.6)),
-            ellipse(.5, -.1, .24, .22, c.main), polygon([(.7, -.16), (1, -.04), (.7, .02)], (245, 170, 40)), ellipse(.57, -.15, .05, .06, (15, 15, 15)), wing(-1)]
+    wing = lambda side: polygon([(-.3 + .1*side, -.02), (.28 + .1*side, -.02), (-.12 + .25*side, -.2 - .7*beat)],
+                                shade(c.second, 1 if side < 0 else .75))
+    return [wing(1), polygon([(-.4, .05), (-1, -.12), (-.95, .22)], shade(c.main, .8)),
+            ellipse(0, .08, .52, .27, c.main), ellipse(.05, .18, .36, .15, shade(c.main, 1.6)),
+            ellipse(.5, -.1, .24, .22, c.main), polygon([(.7, -.16), (1, -.04), (.7, .02)], (245, 170, 40)),
+            ellipse(.57, -.15, .05, .06, (15, 15, 15)), wing(-1)]
 
 PLUMAGE = [(60, 120, 210), (220, 70, 60), (240, 190, 50), (70, 160, 90), (90, 90, 100), (235, 235, 235)]
 def bird(rng): return coat(rng, PLUMAGE)
@@ -188,54 +204,74 @@ def bird(rng): return coat(rng, PLUMAGE)
 def _wheel(x:float, y:float, radius:float, phase:float, tyre:float=.3, spokes:int=3) -> list:
     "A tyre, a hub and spokes."
     ends = rotated(np.array([(np.cos(np.pi*i/spokes), np.sin(np.pi*i/spokes)) for i in range(spokes)]), phase)*(radius*.9)
-    return [ring(x, y, radius, tyre*radius, (40, 40, 44)), *[limb((x - a, y - b), (x + a, y + b), .05*radius + .02, (150, 150, 155)) for a, b in ends],
+    return [ring(x, y, radius, tyre*radius, (40, 40, 44)),
+            *[limb((x - a, y - b), (x + a, y + b), .05*radius + .02, (150, 150, 155)) for a, b in ends],
             ellipse(x, y, .18*radius, .18*radius, (90, 90, 95))]
 
 def draw_car(c:Coat, phase:float) -> list:
     "A car, from the side."
     roof = -.42 - .12*c.shape
     glass = (190, 220, 235)
-    return [polygon([(-.62, .02), (-.38, roof), (.25, roof), (.6, .02)], c.main), polygon([(-.5, 0), (-.32, roof + .09), (-.08, roof + .09), (-.08, 0)], glass),
-            polygon([(0, 0), (0, roof + .09), (.2, roof + .09), (.46, 0)], glass), box(-.98, 0, .98, .42, c.main, .14), box(-.98, .28, .98, .42, shade(c.main, .65), .1),
-            ellipse(.9, .14, .09, .08, (255, 240, 170)), box(-.98, .08, -.88, .2, (200, 30, 30)), limb((-.04, .1), (.08, .1), .04, shade(c.main, .5)),
+    return [polygon([(-.62, .02), (-.38, roof), (.25, roof), (.6, .02)], c.main),
+            polygon([(-.5, 0), (-.32, roof + .09), (-.08, roof + .09), (-.08, 0)], glass),
+            polygon([(0, 0), (0, roof + .09), (.2, roof + .09), (.46, 0)], glass),
+            box(-.98, 0, .98, .42, c.main, .14), box(-.98, .28, .98, .42, shade(c.main, .65), .1),
+            ellipse(.9, .14, .09, .08, (255, 240, 170)), box(-.98, .08, -.88, .2, (200, 30, 30)),
+            limb((-.04, .1), (.08, .1), .04, shade(c.main, .5)),
             *[shape for x in (-.55, .57) for shape in (ellipse(x, .42, .25, .25, (70, 70, 74)), *_wheel(x, .42, .24, phase))]]
 
 def draw_truck(c:Coat, phase:float) -> list:
     "A lorry with a box behind its cab."
     stripe = box(-.96, -.3, .3, -.12, shade(c.second, 1.4))
-    return [box(-.98, -.7, .32, .4, c.second, .04), stripe, polygon([(.38, .42), (.38, -.36), (.74, -.36), (.98, .02), (.98, .42)], c.main),
-            polygon([(.5, 0), (.5, -.26), (.7, -.26), (.86, 0)], (190, 220, 235)), ellipse(.94, .2, .06, .07, (255, 240, 170)), box(-.98, .36, .98, .46, (60, 60, 64)),
+    return [box(-.98, -.7, .32, .4, c.second, .04), stripe,
+            polygon([(.38, .42), (.38, -.36), (.74, -.36), (.98, .02), (.98, .42)], c.main),
+            polygon([(.5, 0), (.5, -.26), (.7, -.26), (.86, 0)], (190, 220, 235)),
+            ellipse(.94, .2, .06, .07, (255, 240, 170)), box(-.98, .36, .98, .46, (60, 60, 64)),
             *[shape for x in (-.68, -.3, .66) for shape in (ellipse(x, .5, .2, .2, (70, 70, 74)), *_wheel(x, .5, .19, phase))]]
 
+# %% ../../nbs/data/02_concepts.ipynb #72e46bb2
 def draw_bike(c:Coat, phase:float) -> list:
     "A bicycle: two thin wheels and a frame."
     pedal = rotated(np.array([[.14, 0]]), phase)[0]
     tube = lambda a, b, w=.07: limb(a, b, w, c.main)
-    return [*_wheel(-.58, .42, .4, phase, tyre=.13, spokes=6), *_wheel(.58, .42, .4, phase, tyre=.13, spokes=6), tube((-.58, .42), (-.2, -.18)), tube((-.2, -.18), (.38, -.2)),
-            tube((-.05, .42), (.38, -.2)), tube((-.05, .42), (-.2, -.18)), tube((-.58, .42), (-.05, .42)), tube((.58, .42), (.34, -.36)), tube((-.2, -.18), (-.25, -.34), .05),
-            limb((-.4, -.36), (-.1, -.36), .12, (40, 35, 35)), limb((.34, -.36), (.14, -.5), .06, (60, 60, 60)), limb((.34, -.36), (.5, -.46), .06, (60, 60, 60)),
-            ring(-.05, .42, .12, .05, (80, 80, 85)), limb((-.05 - pedal[0], .42 - pedal[1]), (-.05 + pedal[0], .42 + pedal[1]), .05, (50, 50, 50))]
+    return [*_wheel(-.58, .42, .4, phase, tyre=.13, spokes=6), *_wheel(.58, .42, .4, phase, tyre=.13, spokes=6),
+            tube((-.58, .42), (-.2, -.18)), tube((-.2, -.18), (.38, -.2)), tube((-.05, .42), (.38, -.2)),
+            tube((-.05, .42), (-.2, -.18)), tube((-.58, .42), (-.05, .42)), tube((.58, .42), (.34, -.36)),
+            tube((-.2, -.18), (-.25, -.34), .05), limb((-.4, -.36), (-.1, -.36), .12, (40, 35, 35)),
+            limb((.34, -.36), (.14, -.5), .06, (60, 60, 60)), limb((.34, -.36), (.5, -.46), .06, (60, 60, 60)),
+            ring(-.05, .42, .12, .05, (80, 80, 85)),
+            limb((-.05 - pedal[0], .42 - pedal[1]), (-.05 + pedal[0], .42 + pedal[1]), .05, (50, 50, 50))]
 
 def draw_motorcycle(c:Coat, phase:float) -> list:
     "A motorcycle: two fat wheels, a tank, an engine."
-    return [*_wheel(-.6, .46, .36, phase, tyre=.35), *_wheel(.62, .46, .36, phase, tyre=.35), limb((.62, .46), (.36, -.32), .1, (150, 150, 155)), limb((-.6, .46), (.1, .4), .12, (90, 90, 95)),
-            box(-.22, .12, .24, .52, (110, 110, 115), .08), ellipse(.1, -.04, .36, .2, c.main, tilt=.03), polygon([(-.78, -.08), (-.12, .0), (-.12, .16), (-.62, .1)], (45, 40, 40)),
-            limb((-.7, .58), (.05, .5), .1, (190, 190, 195)), limb((.36, -.32), (.18, -.46), .07, (50, 50, 50)), ellipse(.46, -.22, .13, .13, (255, 240, 170)),
+    return [*_wheel(-.6, .46, .36, phase, tyre=.35), *_wheel(.62, .46, .36, phase, tyre=.35),
+            limb((.62, .46), (.36, -.32), .1, (150, 150, 155)), limb((-.6, .46), (.1, .4), .12, (90, 90, 95)),
+            box(-.22, .12, .24, .52, (110, 110, 115), .08), ellipse(.1, -.04, .36, .2, c.main, tilt=.03),
+            polygon([(-.78, -.08), (-.12, .0), (-.12, .16), (-.62, .1)], (45, 40, 40)),
+            limb((-.7, .58), (.05, .5), .1, (190, 190, 195)), limb((.36, -.32), (.18, -.46), .07, (50, 50, 50)),
+            ellipse(.46, -.22, .13, .13, (255, 240, 170)),
             polygon([(-.98, .08), (-.62, -.02), (-.58, .1), (-.9, .24)], c.main)]
 
+# %% ../../nbs/data/02_concepts.ipynb #1eb4497e
 def draw_train(c:Coat, phase:float) -> list:
     "A steam engine with its puff."
     puff = (phase % 1)
     smoke = [ellipse(.5 - .5*puff*k, -.72 - .12*k - .1*puff, .12 + .06*k, .1 + .05*k, (215, 215, 220)) for k in (1, 2)]
-    return [*smoke, box(-.96, -.5, -.34, .4, c.main, .04), box(-1, -.62, -.28, -.48, shade(c.main, .55), .04), box(-.84, -.34, -.5, -.02, (190, 220, 235)), box(-.36, -.16, .8, .4, shade(c.main, .8), .12),
-            box(.4, -.6, .6, -.12, (60, 60, 64)), box(.34, -.68, .66, -.56, (60, 60, 64)), ellipse(.04, -.18, .14, .14, (230, 190, 70)), polygon([(.8, .5), (1, .72), (.6, .72)], (170, 40, 40)),
-            box(-.96, .36, .84, .48, (60, 60, 64)), *[shape for x, r in ((-.66, .27), (-.06, .22), (.44, .22)) for shape in _wheel(x, .92 - r, r, phase, tyre=.25)],
+    return [*smoke, box(-.96, -.5, -.34, .4, c.main, .04), box(-1, -.62, -.28, -.48, shade(c.main, .55), .04),
+            box(-.84, -.34, -.5, -.02, (190, 220, 235)), box(-.36, -.16, .8, .4, shade(c.main, .8), .12),
+            box(.4, -.6, .6, -.12, (60, 60, 64)), box(.34, -.68, .66, -.56, (60, 60, 64)),
+            ellipse(.04, -.18, .14, .14, (230, 190, 70)), polygon([(.8, .5), (1, .72), (.6, .72)], (170, 40, 40)),
+            box(-.96, .36, .84, .48, (60, 60, 64)),
+            *[shape for x, r in ((-.66, .27), (-.06, .22), (.44, .22)) for shape in _wheel(x, .92 - r, r, phase, tyre=.25)],
             limb((-.66 + .1*np.cos(2*np.pi*phase), .65), (.44 + .1*np.cos(2*np.pi*phase), .7), .06, (180, 180, 185))]
 
 def draw_boat(c:Coat, phase:float) -> list:
     "A sailing boat that rocks on a wave."
-    hull = [limb((0, .42), (0, -.95), .06, (120, 85, 50)), polygon([(.06, -.9), (.06, .25), (.78, .25)], (250, 248, 240)), polygon([(-.06, -.75), (-.06, .25), (-.6, .25)], c.second),
-            polygon([(-.85, .36), (.9, .36), (.6, .78), (-.6, .78)], c.main), box(-.85, .36, .9, .46, shade(c.main, .6)), polygon([(.0, -.98), (.3, -.88), (.0, -.8)], (220, 50, 50))]
+    hull = [limb((0, .42), (0, -.95), .06, (120, 85, 50)),
+            polygon([(.06, -.9), (.06, .25), (.78, .25)], (250, 248, 240)),
+            polygon([(-.06, -.75), (-.06, .25), (-.6, .25)], c.second),
+            polygon([(-.85, .36), (.9, .36), (.6, .78), (-.6, .78)], c.main),
+            box(-.85, .36, .9, .46, shade(c.main, .6)), polygon([(.0, -.98), (.3, -.88), (.0, -.8)], (220, 50, 50))]
     waves = [ellipse(-.75 + .5*i, .9, .3, .12, (90, 150, 205)) for i in range(4)]
     return [*placed(hull, placement(0, 0, 1, .02*np.sin(2*np.pi*phase))), *waves]
 
@@ -247,22 +283,29 @@ def draw_guitar(c:Coat, phase:float) -> list:
     "A guitar; its strings quiver."
     quiver = .012*np.sin(8*np.pi*phase)
     strings = [limb((-.045 + .03*i + quiver, -.85), (-.045 + .03*i, .62), .012, (240, 240, 230)) for i in range(4)]
-    body = [limb((0, -.8), (0, .2), .17, shade(c.main, .5)), box(-.14, -1, .14, -.74, shade(c.main, .4), .05), ellipse(0, .52, .48, .45, c.main), ellipse(0, .08, .36, .34, c.main),
-            ellipse(0, .52, .4, .37, shade(c.main, 1.3)), ellipse(0, .08, .28, .26, shade(c.main, 1.3)), ellipse(0, .22, .15, .15, (45, 30, 25)), box(-.2, .6, .2, .68, (45, 30, 25)), *strings]
+    body = [limb((0, -.8), (0, .2), .17, shade(c.main, .5)), box(-.14, -1, .14, -.74, shade(c.main, .4), .05),
+            ellipse(0, .52, .48, .45, c.main), ellipse(0, .08, .36, .34, c.main),
+            ellipse(0, .52, .4, .37, shade(c.main, 1.3)), ellipse(0, .08, .28, .26, shade(c.main, 1.3)),
+            ellipse(0, .22, .15, .15, (45, 30, 25)), box(-.2, .6, .2, .68, (45, 30, 25)), *strings]
     return placed(body, placement(0, 0, 1, .06 + .05*c.shape))
 
 def draw_piano(c:Coat, phase:float) -> list:
     "An upright piano; one key after another goes down."
     white = [box(-.84 + .14*i, .1, -.715 + .14*i, .34 + .04*(int(12*phase) % 12 == i), (250, 250, 250)) for i in range(12)]
     black = [box(-.75 + .14*i, .1, -.67 + .14*i, .24, (25, 25, 25)) for i in range(11) if i % 7 not in (2, 6)]
-    return [box(-.92, -.75, .92, .1, c.main, .05), box(-.98, -.82, .98, -.7, shade(c.main, .7), .03), box(-.6, -.55, .6, -.1, shade(c.main, 1.2), .04), box(-.3, -.42, .3, -.06, (245, 240, 225)),
-            *white, *black, box(-.98, .36, .98, .48, shade(c.main, .8), .03), *[box(x, .48, x + .16, .95, shade(c.main, .7)) for x in (-.9, .74)], box(-.74, .5, .74, .86, shade(c.main, .9))]
+    return [box(-.92, -.75, .92, .1, c.main, .05), box(-.98, -.82, .98, -.7, shade(c.main, .7), .03),
+            box(-.6, -.55, .6, -.1, shade(c.main, 1.2), .04), box(-.3, -.42, .3, -.06, (245, 240, 225)),
+            *white, *black, box(-.98, .36, .98, .48, shade(c.main, .8), .03),
+            *[box(x, .48, x + .16, .95, shade(c.main, .7)) for x in (-.9, .74)],
+            box(-.74, .5, .74, .86, shade(c.main, .9))]
 
 def draw_drum(c:Coat, phase:float) -> list:
     "A drum and two sticks in turn."
     lift = .3*np.sin(2*np.pi*phase)
-    zigzag = [limb((-.7 + .35*i, -.02 if i % 2 else .62), (-.35 + .35*i, .62 if i % 2 else -.02), .04, (250, 250, 240)) for i in range(4)]
-    return [ellipse(0, .68, .78, .26, shade(c.main, .8)), box(-.78, -.08, .78, .68, c.main), *zigzag, ellipse(0, -.08, .78, .27, (150, 120, 60)), ellipse(0, -.1, .7, .22, (245, 238, 220)),
+    zigzag = [limb((-.7 + .35*i, -.02 if i % 2 else .62), (-.35 + .35*i, .62 if i % 2 else -.02), .04, (250, 250, 240))
+              for i in range(4)]
+    return [ellipse(0, .68, .78, .26, shade(c.main, .8)), box(-.78, -.08, .78, .68, c.main), *zigzag,
+            ellipse(0, -.08, .78, .27, (150, 120, 60)), ellipse(0, -.1, .7, .22, (245, 238, 220)),
             *[limb((side*.9, -.85 + side*lift), (side*.16, -.16 + side*lift*.5), .07, (190, 140, 80)) for side in (-1, 1)]]
 
 # %% ../../nbs/data/02_concepts.ipynb #da312e38
@@ -272,84 +315,117 @@ def sweet(rng): return coat(rng, SWEET)
 def draw_cake(c:Coat, phase:float) -> list:
     "A layered cake with burning candles."
     flicker = .02*np.sin(6*np.pi*phase)
-    tier = lambda y0, y1, w, colour: [box(-w, y0, w, y1, colour, .05), ellipse(0, y0 + .02, w, .1, shade(colour, 1.35)), *[ellipse(x, y0 + .08, .09, .12, c.second) for x in np.arange(-w + .1, w, .2)]]
-    candles = [shape for x in (-.3, 0, .3) for shape in (limb((x, -.5), (x, -.28), .07, (90, 150, 220)), ellipse(x + flicker, -.64, .05, .11, (255, 190, 40)))]
+    tier = lambda y0, y1, w, colour: [box(-w, y0, w, y1, colour, .05), ellipse(0, y0 + .02, w, .1, shade(colour, 1.35)),
+                                      *[ellipse(x, y0 + .08, .09, .12, c.second) for x in np.arange(-w + .1, w, .2)]]
+    candles = [shape for x in (-.3, 0, .3) for shape in (limb((x, -.5), (x, -.28), .07, (90, 150, 220)),
+                                                         ellipse(x + flicker, -.64, .05, .11, (255, 190, 40)))]
     cherries = [ellipse(x, .2, .08, .08, (210, 30, 60)) for x in (-.66, .66)]
-    return [ellipse(0, .86, .98, .12, (225, 225, 230)), *tier(.25, .85, .8, c.main), *cherries, *tier(-.28, .25, .5, c.main), *candles]
+    return [ellipse(0, .86, .98, .12, (225, 225, 230)), *tier(.25, .85, .8, c.main), *cherries,
+            *tier(-.28, .25, .5, c.main), *candles]
 
 def draw_chocolate(c:Coat, phase:float) -> list:
     "A bar of chocolate, half out of its wrapper."
     brown = shade((110, 64, 36), .8 + .4*c.shape)
-    squares = [box(-.54 + .37*i, -.88 + .36*j, -.22 + .37*i, -.57 + .36*j, shade(brown, 1.25), .03) for i in range(3) for j in range(3)]
-    wrapper = [box(-.64, .1, .64, .95, c.second, .03), polygon([(-.64, .12), (-.4, -.04), (-.15, .12), (.1, -.04), (.36, .12), (.52, -.02), (.64, .12)], (215, 215, 222)), box(-.64, .36, .64, .66, shade(c.second, .6))]
-    return placed([box(-.6, -.95, .6, .5, brown, .04), *squares, *wrapper], placement(0, 0, .95, .05 + .012*np.sin(2*np.pi*phase)))
+    squares = [box(-.54 + .37*i, -.88 + .36*j, -.22 + .37*i, -.57 + .36*j, shade(brown, 1.25), .03)
+               for i in range(3) for j in range(3)]
+    wrapper = [box(-.64, .1, .64, .95, c.second, .03),
+               polygon([(-.64, .12), (-.4, -.04), (-.15, .12), (.1, -.04), (.36, .12), (.52, -.02), (.64, .12)], (215, 215, 222)),
+               box(-.64, .36, .64, .66, shade(c.second, .6))]
+    return placed([box(-.6, -.95, .6, .5, brown, .04), *squares, *wrapper],
+                  placement(0, 0, .95, .05 + .012*np.sin(2*np.pi*phase)))
 
 def draw_pizza(c:Coat, phase:float) -> list:
     "A pizza with one slice pulled out; it turns slowly."
     slices = [ellipse(0, 0, .92, .92, (205, 150, 80)), ellipse(0, 0, .8, .8, (250, 205, 100))]
-    toppings = [ellipse(.56*np.cos(a), .56*np.sin(a), .14, .14, (200, 50, 40)) for a in np.arange(6)*1.05 + .5] + [ellipse(.25*np.cos(a), .25*np.sin(a), .1, .1, (200, 50, 40)) for a in (1, 3, 5)]
+    toppings = ([ellipse(.56*np.cos(a), .56*np.sin(a), .14, .14, (200, 50, 40)) for a in np.arange(6)*1.05 + .5]
+                + [ellipse(.25*np.cos(a), .25*np.sin(a), .1, .1, (200, 50, 40)) for a in (1, 3, 5)])
     herbs = [ellipse(.42*np.cos(a), .42*np.sin(a), .08, .04, (70, 130, 50), tilt=a) for a in np.arange(5)*1.25 + 1.1]
     cuts = [limb((0, 0), (.9*np.cos(a), .9*np.sin(a)), .03, (190, 130, 60)) for a in np.arange(6)*np.pi/3]
     return placed([*slices, *cuts, *toppings, *herbs], placement(0, 0, 1, c.shape + .1*phase))
 
 def draw_coffee(c:Coat, phase:float) -> list:
     "A cup of coffee, steaming."
-    steam = [ellipse(x + .06*np.sin(2*np.pi*(phase + k/4)), -.5 - .18*k, .06, .13, (228, 228, 232)) for x in (-.25, .1) for k in range(3)]
-    return [*steam, ellipse(0, .82, .9, .14, shade(c.main, .85)), ring(.6, .22, .28, .1, c.main), polygon([(-.62, -.2), (.62, -.2), (.42, .74), (-.42, .74)], c.main),
-            ellipse(0, -.2, .62, .17, shade(c.main, 1.4)), ellipse(0, -.18, .54, .13, (80, 48, 30)), ellipse(-.05, -.18, .2, .05, (190, 150, 110)), ellipse(0, .3, .18, .18, c.second)]
+    steam = [ellipse(x + .06*np.sin(2*np.pi*(phase + k/4)), -.5 - .18*k, .06, .13, (228, 228, 232))
+             for x in (-.25, .1) for k in range(3)]
+    return [*steam, ellipse(0, .82, .9, .14, shade(c.main, .85)), ring(.6, .22, .28, .1, c.main),
+            polygon([(-.62, -.2), (.62, -.2), (.42, .74), (-.42, .74)], c.main),
+            ellipse(0, -.2, .62, .17, shade(c.main, 1.4)), ellipse(0, -.18, .54, .13, (80, 48, 30)),
+            ellipse(-.05, -.18, .2, .05, (190, 150, 110)), ellipse(0, .3, .18, .18, c.second)]
 
 # %% ../../nbs/data/02_concepts.ipynb #8cefa96f
 def draw_football(c:Coat, phase:float) -> list:
     "A rolling football."
     patch = lambda x, y, r: polygon([(x + r*np.cos(a), y + r*np.sin(a)) for a in 2*np.pi*(np.arange(5)/5 + .05)], (35, 35, 40))
-    seams = [limb((.28*np.cos(a), .28*np.sin(a)), (.62*np.cos(a), .62*np.sin(a)), .04, (90, 90, 95)) for a in 2*np.pi*(np.arange(5)/5 + .05)]
-    rim = [ellipse(.78*np.cos(a), .78*np.sin(a), .24, .13, (35, 35, 40), tilt=a/(2*np.pi) + .25) for a in 2*np.pi*(np.arange(5)/5 + .05)]
-    return [ellipse(0, 0, .95, .95, (110, 110, 115)), ellipse(0, 0, .91, .91, shade((225, 225, 225), 1.2 + c.shape)), *placed([*seams, *rim, patch(0, 0, .3)], placement(0, 0, 1, phase + c.shape))]
+    seams = [limb((.28*np.cos(a), .28*np.sin(a)), (.62*np.cos(a), .62*np.sin(a)), .04, (90, 90, 95))
+             for a in 2*np.pi*(np.arange(5)/5 + .05)]
+    rim = [ellipse(.78*np.cos(a), .78*np.sin(a), .24, .13, (35, 35, 40), tilt=a/(2*np.pi) + .25)
+           for a in 2*np.pi*(np.arange(5)/5 + .05)]
+    return [ellipse(0, 0, .95, .95, (110, 110, 115)), ellipse(0, 0, .91, .91, shade((225, 225, 225), 1.2 + c.shape)),
+            *placed([*seams, *rim, patch(0, 0, .3)], placement(0, 0, 1, phase + c.shape))]
 
 def draw_gym(c:Coat, phase:float) -> list:
     "A barbell that goes up and down on its stand, and a dumb-bell."
     y = -.3 + .2*np.sin(2*np.pi*phase)
-    plates = [box(side*x - .07, y - h, side*x + .07, y + h, colour, .04) for side in (-1, 1) for x, h, colour in ((.82, .3, c.main), (.66, .4, shade(c.main, .6)))]
-    bell = [limb((-.25, .8), (.25, .8), .08, (130, 130, 135)), *[box(x - .09, .62, x + .09, .98, c.second, .04) for x in (-.3, .3)]]
-    return [*[limb((x, .5), (x, -.6), .1, (90, 90, 96)) for x in (-.42, .42)], box(-.6, .42, .6, .56, (60, 60, 64), .05), limb((-.98, y), (.98, y), .07, (170, 170, 175)), *plates, *bell]
+    plates = [box(side*x - .07, y - h, side*x + .07, y + h, colour, .04)
+              for side in (-1, 1) for x, h, colour in ((.82, .3, c.main), (.66, .4, shade(c.main, .6)))]
+    bell = [limb((-.25, .8), (.25, .8), .08, (130, 130, 135)),
+            *[box(x - .09, .62, x + .09, .98, c.second, .04) for x in (-.3, .3)]]
+    return [*[limb((x, .5), (x, -.6), .1, (90, 90, 96)) for x in (-.42, .42)], box(-.6, .42, .6, .56, (60, 60, 64), .05),
+            limb((-.98, y), (.98, y), .07, (170, 170, 175)), *plates, *bell]
 
 def draw_beach(c:Coat, phase:float) -> list:
     "A parasol and a towel on the sand by the sea."
     lap = .05*np.sin(2*np.pi*phase)
-    roof = [ellipse(.1, -.2, .72, .62, c.main, part=(.5, 1)), ellipse(.1, -.2, .4, .62, (250, 248, 240), part=(.5, 1)), ellipse(.1, -.2, .15, .62, c.main, part=(.5, 1))]
-    return [box(-1, -.15, 1, .4, (60, 150, 205)), ellipse(-.3 + lap, .38, .9, .1, (235, 245, 250)), box(-1, .38, 1, 1, (236, 212, 150), .1), ellipse(-.68, -.68, .2, .2, (255, 214, 70)),
-            limb((.1, -.75), (.16, .8), .06, (150, 110, 70)), *roof, polygon([(-.75, .68), (.0, .62), (.1, .86), (-.7, .92)], c.second)]
+    roof = [ellipse(.1, -.2, .72, .62, c.main, part=(.5, 1)), ellipse(.1, -.2, .4, .62, (250, 248, 240), part=(.5, 1)),
+            ellipse(.1, -.2, .15, .62, c.main, part=(.5, 1))]
+    return [box(-1, -.15, 1, .4, (60, 150, 205)), ellipse(-.3 + lap, .38, .9, .1, (235, 245, 250)),
+            box(-1, .38, 1, 1, (236, 212, 150), .1), ellipse(-.68, -.68, .2, .2, (255, 214, 70)),
+            limb((.1, -.75), (.16, .8), .06, (150, 110, 70)), *roof,
+            polygon([(-.75, .68), (.0, .62), (.1, .86), (-.7, .92)], c.second)]
 
 def draw_smoke(c:Coat, phase:float) -> list:
     "Smoke that curls up from embers."
     grey = lambda k: tuple(int(110 + 26*k + 20*c.shape) for _ in range(3))
     rise = phase % 1
-    puffs = [ellipse(.28*np.sin(1.3*k + 6*c.shape + 2*np.pi*phase/3), .55 - .3*(k + rise), .22 + .085*k, .2 + .06*k, grey(min(k, 4))) for k in range(5)]
-    return [limb((-.5, .88), (.5, .8), .14, (95, 60, 40)), limb((-.45, .78), (.5, .92), .14, (75, 48, 34)), ellipse(0, .74, .26, .1, (240, 110, 40)), *puffs]
+    puffs = [ellipse(.28*np.sin(1.3*k + 6*c.shape + 2*np.pi*phase/3), .55 - .3*(k + rise),
+                     .22 + .085*k, .2 + .06*k, grey(min(k, 4))) for k in range(5)]
+    return [limb((-.5, .88), (.5, .8), .14, (95, 60, 40)), limb((-.45, .78), (.5, .92), .14, (75, 48, 34)),
+            ellipse(0, .74, .26, .1, (240, 110, 40)), *puffs]
 
+# %% ../../nbs/data/02_concepts.ipynb #b6971632
 def draw_bag(c:Coat, phase:float) -> list:
     "A handbag, swinging a little."
-    bag = [ring(0, -.28, .46, .1, shade(c.main, .6)), polygon([(-.66, -.25), (.66, -.25), (.85, .85), (-.85, .85)], c.main), polygon([(-.66, -.25), (.66, -.25), (.5, .3), (-.5, .3)], shade(c.main, .8)),
-           box(-.12, .2, .12, .42, (235, 200, 90), .04), limb((-.78, .72), (.78, .72), .05, shade(c.main, .6)), ellipse(.5, .5, .12, .12, c.second)]
+    bag = [ring(0, -.28, .46, .1, shade(c.main, .6)),
+           polygon([(-.66, -.25), (.66, -.25), (.85, .85), (-.85, .85)], c.main),
+           polygon([(-.66, -.25), (.66, -.25), (.5, .3), (-.5, .3)], shade(c.main, .8)),
+           box(-.12, .2, .12, .42, (235, 200, 90), .04), limb((-.78, .72), (.78, .72), .05, shade(c.main, .6)),
+           ellipse(.5, .5, .12, .12, c.second)]
     return placed(bag, placement(0, 0, 1, .02*np.sin(2*np.pi*phase)))
 
 def draw_flower(c:Coat, phase:float) -> list:
     "A flower that nods."
     petals = [ellipse(.36*np.cos(a), .36*np.sin(a), .3, .2, c.main, tilt=a/(2*np.pi)) for a in 2*np.pi*(np.arange(6)/6 + c.shape)]
     head = placed([*petals, ellipse(0, 0, .2, .2, (250, 210, 60))], placement(.06*np.sin(2*np.pi*phase), -.38, .95))
-    return [limb((0, .95), (.03*np.sin(2*np.pi*phase), -.2), .08, (70, 140, 60)), ellipse(.24, .5, .26, .1, (80, 155, 70), tilt=-.08), ellipse(-.24, .66, .26, .1, (80, 155, 70), tilt=.08), *head]
+    return [limb((0, .95), (.03*np.sin(2*np.pi*phase), -.2), .08, (70, 140, 60)),
+            ellipse(.24, .5, .26, .1, (80, 155, 70), tilt=-.08), ellipse(-.24, .66, .26, .1, (80, 155, 70), tilt=.08), *head]
 
 def draw_clock(c:Coat, phase:float) -> list:
     "An alarm clock whose second hand runs."
-    hand = lambda turns, length, width, colour: limb((0, .05), (length*np.sin(2*np.pi*turns), .05 - length*np.cos(2*np.pi*turns)), width, colour)
+    hand = lambda turns, length, width, colour: limb(
+        (0, .05), (length*np.sin(2*np.pi*turns), .05 - length*np.cos(2*np.pi*turns)), width, colour)
     ticks = [ellipse(.62*np.cos(a), .05 + .62*np.sin(a), .05, .05, (60, 60, 60)) for a in np.arange(12)*np.pi/6]
-    return [*[ellipse(side*.52, -.72, .26, .2, shade(c.main, .8), tilt=side*.1) for side in (-1, 1)], *[limb((side*.4, .75), (side*.6, .97), .12, shade(c.main, .6)) for side in (-1, 1)],
-            ellipse(0, .05, .85, .85, c.main), ellipse(0, .05, .73, .73, (250, 250, 245)), *ticks, hand(c.shape, .34, .09, (40, 40, 40)), hand(c.shape*12, .5, .06, (40, 40, 40)), hand(phase, .56, .03, (210, 40, 40))]
+    return [*[ellipse(side*.52, -.72, .26, .2, shade(c.main, .8), tilt=side*.1) for side in (-1, 1)],
+            *[limb((side*.4, .75), (side*.6, .97), .12, shade(c.main, .6)) for side in (-1, 1)],
+            ellipse(0, .05, .85, .85, c.main), ellipse(0, .05, .73, .73, (250, 250, 245)), *ticks,
+            hand(c.shape, .34, .09, (40, 40, 40)), hand(c.shape*12, .5, .06, (40, 40, 40)), hand(phase, .56, .03, (210, 40, 40))]
 
 def draw_helmet(c:Coat, phase:float) -> list:
     "A helmet with a visor."
-    helmet = [ellipse(0, .0, .85, .82, c.main), box(-.8, .25, .3, .8, c.main, .2), polygon([(.05, -.2), (.86, -.2), (.8, .34), (.02, .38)], (50, 60, 75)), polygon([(.2, -.12), (.6, -.12), (.4, .2), (.16, .22)], (120, 150, 180)),
-              ellipse(-.1, -.5, .6, .1, c.second, tilt=-.03), box(-.75, .55, .62, .8, shade(c.main, .6), .1), ellipse(-.25, .15, .1, .1, shade(c.main, .5))]
+    helmet = [ellipse(0, .0, .85, .82, c.main), box(-.8, .25, .3, .8, c.main, .2),
+              polygon([(.05, -.2), (.86, -.2), (.8, .34), (.02, .38)], (50, 60, 75)),
+              polygon([(.2, -.12), (.6, -.12), (.4, .2), (.16, .22)], (120, 150, 180)),
+              ellipse(-.1, -.5, .6, .1, c.second, tilt=-.03), box(-.75, .55, .62, .8, shade(c.main, .6), .1),
+              ellipse(-.25, .15, .1, .1, shade(c.main, .5))]
     return placed(helmet, placement(0, .05, 1, .015*np.sin(2*np.pi*phase)))
 
 # %% ../../nbs/data/02_concepts.ipynb #36f4c913
@@ -363,6 +439,7 @@ class Concept(NamedTuple):
     height: float # natural size: half the height of its box relative to an adult's
     words: tuple # what people say along with it
 
+# %% ../../nbs/data/02_concepts.ipynb #93bf1c44
 def _concepts() -> dict:
     "Name -> `Concept`, the paper's sixteen first."
     table = [

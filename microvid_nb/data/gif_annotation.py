@@ -37,7 +37,8 @@ def gif_proposals(
     places = comment_peaks(counts)
     if len(places) < shots: places = np.arange(len(counts))
     weights = counts[places] + 1e-9*(1 + counts.max())        # a second without comments is the last resort
-    keys = np.log(rng.random((n, len(places))))/weights       # Efraimidis and Spirakis: the largest keys are a weighted sample without replacement
+    # Efraimidis and Spirakis: the largest keys are a weighted sample without replacement
+    keys = np.log(rng.random((n, len(places))))/weights
     chosen = places[np.argsort(-keys, axis=1)[:, :shots]]
     shuffled = rng.permuted(chosen, axis=1)
     return np.where(rng.random((n, 1)) < CHRONOLOGICAL, np.sort(chosen, 1), shuffled)

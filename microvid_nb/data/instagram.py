@@ -45,7 +45,9 @@ def checked_numbers(
     if missing: raise ValueError(f'{what}: no column {", ".join(missing)}; found {", ".join(map(str, table.columns))}')
     for name in (name for name, number in columns.items() if number):
         wrong = ~(pd.to_numeric(table[name], errors='coerce') >= 0)
-        if wrong.any(): raise ValueError(f'{what}, row {wrong.idxmax()}: {name} should be a number, 0 or more, found {str(table[name][wrong.idxmax()])!r}')
+        if wrong.any():
+            raise ValueError(f'{what}, row {wrong.idxmax()}: {name} should be a number, 0 or more, '
+                             f'found {str(table[name][wrong.idxmax()])!r}')
     return table
 
 # %% ../../nbs/data/18_instagram.ipynb #f964e20f
@@ -83,12 +85,14 @@ def ground_truth(
     posts:Iterable[tuple] # (name, thumbnail, candidates) of each post
 ) -> pd.DataFrame: # index post; candidate, similarity
     "The nearest candidate of each post; the paper's 93.8 % is `.similarity.mean()`"
-    rows = [(post, *nearest_candidate(thumbnail, candidates)) for post, thumbnail, candidates in tqdm(posts, unit='post', disable=None)]
+    rows = [(post, *nearest_candidate(thumbnail, candidates))
+            for post, thumbnail, candidates in tqdm(posts, unit='post', disable=None)]
     return pd.DataFrame(rows, columns=['post', 'candidate', 'similarity']).set_index('post')
 
 # %% ../../nbs/data/18_instagram.ipynb #63dcd521
 BREAK = '|'  # where a phrase ends
-MARKS = ''.join(chr(code) for code in range(0x300, 0xFE00) if unicodedata.category(chr(code)) in ('Mn', 'Mc'))  # vowel signs and accents inside a word
+# vowel signs and accents inside a word
+MARKS = ''.join(chr(code) for code in range(0x300, 0xFE00) if unicodedata.category(chr(code)) in ('Mn', 'Mc'))
 TOKEN = re.compile(rf"https?://\S+|www\.\S+|@[\w.]+|[^\W_](?:[^\W_]|[{MARKS}]|['’](?=[^\W_]))*|[^\w\s'’‘-]+|(?<!\w)-+|-+(?!\w)")
 
 def text_words(
@@ -104,56 +108,98 @@ def text_words(
 
 # %% ../../nbs/data/18_instagram.ipynb #1faa6b8f
 WORD_CLASSES = {
-    'determiner': '''a an the my your his her our their its this that these those some any no every each another both all which whose what''',
-    'number': '''zero one two three four five six seven eight nine ten eleven twelve hundred thousand million billion first second third fourth fifth once twice half
+    'determiner': '''a an the my your his her our their its this that these \
+those some any no every each another both all which whose what''',
+    'number': '''zero one two three four five six seven eight nine ten eleven twelve \
+hundred thousand million billion first second third fourth fifth once twice half
         many few several ii iii iv vi vii viii''',
-    'preposition': '''of in on at with without for from by about into onto under over near inside outside between among behind through during against around across along
-        toward towards upon within like than vs versus per via until till since before after above below beyond despite except off''',
+    'preposition': '''of in on at with without for from by about into onto under over near \
+inside outside between among behind through during against around across along
+        toward towards upon within like than vs versus per via until till \
+since before after above below beyond despite except off''',
     'subject': '''i you he she we they it who''',
     'object': '''me him us them myself yourself himself herself itself ourselves themselves''',
-    'auxiliary': '''can could will would shall should may might must do does did don doesn didn not never dont doesnt didnt cant couldnt wont wouldnt lets let gonna wanna
+    'auxiliary': '''can could will would shall should may might must do does did don doesn \
+didn not never dont doesnt didnt cant couldnt wont wouldnt lets let gonna wanna
         gotta please always just''',
-    'being': '''am is are was were be been being isn isnt wasnt arent werent become becomes became feels seem seems im youre theyre hes shes''',
+    'being': '''am is are was were be been being isn isnt wasnt arent werent \
+become becomes became feels seem seems im youre theyre hes shes''',
     'degree': '''so very too really more most as how totally quite even such less least''',
-    'function': '''and or but nor yet if because cause though although while when where why whether either neither else then there here now again already still also only
-        ever maybe perhaps soon almost instead well back up down out away together apart anyway actually today tonight tomorrow yesterday later mine yours
-        hers ours theirs someone somebody something anyone anybody anything everyone everybody everything nobody nothing none whatever whoever whenever much
-        enough own same other others yes yeah yep nope ok okay oh wow omg lol lmao haha hahaha hi hello hey bye ugh aww thanks thank etc ft feat featuring aka
-        ep pt vol nr btw idk tbh ive ill id theres thats whats de la el los y en que por para un una le les et du des und der das het een da na get gets got
+    'function': '''and or but nor yet if because cause though although while when where \
+why whether either neither else then there here now again already still also only
+        ever maybe perhaps soon almost instead well back up down out away together \
+apart anyway actually today tonight tomorrow yesterday later mine yours
+        hers ours theirs someone somebody something anyone anybody anything everyone \
+everybody everything nobody nothing none whatever whoever whenever much
+        enough own same other others yes yeah yep nope ok okay oh wow omg lol lmao \
+haha hahaha hi hello hey bye ugh aww thanks thank etc ft feat featuring aka
+        ep pt vol nr btw idk tbh ive ill id theres thats whats de la el los y en que \
+por para un una le les et du des und der das het een da na get gets got
         to yay nah yass hmm uh um com st yt del''',
-    'adjective': '''able adorable african alive alternative amazing american angry animated australian awesome awful awkward bad basic beautiful best better big bigger
-        biggest bizarre black blind blue bored boring bright brilliant british brown busy canadian cheap chinese classic clean closed cold common cool crazy
-        creamy creepy crispy current cute daily dangerous dark dead deadly deep delicious different difficult digital dirty double drunk dumb early easier
-        easiest east eastern easy empty english entire epic european excellent exciting exclusive expensive extreme fake false famous fantastic far fast
-        faster fastest fat favorite favorited favourite female fictional final flat former free french fresh full funny gay general genius german giant global
-        golden good gorgeous grand gray great greater greatest green grey gross happy hard harder hardest healthy hidden high higher highest hilarious honest
-        horrible hot hotter hottest huge hungry illegal important impossible incredible indian insane interesting international italian japanese jealous juicy
-        korean large largest last late latest lazy left little live local lonely long longer longest loud lovely low lower lowest lucky mad main major male
-        martial massive medical mega mental mexican minor modern naked nasty national natural new newer newest next nice normal north northern nuclear
-        official old older oldest online original past perfect personal physical pink political poor popular possible powerful pregnant pretty previous
-        private professional proud public purple quick quiet random rare raw ready real recent recurring red regular related religious rich right round royal
-        russian sad safe scared scary secret serious sexy short shy sick silly similar simple single skinny slow slower small smaller smart social soft south
-        southern spanish spicy spooky straight strange strong stunning stupid super supernatural sure sweet tall tasty terrible thick thin tiny tired top
-        total tough traditional triple true ultimate ultra unique united upcoming various vegan viral weak weekly weird west western white whole wide wild
+    'adjective': '''able adorable african alive alternative amazing american angry \
+animated australian awesome awful awkward bad basic beautiful best better big bigger
+        biggest bizarre black blind blue bored boring bright brilliant british brown \
+busy canadian cheap chinese classic clean closed cold common cool crazy
+        creamy creepy crispy current cute daily dangerous dark dead deadly deep \
+delicious different difficult digital dirty double drunk dumb early easier
+        easiest east eastern easy empty english entire epic european excellent \
+exciting exclusive expensive extreme fake false famous fantastic far fast
+        faster fastest fat favorite favorited favourite female fictional final flat \
+former free french fresh full funny gay general genius german giant global
+        golden good gorgeous grand gray great greater greatest green grey gross \
+happy hard harder hardest healthy hidden high higher highest hilarious honest
+        horrible hot hotter hottest huge hungry illegal important impossible \
+incredible indian insane interesting international italian japanese jealous juicy
+        korean large largest last late latest lazy left little live local lonely \
+long longer longest loud lovely low lower lowest lucky mad main major male
+        martial massive medical mega mental mexican minor modern naked nasty \
+national natural new newer newest next nice normal north northern nuclear
+        official old older oldest online original past perfect personal physical \
+pink political poor popular possible powerful pregnant pretty previous
+        private professional proud public purple quick quiet random rare raw ready \
+real recent recurring red regular related religious rich right round royal
+        russian sad safe scared scary secret serious sexy short shy sick silly \
+similar simple single skinny slow slower small smaller smart social soft south
+        southern spanish spicy spooky straight strange strong stunning stupid \
+super supernatural sure sweet tall tasty terrible thick thin tiny tired top
+        total tough traditional triple true ultimate ultra unique united upcoming \
+various vegan viral weak weekly weird west western white whole wide wild
         wonderful worse worst wrong yellow young yummy''',
-    'verb': '''add added address addresses adds admit admits allow allowed allows announce announced announces answered ask asked asks ate began begin begins begun
-        believe believed believes bought breaking bring brings broke broken brought build builds built buy buying buys called came carries carry catch catches
-        caught checked choose chooses chose chosen claim claims closes come comes coming cook create created creates cried cries denies deny die died dies
-        discuss discussed discusses drank driven drove dying eat eaten eating eats ended enjoy enjoyed enjoys exist exists explain explained explains fallen
-        fell find finding finds flew flies fly followed following forget forgets forgot forgotten found gave getting give given gives giving go goes going
-        gone gotten grew grow grown grows had hadn hang happen happened happens has hasn hate hated hates have haven having hear heard hears held helped helps
-        hold holds hurts imagine introduce introduces introducing join joined joins keep keeps kept kicked kicks killed knew know knowing known knows laughs
-        learn learned learns leave leaves listen listens lived lives lose loses losing lost made make makes making married marries marry mean means meant meet
-        meeting meets met moved need needed needs opened opens paid pay pays perform performed performs picked picks played presents pulled pulls pushed
-        pushes put puts quit quits ran react reacted reacts reads respond responds reveal revealed reveals said sang sat save saved saves saw say saying says
-        see seeing seen sees sell sells send sends sent shared shares showed shown sing sings sit sits slam slams sold solve solves speak speaks spend spends
-        spent spoke spoken stands started starting starts stayed stays stood stopped stops sung surprised surprises survive survived survives take taken takes
-        taking talked taught teach teaches tell telling tells think thinking thinks thought threw throw throws told took tried tries try trying turn turned
-        turns understand understands understood use used uses using visited visits waited waits walked want wanted wants watching wear wears weigh went
+    'verb': '''add added address addresses adds admit admits allow allowed allows \
+announce announced announces answered ask asked asks ate began begin begins begun
+        believe believed believes bought breaking bring brings broke broken brought \
+build builds built buy buying buys called came carries carry catch catches
+        caught checked choose chooses chose chosen claim claims closes come comes \
+coming cook create created creates cried cries denies deny die died dies
+        discuss discussed discusses drank driven drove dying eat eaten eating eats \
+ended enjoy enjoyed enjoys exist exists explain explained explains fallen
+        fell find finding finds flew flies fly followed following forget forgets \
+forgot forgotten found gave getting give given gives giving go goes going
+        gone gotten grew grow grown grows had hadn hang happen happened happens has \
+hasn hate hated hates have haven having hear heard hears held helped helps
+        hold holds hurts imagine introduce introduces introducing join joined joins \
+keep keeps kept kicked kicks killed knew know knowing known knows laughs
+        learn learned learns leave leaves listen listens lived lives lose loses \
+losing lost made make makes making married marries marry mean means meant meet
+        meeting meets met moved need needed needs opened opens paid pay pays \
+perform performed performs picked picks played presents pulled pulls pushed
+        pushes put puts quit quits ran react reacted reacts reads respond responds \
+reveal revealed reveals said sang sat save saved saves saw say saying says
+        see seeing seen sees sell sells send sends sent shared shares showed shown \
+sing sings sit sits slam slams sold solve solves speak speaks spend spends
+        spent spoke spoken stands started starting starts stayed stays stood stopped \
+stops sung surprised surprises survive survived survives take taken takes
+        taking talked taught teach teaches tell telling tells think thinking thinks \
+thought threw throw throws told took tried tries try trying turn turned
+        turns understand understands understood use used uses using visited \
+visits waited waits walked want wanted wants watching wear wears weigh went
         winning wins wishes won wore worn write writes written wrote''',
-    'either': '''answer answers break breaks call calls care cares change changes check close comment crash cry cut cuts drink drinks drive drives end ends fall falls
-        feel follow follows guess help hit hits hope hopes human hurt kick kill kills laugh look looks love matter matters move moves open pick play plays
-        pull push read run runs set sets share show shows smile smiles sound sounds special stand start stay stop subscribe surprise tag talk talks visit wait
+    'either': '''answer answers break breaks call calls care cares change changes check \
+close comment crash cry cut cuts drink drinks drive drives end ends fall falls
+        feel follow follows guess help hit hits hope hopes human hurt kick kill \
+kills laugh look looks love matter matters move moves open pick play plays
+        pull push read run runs set sets share show shows smile smiles sound sounds \
+special stand start stay stop subscribe surprise tag talk talks visit wait
         walk walks watch win wish work works''',
 }
 CLASS_OF = {word: name for name, words in WORD_CLASSES.items() for word in words.split()}
@@ -200,7 +246,8 @@ class WordCounts:
             seen.add(word)
             if said := noun_evidence(left, right): (self.noun if said > 0 else self.other)[word] += abs(said)
         self.texts.update(seen)
-        self.both.update(word for word in seen if (word[-1] == 's' or word in IRREGULAR) and singular(word, seen) != word and singular(word, seen) in seen)
+        self.both.update(word for word in seen if (word[-1] == 's' or word in IRREGULAR)
+                         and singular(word, seen) != word and singular(word, seen) in seen)
 
     def prune(self):
         "Drops the rarer half of the words"
@@ -279,11 +326,13 @@ def checked_topics(
     topics:pd.DataFrame, # word, count
     path:Path # of the file, for messages
 ) -> pd.DataFrame: # word (text), count (int64)
-    "Topics; `ValueError` names the row of the file without a word, with a count that is no whole number, or with a word listed twice, in whatever case"
+    ("Topics; `ValueError` names the row of the file without a word, with a count that is no whole number, "
+     "or with a word listed twice, in whatever case")
     text = pd.DataFrame({name: topics[name].astype(object).map(str) for name in ('word', 'count')})
     plain = text.word.str.strip().str.casefold()
     for wrong, problem in ((plain == '', 'is empty'), (plain.duplicated(), 'is listed twice')):
-        if wrong.any(): raise ValueError(f'{path.name}, row {wrong.to_numpy().argmax() + 2}: word {text.word[wrong].iloc[0]!r} {problem}')
+        if wrong.any():
+            raise ValueError(f'{path.name}, row {wrong.to_numpy().argmax() + 2}: word {text.word[wrong].iloc[0]!r} {problem}')
     return text.assign(count=whole_numbers(text, 'count', path, 0, 999_999_999))
 
 

@@ -26,11 +26,13 @@ from .instagram import popular_topics, write_topics
 from .pictures import NAMES, Camera, Picture, camera_look, source_picture, target_picture
 from .stories import Film, Story, sound_track, write_story
 from .synthesis import SOUND_RATE, SoundLibrary
-from .viewers import Post, Seen, annotate_gifs, crowd_of, draw_followers, publish, second_interest, time_sync_counts, watch, write_comments
+from .viewers import (
+    Post, Seen, annotate_gifs, crowd_of, draw_followers, publish, second_interest, time_sync_counts, watch, write_comments)
 from ..media.render import atomic_path, write_jpeg, write_video
 
 # %% ../../nbs/data/00_microworld.ipynb #adafa887
-MICRO, LONG, SOURCE, TARGET, LIFE, PUBLISHER, ACTION = range(7) # streams of the seed: micro-videos, longer videos, source images, target frames, what people do, publishers, clips of one action
+# streams of the seed: micro-videos, longer videos, source images, target frames, what people do, publishers, clips of one action
+MICRO, LONG, SOURCE, TARGET, LIFE, PUBLISHER, ACTION = range(7)
 
 @dataclass(frozen=True)
 class MicroWorld:
@@ -158,7 +160,8 @@ def draw_file(
     story = world.story(i)
     film = Film(story, frame_size(story)[0], compress=False)
     times = np.arange(0, story.duration, 1/story.fps)
-    return write_video(path, film.frames(times), story.fps, samples=sound_track(story), sr=SOUND_RATE, crf=20 + (95 - story.look.quality)//10)
+    return write_video(path, film.frames(times), story.fps, samples=sound_track(story), sr=SOUND_RATE,
+                       crf=20 + (95 - story.look.quality)//10)
 
 # %% ../../nbs/data/00_microworld.ipynb #2778c784
 def describe(
@@ -170,11 +173,18 @@ def describe(
     "What the tables say about micro-video i."
     (seen, post, comments), key, (height, width) = received, key_of(i), frame_size(story)
     counts = time_sync_counts(second_interest(seen, crowd_of(world.seed, world.viewers)), world.rng(LIFE, MICRO, i, 1))
-    row = dict(key=key, publisher=f'publisher{publisher_of(i):06d}', followers=post.followers, impressions=post.impressions, clicks=post.clicks, title=story.title, description=story.description, duration=story.duration, fps=story.fps, width=width, height=height)
+    row = dict(key=key, publisher=f'publisher{publisher_of(i):06d}', followers=post.followers, impressions=post.impressions,
+               clicks=post.clicks, title=story.title, description=story.description, duration=story.duration,
+               fps=story.fps, width=width, height=height)
     shown = sorted({player.actor.name for shot in story.shots for player in shot.players})
-    truth = dict(key=key, venue=story.venue, scene=max((s.scene for s in story.shots), key=lambda scene: sum(s.end - s.start for s in story.shots if s.scene == scene)), action=story.action,
-                 theme=list(story.theme), concepts=shown, sounds=sorted({name for name, *_ in story.sounds}), cuts=[shot.start for shot in story.shots[1:]], posted=post.posted, best=float(seen.times[post.click_rate.argmax()]))
-    return row, [dict(key=key, comment=text) for text in comments], [dict(key=key, second=s, comments=int(n)) for s, n in enumerate(counts)], truth
+    truth = dict(key=key, venue=story.venue,
+                 scene=max((s.scene for s in story.shots),
+                           key=lambda scene: sum(s.end - s.start for s in story.shots if s.scene == scene)),
+                 action=story.action, theme=list(story.theme), concepts=shown,
+                 sounds=sorted({name for name, *_ in story.sounds}), cuts=[shot.start for shot in story.shots[1:]],
+                 posted=post.posted, best=float(seen.times[post.click_rate.argmax()]))
+    return (row, [dict(key=key, comment=text) for text in comments],
+            [dict(key=key, second=s, comments=int(n)) for s, n in enumerate(counts)], truth)
 
 def _make(world:MicroWorld, i:int, folder:Path) -> tuple:
     "One video of `write_files`, in a worker: its files, if they are not there yet, and its rows."
@@ -194,7 +204,8 @@ def in_parallel(
 ) -> Iterator: # of results, in the order of the jobs
     "The results of many independent calls, each as soon as it and those before it are done."
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'A worker stopped while', UserWarning)   # joblib says so when it replaces a worker that has imported much
+        # joblib says so when it replaces a worker that has imported much
+        warnings.filterwarnings('ignore', 'A worker stopped while', UserWarning)
         pool = Parallel(min(workers or os.cpu_count(), len(jobs)) or 1, return_as='generator')
         yield from tqdm(pool(delayed(function)(*job) for job in jobs), total=len(jobs), disable=not progress, unit=unit)
 
@@ -219,7 +230,8 @@ def write_files(
     claim_folder(world, folder)
     rows = list(in_parallel(_make, [(world, i, folder) for i in range(videos)], workers, progress, 'video'))
     posts, comments, seconds, truth = zip(*rows) if rows else ((),)*4
-    tables = {'posts': posts, 'comments': [row for part in comments for row in part], 'seconds': [row for part in seconds for row in part], 'truth': truth}
+    tables = {'posts': posts, 'comments': [row for part in comments for row in part],
+              'seconds': [row for part in seconds for row in part], 'truth': truth}
     for name, table in tables.items():
         with atomic_path(folder/f'{name}.parquet') as temporary: pd.DataFrame(table).to_parquet(temporary, index=False)
     write_topics(folder/'topics.csv', popular_topics(row['comment'] for row in tables['comments']))

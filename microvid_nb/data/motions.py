@@ -44,8 +44,9 @@ class Motion(NamedTuple):
     sway: float = 0. # of the tilt, swings a second
 
 ACTIONS = {
-    'stand': Motion(), 'walk left': Motion(drift=-.2), 'walk right': Motion(drift=.2), 'patrol': Motion(reach=.22, swing=.3), 'shake': Motion(reach=.035, swing=1.8),
-    'hop': Motion(hop=1.1), 'circle left': Motion(reach=.07, swing=-.8, hop=.8), 'circle right': Motion(reach=.07, swing=.8, hop=.8),
+    'stand': Motion(), 'walk left': Motion(drift=-.2), 'walk right': Motion(drift=.2),
+    'patrol': Motion(reach=.22, swing=.3), 'shake': Motion(reach=.035, swing=1.8), 'hop': Motion(hop=1.1),
+    'circle left': Motion(reach=.07, swing=-.8, hop=.8), 'circle right': Motion(reach=.07, swing=.8, hop=.8),
     'approach': Motion(zoom=.45), 'recede': Motion(zoom=-.45), 'pulse': Motion(grow=1.), 'sway': Motion(sway=.9)}
 
 def move(
@@ -61,7 +62,8 @@ def move(
     swing = height + np.sign(m.swing)/4 if m.hop and m.swing else m.swing*t     # a circle: x a quarter turn from the height
     saw = (start.size + (m.zoom + m.grow)*t) % 1
     size = 2*saw - 1 if not m.grow else 4*np.abs(saw - .5) - 1
-    return Pose((start.x + m.drift*t + m.reach*wave(swing)) % 1, -SWING*wave(height), np.exp(SIZES*size), TILT*wave(start.tilt + m.sway*t))
+    return Pose((start.x + m.drift*t + m.reach*wave(swing)) % 1, -SWING*wave(height), np.exp(SIZES*size),
+                TILT*wave(start.tilt + m.sway*t))
 
 def draw_start(rng:np.random.Generator) -> Start:
     "A uniform start."
@@ -98,7 +100,8 @@ def cast_player(
     "An individual of a concept that will do `action`."
     concept = CONCEPTS[name]
     size = min(largest*rng.uniform(.7, 1)*concept.height**.5, .9*aspect)
-    actor = Actor(name, concept.look(rng), 0., rng.uniform(.6, .85) - size, size, rng.random(), rng.random() < .5, rng.normal(0, .008))
+    actor = Actor(name, concept.look(rng), 0., rng.uniform(.6, .85) - size, size,
+                  rng.random(), rng.random() < .5, rng.normal(0, .008))
     return Player(actor, action, draw_start(rng), .9)
 
 # %% ../../nbs/data/05_motions.ipynb #d5a774fd

@@ -42,7 +42,8 @@ def read_class_descriptions(
         for row in rows:
             if rows.line_num == 1 and row[:1] == ['LabelName'] or not row: continue
             place = f'{path}, line {rows.line_num}'
-            if len(row) != 2 or not row[0].startswith('/') or not row[1]: raise ValueError(f'{place}: expected a class id and a name such as "/m/0bt9lr,Dog", found {row}')
+            if len(row) != 2 or not row[0].startswith('/') or not row[1]:
+                raise ValueError(f'{place}: expected a class id and a name such as "/m/0bt9lr,Dog", found {row}')
             if row[0] in names: raise ValueError(f'{place}: the class {row[0]} was there before, as {names[row[0]]!r}')
             names[row[0]] = row[1]
     if not names: raise ValueError(f'{path}: expected a class id and a name in each line, found none')
@@ -52,13 +53,14 @@ def read_class_descriptions(
 def find_classes(
     words:Sequence[str], # such as popular topics
     classes:pd.Series, # display names by class id
-) -> tuple[pd.DataFrame, list[str]]: # word, class_id, class_name with a row for each match; the words that no class is named after
+) -> tuple[pd.DataFrame, list[str]]: # word, class_id, class_name with a row for each match; words that no class is named after
     "The classes that words name, and the words that are unseen."
     named = {}
     for class_id, name in classes.items(): named.setdefault(name.casefold(), []).append((class_id, name))
     words = dict.fromkeys(words)
     rows = [(word, *match) for word in words for match in named.get(word.strip().casefold(), [])]
-    return pd.DataFrame(rows, columns=['word', 'class_id', 'class_name']), [word for word in words if word.strip().casefold() not in named]
+    return (pd.DataFrame(rows, columns=['word', 'class_id', 'class_name']),
+            [word for word in words if word.strip().casefold() not in named])
 
 # %% ../../nbs/data/11_open_images.ipynb #dd67b592
 def csv_blocks(
@@ -69,11 +71,13 @@ def csv_blocks(
 ) -> Iterator[tuple[int, pa.RecordBatch]]: # row of the block's first line (the header is row 1), the columns as text
     "A CSV file in blocks of a quarter of a megabyte; `ValueError` names the file and the missing column or the malformed row."
     path = require_file(path, what, PUBLISHED)
-    options = dict(read_options=ReadOptions(use_threads=False, block_size=2**18), parse_options=ParseOptions(newlines_in_values=True))  # one thread knows its row
+    options = dict(read_options=ReadOptions(use_threads=False, block_size=2**18),   # one thread knows its row
+                   parse_options=ParseOptions(newlines_in_values=True))
     row = 2
     try:
         with open_csv(str(path), **options) as reader: found = reader.schema.names
-        if missing := [name for name in columns if name not in found]: raise ValueError(f'lacks the columns {", ".join(missing)}; found {", ".join(found)[:80]}')
+        if missing := [name for name in columns if name not in found]:
+            raise ValueError(f'lacks the columns {", ".join(missing)}; found {", ".join(found)[:80]}')
         wanted = [*columns, *(name for name in optional if name in found)]
         as_text = ConvertOptions(include_columns=wanted, column_types={name: pa.string() for name in wanted})
         with open_csv(str(path), convert_options=as_text, **options) as reader:
@@ -116,7 +120,8 @@ def decode_labels(
     column_of:dict[str, int], # column of each wanted class id; -1 for a class that exists but is not wanted
     min_confidence:float, # from which a label counts as present
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # image uint64 [k], column int32 [k], present bool [k] (False: verified absent)
-    "The labels of a block that are wanted and sure; `ValueError` names the row with an unknown class, a confidence outside [0, 1] or an id that is not hexadecimal."
+    ("The labels of a block that are wanted and sure; `ValueError` names the row with an unknown class, "
+     "a confidence outside [0, 1] or an id that is not hexadecimal.")
     column = of_distinct(block['LabelName'], lambda name: column_of.get(name, -2))
     refuse(column == -2, row, block['LabelName'], 'a LabelName of the class descriptions')
     confidence = of_distinct(block['Confidence'], number_of)
@@ -153,7 +158,8 @@ def conflicts(
 ) -> pd.DataFrame: # image_id, class_id, class_name
     "The pairs of image and class that are labelled both present and absent."
     rows, columns = self.present.multiply(self.absent).nonzero()
-    return pd.DataFrame({'image_id': self.image_ids[rows], 'class_id': np.array(self.class_ids)[columns], 'class_name': np.array(self.class_names)[columns]})
+    return pd.DataFrame({'image_id': self.image_ids[rows], 'class_id': np.array(self.class_ids)[columns],
+                         'class_name': np.array(self.class_names)[columns]})
 
 # %% ../../nbs/data/11_open_images.ipynb #139aa801
 def read_open_images(
@@ -165,7 +171,8 @@ def read_open_images(
     "Image labels as a compact table, read as a stream; `ValueError` names file, row and value of what is wrong."
     if not 0 < min_confidence <= 1: raise ValueError(f'min_confidence must be above 0 and at most 1, not {min_confidence}')
     class_ids = list(classes.index if class_ids is None else dict.fromkeys(class_ids))
-    if strange := [name for name in class_ids if name not in classes]: raise ValueError(f'the class {strange[0]} is not in the class descriptions')
+    if strange := [name for name in class_ids if name not in classes]:
+        raise ValueError(f'the class {strange[0]} is not in the class descriptions')
     column_of = dict.fromkeys(classes.index, -1) | {name: column for column, name in enumerate(class_ids)}
     parts = [(np.zeros(0, np.uint64), np.zeros(0, np.int32), np.zeros(0, bool))]
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
@@ -174,7 +181,8 @@ def read_open_images(
             except ValueError as error: raise ValueError(f'{path}, {error}') from None
     images, columns, present = (np.concatenate(part) for part in zip(*parts))
     numbers, rows = np.unique(images, return_inverse=True)
-    def matrix(kept): return csr_matrix((np.ones(kept.sum(), bool), (rows[kept], columns[kept])), shape=(len(numbers), len(class_ids)))
+    def matrix(kept):
+        return csr_matrix((np.ones(kept.sum(), bool), (rows[kept], columns[kept])), shape=(len(numbers), len(class_ids)))
     ids = pd.Index([f'{number:016x}' for number in numbers.tolist()], dtype='str', name='image_id')
     return OpenImages(ids, class_ids, classes[class_ids].tolist(), matrix(present), matrix(~present))
 
@@ -185,7 +193,7 @@ IMAGE_COLUMNS = {'Subset': 'subset', 'OriginalURL': 'url', 'License': 'license',
 def read_image_list(
     path:str|Path, # such as train-images-with-labels-with-rotation.csv, or a list of V3 without rotations
     image_ids:Collection[str]=None, # the images that are wanted; None for all
-) -> pd.DataFrame: # by image_id: subset, url, license, author, title, and rotation in degrees counter-clockwise (NaN where unknown)
+) -> pd.DataFrame: # by image_id: subset, url, license, author, title, and rotation (degrees counter-clockwise, NaN where unknown)
     "Where images come from and how to turn them; `ValueError` names file, row and value of what is wrong."
     wanted, parts = None if image_ids is None else set(image_ids), []
     for row, block in csv_blocks(path, ['ImageID', *IMAGE_COLUMNS], 'an image list of Open Images', optional=['Rotation']):
@@ -197,7 +205,8 @@ def read_image_list(
         part = block.select(['ImageID', *IMAGE_COLUMNS]).to_pandas().assign(rotation=rotation)
         parts.append(part if wanted is None else part[[name in wanted for name in part.ImageID]])
     table = pd.concat(parts).rename(columns=IMAGE_COLUMNS | {'ImageID': 'image_id'}).set_index('image_id')
-    if table.index.has_duplicates: raise ValueError(f'{path}: the image {table.index[table.index.duplicated()][0]} is there more than once')
+    if table.index.has_duplicates:
+        raise ValueError(f'{path}: the image {table.index[table.index.duplicated()][0]} is there more than once')
     return table
 
 # %% ../../nbs/data/11_open_images.ipynb #a112bd5a
@@ -210,7 +219,8 @@ def image_paths(
     folder = require_file(folder, 'the folder of pictures', PUBLISHED)
     here = {entry.name for entry in os.scandir(folder)}
     names = [f'{name}.jpg' for name in self.image_ids]
-    return pd.DataFrame({'path': [str(folder/name) for name in names], 'exists': [name in here for name in names]}, index=self.image_ids)
+    return pd.DataFrame({'path': [str(folder/name) for name in names], 'exists': [name in here for name in names]},
+                        index=self.image_ids)
 
 # %% ../../nbs/data/11_open_images.ipynb #d207f3bb
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}  # counter-clockwise
@@ -224,12 +234,14 @@ def open_image(
     try:
         with Image.open(path) as image: image = image.convert('RGB')
     except FileNotFoundError: raise
-    except Exception as error: raise ValueError(f'{path}: damaged, or not a picture: {str(error).replace(str(path), Path(path).name)}') from None
+    except Exception as error:
+        raise ValueError(f'{path}: damaged, or not a picture: {str(error).replace(str(path), Path(path).name)}') from None
     return image.transpose(TURNS[rotation]) if rotation in TURNS else image
 
 # %% ../../nbs/data/11_open_images.ipynb #0476bfbf
 class OpenImagesDataset(Dataset):
-    "Pictures with their labels: (picture, present float32 [C], known bool [C]); images whose file is missing are left out and named in `missing`"
+    ("Pictures with their labels: (picture, present float32 [C], known bool [C]); "
+     "images whose file is missing are left out and named in `missing`")
     def __init__(self,
         labels:OpenImages, # of n images and C classes
         folder:str|Path, # holds {ImageID}.jpg

@@ -48,12 +48,18 @@ def still_view(
 
 # %% ../../nbs/data/04_pictures.ipynb #cfe407a4
 CONTEXT = {
-    'seaside': 'beach boat girl boy child family dog bird football woman', 'street': 'car bike truck motorcycle bag helmet man woman dog coffee boy girl',
-    'park': 'dog child girl boy baby family football flower bird bike', 'mountains': 'horse bird bike man woman flower smoke helmet dog motorcycle',
-    'stadium': 'football boy man child family drum girl', 'station': 'train bag man woman clock coffee child',
-    'living room': 'cat baby family piano guitar clock cake chocolate girl dog', 'kitchen': 'cake chocolate pizza coffee woman man child smoke cat baby',
-    'cafe': 'coffee cake chocolate pizza woman girl bag guitar clock', 'workout room': 'gym man woman bag bike clock boy',
-    'stage': 'guitar drum piano man woman girl smoke', 'shop': 'bag clock helmet chocolate flower child woman family bike truck'}
+    'seaside': 'beach boat girl boy child family dog bird football woman',
+    'street': 'car bike truck motorcycle bag helmet man woman dog coffee boy girl',
+    'park': 'dog child girl boy baby family football flower bird bike',
+    'mountains': 'horse bird bike man woman flower smoke helmet dog motorcycle',
+    'stadium': 'football boy man child family drum girl',
+    'station': 'train bag man woman clock coffee child',
+    'living room': 'cat baby family piano guitar clock cake chocolate girl dog',
+    'kitchen': 'cake chocolate pizza coffee woman man child smoke cat baby',
+    'cafe': 'coffee cake chocolate pizza woman girl bag guitar clock',
+    'workout room': 'gym man woman bag bike clock boy',
+    'stage': 'guitar drum piano man woman girl smoke',
+    'shop': 'bag clock helmet chocolate flower child woman family bike truck'}
 OUT_OF_PLACE = .2
 
 def context_weights(
@@ -74,7 +80,8 @@ def cast_actor(
     size = min(largest*rng.uniform(.55, 1)*concept.height**.5, 1.1*aspect)
     reach = max(aspect - .8*size, .05)
     foot = rng.uniform(.55, .98)
-    return Actor(name, concept.look(rng), rng.uniform(-reach, reach), foot - size, size, rng.random(), rng.random() < .5, rng.normal(0, .008))
+    return Actor(name, concept.look(rng), rng.uniform(-reach, reach), foot - size, size,
+                 rng.random(), rng.random() < .5, rng.normal(0, .008))
 
 # %% ../../nbs/data/04_pictures.ipynb #a6383f21
 def visible_size(
@@ -87,7 +94,8 @@ def visible_size(
     y, x = (np.mgrid[:cells, :cells] + .5)/cells
     scene = np.linalg.solve(view[:, :2], np.stack([x*width, y*height]).reshape(2, -1) - view[:, 2:])
     owner = np.full(cells*cells, -1)
-    for i, actor in enumerate(actors): owner[(np.abs(scene[0] - actor.x) < actor.size) & (np.abs(scene[1] - actor.y) < actor.size)] = i
+    for i, actor in enumerate(actors):
+        owner[(np.abs(scene[0] - actor.x) < actor.size) & (np.abs(scene[1] - actor.y) < actor.size)] = i
     return np.bincount(owner[owner >= 0], minlength=len(actors))/owner.size if actors else np.zeros(0)
 
 # %% ../../nbs/data/04_pictures.ipynb #59a38ffb
@@ -120,7 +128,8 @@ def source_picture(
     scene = scenes[rng.integers(len(scenes))]
     weights = context_weights(scene)*[name in names for name in NAMES]
     cast = rng.choice(NAMES, min(1 + rng.binomial(3, .35), np.count_nonzero(weights)), replace=False, p=weights/weights.sum())
-    actors = sorted((cast_actor(name, rng, width/height) for name in cast), key=lambda actor: actor.y + actor.size)   # who stands lower is nearer
+    actors = sorted((cast_actor(name, rng, width/height) for name in cast),
+                    key=lambda actor: actor.y + actor.size)   # who stands lower is nearer
     image, view = draw_scene(scene, rng, height, width), still_view(height, width)
     for actor in actors: paint_actor(image, actor, view)
     return Picture(image, labels_of(actors, visible_size(actors, view, height, width), scene), scene)
@@ -148,8 +157,10 @@ def camera_look(
     if not gap >= 0: raise ValueError(f'the gap must be 0 or more, not {gap}')
     normal, uniform = rng.standard_normal(8), rng.random(6)
     angle, length = 2*np.pi*uniform[0], .014*gap*abs(normal[5])
-    return CameraLook(tuple(np.exp(.15*gap*normal[:3]).tolist()), float(np.exp(.22*gap*normal[3])), float(np.exp(-.35*gap*abs(normal[4]))), 1 - float(np.exp(-.7*gap*uniform[1])),
-        1 + .8*gap*uniform[2], (float(length*np.cos(angle)), float(length*np.sin(angle))), 4*gap*uniform[3], int(max(12, 95 - 45*gap*uniform[4])),
+    return CameraLook(
+        tuple(np.exp(.15*gap*normal[:3]).tolist()), float(np.exp(.22*gap*normal[3])), float(np.exp(-.35*gap*abs(normal[4]))),
+        1 - float(np.exp(-.7*gap*uniform[1])), 1 + .8*gap*uniform[2],
+        (float(length*np.cos(angle)), float(length*np.sin(angle))), 4*gap*uniform[3], int(max(12, 95 - 45*gap*uniform[4])),
         PHRASES[rng.integers(len(PHRASES))] if uniform[5] < 1 - np.exp(-.45*gap) else '')
 
 # %% ../../nbs/data/04_pictures.ipynb #568e3e1a
@@ -183,7 +194,8 @@ def lettering(image:np.ndarray, text:str) -> np.ndarray:
     (wide, tall), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, 1, 2)
     scale = min(.8*width/wide, .11*height/tall)
     for colour, thick in (((20, 20, 20), 4), ((255, 255, 255), 1.3)):
-        cv2.putText(image, text, (int((width - wide*scale)/2), int(.8*height)), cv2.FONT_HERSHEY_DUPLEX, scale, colour, max(1, round(thick*scale)), cv2.LINE_AA)
+        cv2.putText(image, text, (int((width - wide*scale)/2), int(.8*height)), cv2.FONT_HERSHEY_DUPLEX, scale, colour,
+                    max(1, round(thick*scale)), cv2.LINE_AA)
     return image
 
 # %% ../../nbs/data/04_pictures.ipynb #72327497
@@ -192,7 +204,8 @@ GRAIN_SHIFT = 64 # pixels by which the speckle is moved from frame to frame
 def shrunk(image:np.ndarray, by:float) -> np.ndarray:
     "The image at a lower resolution, enlarged again."
     height, width = image.shape[:2]
-    small = cv2.resize(image, (max(1, round(width/by)), max(1, round(height/by))), interpolation=cv2.INTER_LINEAR)   # by less than 2 mostly: nothing aliases
+    small = cv2.resize(image, (max(1, round(width/by)), max(1, round(height/by))),
+                       interpolation=cv2.INTER_LINEAR)   # by less than 2 mostly: nothing aliases
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
 def washed_out(image:np.ndarray, saturation:float) -> np.ndarray:
@@ -205,6 +218,7 @@ def compressed(image:np.ndarray, quality:int) -> np.ndarray:
     _, data = cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
 
+# %% ../../nbs/data/04_pictures.ipynb #5ad0ad78
 class Camera:
     "Takes pictures with one `CameraLook` at one size."
     def __init__(self,
@@ -214,7 +228,8 @@ class Camera:
     ):
         self.look, self.height, self.compress = look, height, compress
         self.table, self.mask = colour_table(look), vignette_mask(look, height, width)
-        speckle = np.random.default_rng([height, width]).standard_normal((height + GRAIN_SHIFT, width + GRAIN_SHIFT), dtype=np.float32)
+        speckle = np.random.default_rng([height, width]).standard_normal(
+            (height + GRAIN_SHIFT, width + GRAIN_SHIFT), dtype=np.float32)
         self.grain = np.repeat(np.rint(look.grain*speckle)[..., None], 3, 2).astype(np.int16)
 
     def take(self,

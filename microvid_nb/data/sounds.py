@@ -45,9 +45,12 @@ def checked_clip(
 ) -> dict: # the same, id as text, tags normal and once each
     "A clip as it is kept; `ValueError` names what is wrong with it"
     missing = [key for key in ('id', 'name', 'tags', 'duration', 'license', 'username') if key not in record]
-    if missing: raise ValueError(f'clip {record.get("id", "without id")} found for {concept!r} has no {", ".join(missing)}')
-    if isinstance(record['tags'], str): raise ValueError(f'clip {record["id"]}: tags should be a list of words, found the text {record["tags"]!r}')
-    if not 0 <= float(record['duration']) < math.inf: raise ValueError(f'clip {record["id"]}: duration should be seconds, found {record["duration"]}')
+    if missing:
+        raise ValueError(f'clip {record.get("id", "without id")} found for {concept!r} has no {", ".join(missing)}')
+    if isinstance(record['tags'], str):
+        raise ValueError(f'clip {record["id"]}: tags should be a list of words, found the text {record["tags"]!r}')
+    if not 0 <= float(record['duration']) < math.inf:
+        raise ValueError(f'clip {record["id"]}: duration should be seconds, found {record["duration"]}')
     return {**record, 'id': str(record['id']), 'tags': tuple(dict.fromkeys(filter(None, map(normal_tag, record['tags']))))}
 
 # %% ../../nbs/data/15_sounds.ipynb #ee34cfec
@@ -73,14 +76,20 @@ def tag_counts(
     return clips.tags.explode().dropna().value_counts().sort_index().sort_values(ascending=False, kind='stable')
 
 # %% ../../nbs/data/15_sounds.ipynb #7a994d75
-SYNONYMS = [line.split() for line in '''child kid youngster|baby infant newborn|man guy|woman lady|people crowd|voice vocal vocals|speech talk talking speaking|laugh laughter laughing|
-cry crying weeping|scream screaming|shout shouting yell|whisper whispering|cheer cheering|applause clap clapping handclap|footstep step walking|run running|breath breathing|cough coughing|
-sneeze sneezing|snore snoring|dog hound puppy doggy|cat kitten kitty|bark barking|meow meowing|chirp chirping birdsong|rooster cockerel|cow cattle|horse pony|
-car automobile auto|motorcycle motorbike|bicycle bike|airplane plane aeroplane aircraft|railway railroad|engine motor|sea ocean|rain rainfall raining|
-thunder thunderclap|storm thunderstorm|wind breeze|fire flame|forest wood woods|stream brook creek|telephone phone|television tv|clock timepiece|
+SYNONYMS = [line.split() for line in '''child kid youngster|baby infant newborn|man guy|woman lady|people crowd|\
+voice vocal vocals|speech talk talking speaking|laugh laughter laughing|
+cry crying weeping|scream screaming|shout shouting yell|whisper whispering|cheer cheering|\
+applause clap clapping handclap|footstep step walking|run running|breath breathing|cough coughing|
+sneeze sneezing|snore snoring|dog hound puppy doggy|cat kitten kitty|bark barking|meow meowing|\
+chirp chirping birdsong|rooster cockerel|cow cattle|horse pony|
+car automobile auto|motorcycle motorbike|bicycle bike|airplane plane aeroplane aircraft|\
+railway railroad|engine motor|sea ocean|rain rainfall raining|
+thunder thunderclap|storm thunderstorm|wind breeze|fire flame|forest wood woods|stream brook creek|\
+telephone phone|television tv|clock timepiece|
 shop store|drum drums drumming|explosion blast|gun firearm|gunshot gunfire|photograph photo'''.replace('\n', '').split('|')]
-IRREGULAR = {'children': 'child', 'men': 'man', 'women': 'woman', 'feet': 'foot', 'teeth': 'tooth', 'mice': 'mouse', 'geese': 'goose', 'wives': 'wife', 'knives': 'knife',
-             'wolves': 'wolf', 'leaves': 'leaf', 'shelves': 'shelf', 'policemen': 'policeman', 'firemen': 'fireman'}
+IRREGULAR = {'children': 'child', 'men': 'man', 'women': 'woman', 'feet': 'foot', 'teeth': 'tooth', 'mice': 'mouse',
+             'geese': 'goose', 'wives': 'wife', 'knives': 'knife', 'wolves': 'wolf', 'leaves': 'leaf',
+             'shelves': 'shelf', 'policemen': 'policeman', 'firemen': 'fireman'}
 
 def singular(
     word:str, # in lower case
@@ -177,7 +186,8 @@ def choose_concepts(
     counts = tag_counts(found)
     frequent = at_least(counts, settings.least_first, 'tag')
     wordnet = find_wordnet()
-    merged = merge_synonyms(frequent, wordnet_meanings(frequent.index, wordnet) if wordnet else table_meanings(frequent.index))
+    merged = merge_synonyms(frequent, wordnet_meanings(frequent.index, wordnet) if wordnet
+                            else table_meanings(frequent.index))
     having = sum(not set(tags).isdisjoint(merged) for tags in found.tags)
     steps = [('seeds searched', len(seeds), len(found)), ('different tags', len(counts), len(found)),
              ('frequent tags', len(frequent), having), ('synonyms merged', len(set(merged.values())), having)]
@@ -202,7 +212,8 @@ def build_sound_set(
     return SoundSet(clips[inside], list(kept), labels[inside], merged, merged_by, funnel)
 
 # %% ../../nbs/data/15_sounds.ipynb #7331c657
-PAPER_FUNNEL = pd.DataFrame([('seeds searched', 131, 16363), ('synonyms merged', 465, None), ('searched again', 465, 45948), ('frequent concepts', 313, 43868)],
+PAPER_FUNNEL = pd.DataFrame([('seeds searched', 131, 16363), ('synonyms merged', 465, None),
+                             ('searched again', 465, 45948), ('frequent concepts', 313, 43868)],
                             columns=['step', 'concepts', 'clips']).set_index('step').astype('Int64')
 
 def beside_paper(
@@ -210,9 +221,11 @@ def beside_paper(
     data_set:str # its name
 ) -> pd.DataFrame: # a row a step and data set
     "What each step left, here and in DARE, section 3.2"
-    both = pd.concat({data_set: funnel.astype('Int64'), 'Freesound, 2017 (paper)': PAPER_FUNNEL}, names=['data set']).reset_index()
+    both = pd.concat({data_set: funnel.astype('Int64'), 'Freesound, 2017 (paper)': PAPER_FUNNEL},
+                     names=['data set']).reset_index()
     order = {step: i for i, step in enumerate(funnel.index)}
-    return both.sort_values('step', key=lambda steps: steps.map(order), kind='stable')[['step', 'data set', 'concepts', 'clips']].reset_index(drop=True)
+    return both.sort_values('step', key=lambda steps: steps.map(order), kind='stable')[
+        ['step', 'data set', 'concepts', 'clips']].reset_index(drop=True)
 
 
 def sound_statistics(
@@ -221,8 +234,10 @@ def sound_statistics(
 ) -> pd.DataFrame: # one row
     "The figures of DARE's Table 1"
     clips, concepts = sound_set.labels.shape
-    return pd.DataFrame({'concepts': concepts, 'clips': clips, 'clips / concepts': clips / concepts, 'clips with a concept, mean': sound_set.labels.sum(0).mean(),
-                         'duration, mean s': sound_set.clips.duration.mean(), 'concepts of a clip, mean': sound_set.labels.sum(1).mean()}, [data_set])
+    return pd.DataFrame({'concepts': concepts, 'clips': clips, 'clips / concepts': clips / concepts,
+                         'clips with a concept, mean': sound_set.labels.sum(0).mean(),
+                         'duration, mean s': sound_set.clips.duration.mean(),
+                         'concepts of a clip, mean': sound_set.labels.sum(1).mean()}, [data_set])
 
 # %% ../../nbs/data/15_sounds.ipynb #30b11c6b
 def read_table(
@@ -249,7 +264,9 @@ def whole_numbers(
     "A column of whole numbers; `ValueError` names the first row that has none, or one out of range"
     numbers = pd.to_numeric(table[name].where(table[name].str.fullmatch(r'\d{1,9}')), errors='coerce')
     wrong = np.flatnonzero(~numbers.between(least, most))
-    if len(wrong): raise ValueError(f'{path.name}, row {wrong[0] + 2}: {name} should be {least} to {most}, found {table[name].iloc[wrong[0]]!r}')
+    if len(wrong):
+        raise ValueError(f'{path.name}, row {wrong[0] + 2}: {name} should be {least} to {most}, '
+                         f'found {table[name].iloc[wrong[0]]!r}')
     return numbers.astype('int64')
 
 # %% ../../nbs/data/15_sounds.ipynb #eb30446f

@@ -30,7 +30,7 @@ class Shot(NamedTuple):
     scene: str # one of `SCENES`
     seed: int # of the drawing of the scene
     players: tuple # of `Player`, far to near
-    camera: tuple # zoom at start and end, pan in x and in y (parts of the frame), shake, sweep of the background (parts of the frame)
+    camera: tuple # zoom at start and end, pan in x and y, shake and sweep of the background (parts of the frame)
     flaw: str # '', 'dark', 'blurred' or 'covered'
     fade: tuple # seconds of fading in and out
 
@@ -76,17 +76,20 @@ def draw_shot(
     "One shot: the leading actor acts, the others stand about."
     largest = rng.choice([.38, .55, .8], p=[.3, .4, .3])              # a long shot, a medium one, a close one
     others = [cast_player(name, 'stand', rng, aspect, .8*largest) for name in names[1:]]
-    players = (*sorted(others, key=lambda p: p.actor.y + p.actor.size), *[cast_player(name, action, rng, aspect, largest) for name in names[:1]])
+    players = (*sorted(others, key=lambda p: p.actor.y + p.actor.size),
+               *[cast_player(name, action, rng, aspect, largest) for name in names[:1]])
     zoom = 1 + np.sort(rng.uniform(0, rng.choice([.15, .5]), 2))[::rng.choice([-1, 1])]
     sweep = np.clip(rng.normal(0, .22), -.5, .5)
     flaw = FLAWS[rng.integers(3)] if rng.random() < .1 else ''
     fade = tuple(rng.uniform(.2, .5) if rng.random() < .12 else 0. for _ in range(2))
-    return Shot(start, end, scene, int(rng.integers(2**31)), players, (*zoom.tolist(), *rng.normal(0, .05, 2).tolist(), abs(rng.normal(0, .006)), sweep), flaw, fade)
+    return Shot(start, end, scene, int(rng.integers(2**31)), players,
+                (*zoom.tolist(), *rng.normal(0, .05, 2).tolist(), abs(rng.normal(0, .006)), sweep), flaw, fade)
 
 # %% ../../nbs/data/08_stories.ipynb #147d9b4a
 FILLERS = ('today', 'finally', 'again', 'with friends', 'this weekend', 'no words', 'throwback', 'vibes', 'just because', 'mood')
-SENTENCES = ('{word} {concept} {filler}', 'my {concept} is so {word}', 'look at this {concept}', 'the {concept} and the {other}', 'love the {concept}', '{word} with my {concept}', 'a {concept} {filler}',
-             'that {word} {concept} though', '{concept} {filler}')
+SENTENCES = ('{word} {concept} {filler}', 'my {concept} is so {word}', 'look at this {concept}',
+             'the {concept} and the {other}', 'love the {concept}', '{word} with my {concept}',
+             'a {concept} {filler}', 'that {word} {concept} though', '{concept} {filler}')
 NO_TEXT = .091
 
 def sentence(
@@ -159,7 +162,8 @@ def write_story(
         scene = main if rng.random() < .86 else pick((*scenes, *(pick(list(SCENES)) for _ in range(2))))
         script.append(draw_shot(rng, float(start), float(end), scene, cast(concept_weights(venue, scene)), action, aspect))
     text, sounds = write_text(rng, theme, venue), write_sounds(rng, tuple(script), venue)
-    return Story(tuple(seed), venue, action, theme, tuple(script), aspect, pick((24., 25., 30.)), camera_look(rng, gap), *text, sounds, float(rng.uniform(-6, 24)), float(rng.random()))
+    return Story(tuple(seed), venue, action, theme, tuple(script), aspect, pick((24., 25., 30.)), camera_look(rng, gap),
+                 *text, sounds, float(rng.uniform(-6, 24)), float(rng.random()))
 
 # %% ../../nbs/data/08_stories.ipynb #137da019
 MARGIN = (1.22, 1.72) # the canvas is this much higher and wider than the frame
@@ -195,7 +199,10 @@ def flawed(
     if flaw == 'blurred':
         small = cv2.resize(image, None, fx=1/16, fy=1/16, interpolation=cv2.INTER_AREA)
         return cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    if flaw == 'covered': return np.clip(cv2.resize(image, (2, 2), interpolation=cv2.INTER_AREA).mean((0, 1)) + np.linspace(-4, 4, image.shape[0])[:, None, None] + np.zeros((1, image.shape[1], 1)), 0, 255).astype(np.uint8)
+    if flaw == 'covered':
+        return np.clip(cv2.resize(image, (2, 2), interpolation=cv2.INTER_AREA).mean((0, 1))
+                       + np.linspace(-4, 4, image.shape[0])[:, None, None]
+                       + np.zeros((1, image.shape[1], 1)), 0, 255).astype(np.uint8)
     return image
 
 def brightness(shot:Shot, t:float) -> float:
@@ -203,6 +210,7 @@ def brightness(shot:Shot, t:float) -> float:
     rise, fall = shot.fade
     return min(1., (t - shot.start)/rise if rise else 1., (shot.end - t)/fall if fall else 1.)
 
+# %% ../../nbs/data/08_stories.ipynb #37a5cf07
 class Film:
     "Paints the frames of a story at one size."
     def __init__(self,

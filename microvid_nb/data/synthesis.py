@@ -39,6 +39,7 @@ def noise(
     band = sosfilt(_band(low, high), rng.standard_normal(n))
     return band/(band.std() + 1e-12)
 
+# %% ../../nbs/data/06_synthesis.ipynb #c0aa56cf
 def tone(
     pitch:np.ndarray, # Hz, one for each sample
     partials, # strength of the first, second, ... harmonic
@@ -90,10 +91,12 @@ def slow(rng:np.random.Generator, n:int, rate:float, depth:float) -> np.ndarray:
     knots = max(4, int(n/SOUND_RATE*rate*2) + 2)
     return np.exp(depth*np.interp(np.linspace(0, knots - 1, n), np.arange(knots), rng.standard_normal(knots)))
 
-def voiced(rng:np.random.Generator, length:float, start:float, peak:float, end:float, partials, breath:float=.05) -> np.ndarray:
+def voiced(rng:np.random.Generator, length:float, start:float, peak:float, end:float,
+           partials, breath:float=.05) -> np.ndarray:
     "One call: the pitch goes from start over peak to end, with a little breath."
     n = int(length*SOUND_RATE)
-    pitch = np.interp(np.linspace(0, 1, n), (0, .35, 1), (start, peak, end))*(1 + .01*np.sin(2*np.pi*rng.uniform(5, 8)*seconds(n)))
+    pitch = (np.interp(np.linspace(0, 1, n), (0, .35, 1), (start, peak, end))
+             *(1 + .01*np.sin(2*np.pi*rng.uniform(5, 8)*seconds(n))))
     return bump(n, .2)*(tone(pitch, partials) + breath*rng.standard_normal(n))
 
 def thud(rng:np.random.Generator, length:float, low:float, high:float, half_life:float) -> np.ndarray:
@@ -105,7 +108,8 @@ def thud(rng:np.random.Generator, length:float, low:float, high:float, half_life
 # creatures
 def bark(rng, n):
     f = rng.uniform(250, 600)
-    return bursts(rng, n, rng.uniform(1.2, 2.5), lambda r: voiced(r, r.uniform(.12, .22), f, 1.5*f, .8*f, [1, .9, .7, .6, .4, .3], .5), .5)
+    return bursts(rng, n, rng.uniform(1.2, 2.5),
+                  lambda r: voiced(r, r.uniform(.12, .22), f, 1.5*f, .8*f, [1, .9, .7, .6, .4, .3], .5), .5)
 def meow(rng, n):
     f = rng.uniform(450, 750)
     return bursts(rng, n, .7, lambda r: voiced(r, r.uniform(.5, .9), .8*f, 1.4*f, .7*f, [1, .7, .5, .2]), .4)
@@ -114,15 +118,19 @@ def crying(rng, n):
     return bursts(rng, n, 1., lambda r: voiced(r, r.uniform(.6, .9), .8*f, 1.15*f, .7*f, [1, .8, .9, .6, .5, .4, .2], .15), .2)
 def chirping(rng, n):
     f = rng.uniform(2500, 5000)
-    return bursts(rng, n, rng.uniform(3, 7), lambda r: voiced(r, r.uniform(.05, .12), f*r.uniform(.8, 1.2), f*r.uniform(1, 1.5), f, [1, .1], .01), .8)
+    return bursts(rng, n, rng.uniform(3, 7),
+                  lambda r: voiced(r, r.uniform(.05, .12), f*r.uniform(.8, 1.2), f*r.uniform(1, 1.5), f, [1, .1], .01), .8)
 def gallop(rng, n):
     return bursts(rng, n, rng.uniform(5, 7), lambda r: thud(r, .09, 150, 900, .015), .15)
 def laughter(rng, n):
     f = rng.uniform(200, 350)
-    return bursts(rng, n, 5, lambda r: voiced(r, .12, f*r.uniform(.9, 1.2), 1.2*f, .9*f, [1, .7, .4, .4, .2], .3), .15)*slow(rng, n, .6, .8)
+    return bursts(rng, n, 5, lambda r: voiced(r, .12, f*r.uniform(.9, 1.2), 1.2*f, .9*f, [1, .7, .4, .4, .2], .3),
+                  .15)*slow(rng, n, .6, .8)
 def talking(rng, n):
     f = rng.uniform(100, 220)
-    return bursts(rng, n, 4, lambda r: voiced(r, r.uniform(.1, .3), f*r.uniform(.8, 1.2), f*r.uniform(.9, 1.3), f*.85, [1, .8, r.uniform(.2, 1), r.uniform(.1, .9), r.uniform(.1, .6), .3, .2, .2, .1], .15), .4)
+    return bursts(rng, n, 4, lambda r: voiced(
+        r, r.uniform(.1, .3), f*r.uniform(.8, 1.2), f*r.uniform(.9, 1.3), f*.85,
+        [1, .8, r.uniform(.2, 1), r.uniform(.1, .9), r.uniform(.1, .6), .3, .2, .2, .1], .15), .4)
 
 # %% ../../nbs/data/06_synthesis.ipynb #9c013eea
 # engines and wheels
@@ -158,40 +166,60 @@ def piano(rng, n):
 def drumming(rng, n):
     kick = lambda r: np.sin(2*np.pi*np.cumsum(45 + 110*decay(6000, .02))/SOUND_RATE)*decay(6000, .06)
     beat = rng.uniform(1.6, 2.4)
-    return 1.5*bursts(rng, n, beat, kick, .02) + bursts(rng, n, beat, lambda r: thud(r, .2, 800, 6000, .03), .02) + .4*bursts(rng, n, 4*beat, lambda r: thud(r, .04, 6000, 10000, .008), .02)
+    return (1.5*bursts(rng, n, beat, kick, .02)
+            + bursts(rng, n, beat, lambda r: thud(r, .2, 800, 6000, .03), .02)
+            + .4*bursts(rng, n, 4*beat, lambda r: thud(r, .04, 6000, 10000, .008), .02))
 def birthday_song(rng, n):
     tune = iter(([0, 0, 2, 0, 5, 4, 0, 0, 2, 0, 7, 5]*8))
     f = rng.uniform(220, 300)
-    return bursts(rng, n, 2.2, lambda r: (lambda p: voiced(r, .4, p, p, p, [1, .6, .5, .3, .2], .05))(f*2**(next(tune)/12)), .05)
+    return bursts(rng, n, 2.2, lambda r: (
+        lambda p: voiced(r, .4, p, p, p, [1, .6, .5, .3, .2], .05))(f*2**(next(tune)/12)), .05)
 def pop_music(rng, n): return drumming(rng, n)*.5 + piano(rng, n)*.5 + guitar(rng, n)*.2
 
 # %% ../../nbs/data/06_synthesis.ipynb #30e3af1a
 # water, air and fire
-def waves(rng, n): return noise(rng, n, 200, 3500)*(.15 + np.clip(np.sin(2*np.pi*(rng.uniform(.12, .2)*seconds(n) + rng.random())), 0, None)**1.5)
+def waves(rng, n):
+    return noise(rng, n, 200, 3500)*(
+        .15 + np.clip(np.sin(2*np.pi*(rng.uniform(.12, .2)*seconds(n) + rng.random())), 0, None)**1.5)
 def wind(rng, n): return noise(rng, n, 80, rng.uniform(400, 900))*slow(rng, n, .8, .7)
-def rain(rng, n): return .5*noise(rng, n, 1500, 9000) + bursts(rng, n, 60, lambda r: r.uniform(.3, 2)*thud(r, .01, 2500, 8000, .002), 1.)
-def thunder(rng, n): return bursts(rng, n, .3, lambda r: thud(r, 2.5, 30, 250, .5)*slow(r, int(2.5*SOUND_RATE), 8, .6), .5)
-def crackling(rng, n): return .15*noise(rng, n, 100, 900) + bursts(rng, n, 25, lambda r: r.exponential(1.)*thud(r, .012, 1200, 9000, .002), 1.)
+def rain(rng, n):
+    return (.5*noise(rng, n, 1500, 9000)
+            + bursts(rng, n, 60, lambda r: r.uniform(.3, 2)*thud(r, .01, 2500, 8000, .002), 1.))
+def thunder(rng, n):
+    return bursts(rng, n, .3, lambda r: thud(r, 2.5, 30, 250, .5)*slow(r, int(2.5*SOUND_RATE), 8, .6), .5)
+def crackling(rng, n):
+    return (.15*noise(rng, n, 100, 900)
+            + bursts(rng, n, 25, lambda r: r.exponential(1.)*thud(r, .012, 1200, 9000, .002), 1.))
 def sizzling(rng, n): return noise(rng, n, 3500, 10000)*slow(rng, n, 6, .25)
-def pouring(rng, n): return noise(rng, n, 500, 2500)*(1 + .5*np.sin(2*np.pi*rng.uniform(9, 14)*seconds(n))) + .4*bursts(rng, n, 20, lambda r: voiced(r, .03, 700, r.uniform(900, 1500), 1200, [1]), 1.)
+def pouring(rng, n):
+    return (noise(rng, n, 500, 2500)*(1 + .5*np.sin(2*np.pi*rng.uniform(9, 14)*seconds(n)))
+            + .4*bursts(rng, n, 20, lambda r: voiced(r, .03, 700, r.uniform(900, 1500), 1200, [1]), 1.))
 def leaves(rng, n): return noise(rng, n, 2000, 7000)*slow(rng, n, 1.5, .8)
 
 # %% ../../nbs/data/06_synthesis.ipynb #2957c9fa
 # people and what they handle
 def applause(rng, n): return bursts(rng, n, 90, lambda r: r.uniform(.3, 1)*thud(r, .02, 900, 4500, .004), 1.)
-def cheering(rng, n): return noise(rng, n, 400, 2500)*slow(rng, n, .7, .5) + .6*sum(bursts(rng, n, 1, lambda r: voiced(r, .8, 400, r.uniform(500, 900), 450, [1, .6, .4], .3), 1.) for _ in range(3))
+def cheering(rng, n):
+    return noise(rng, n, 400, 2500)*slow(rng, n, .7, .5) + .6*sum(
+        bursts(rng, n, 1, lambda r: voiced(r, .8, 400, r.uniform(500, 900), 450, [1, .6, .4], .3), 1.) for _ in range(3))
 def chatter(rng, n): return sum(talking(rng, n)*rng.uniform(.4, 1) for _ in range(5))
-def cutlery(rng, n): return bursts(rng, n, 3, lambda r: tone(np.full(3000, r.uniform(2800, 5200)), [1, .4])*decay(3000, .02), 1.)
+def cutlery(rng, n):
+    return bursts(rng, n, 3, lambda r: tone(np.full(3000, r.uniform(2800, 5200)), [1, .4])*decay(3000, .02), 1.)
 def footsteps(rng, n): return bursts(rng, n, rng.uniform(1.6, 2.4), lambda r: thud(r, .1, 100, 1200, .02), .08)
 def ticking(rng, n): return bursts(rng, n, rng.choice([1., 2., 4.]), lambda r: thud(r, .02, 2500, 7000, .003), .0)
 def typing(rng, n): return bursts(rng, n, 7, lambda r: r.uniform(.5, 1)*thud(r, .03, 1200, 5000, .006), .7)
 def clanking(rng, n):
     f = rng.uniform(500, 900)
-    return bursts(rng, n, .9, lambda r: sum(a*np.sin(2*np.pi*f*k*seconds(12000)) for k, a in ((1, 1), (1.51, .8), (2.76, .6), (4.3, .3)))*decay(12000, .07) + thud(r, 12000/SOUND_RATE, 60, 300, .05), .3)
-def kicking(rng, n): return bursts(rng, n, .8, lambda r: np.sin(2*np.pi*np.cumsum(70 + 120*decay(5000, .015))/SOUND_RATE)*decay(5000, .04), .5) + .25*cheering(rng, n)
+    return bursts(rng, n, .9, lambda r: sum(
+        a*np.sin(2*np.pi*f*k*seconds(12000)) for k, a in ((1, 1), (1.51, .8), (2.76, .6), (4.3, .3)))*decay(12000, .07)
+        + thud(r, 12000/SOUND_RATE, 60, 300, .05), .3)
+def kicking(rng, n):
+    return bursts(rng, n, .8, lambda r: np.sin(2*np.pi*np.cumsum(70 + 120*decay(5000, .015))/SOUND_RATE)*decay(5000, .04),
+                  .5) + .25*cheering(rng, n)
 def till(rng, n): return bursts(rng, n, .8, lambda r: tone(np.full(2600, 1900.), [1, .3])*bump(2600, .05), .6)
 def announcement(rng, n):
-    gong = lambda r: np.r_[tone(np.full(9000, 660.), [1, .3])*decay(9000, .12), tone(np.full(12000, 520.), [1, .3])*decay(12000, .15)]
+    gong = lambda r: np.r_[tone(np.full(9000, 660.), [1, .3])*decay(9000, .12),
+                           tone(np.full(12000, 520.), [1, .3])*decay(12000, .15)]
     return bursts(rng, n, .35, gong, .3) + .5*talking(rng, n)
 def silence(rng, n): return 1e-3*rng.standard_normal(n)
 
@@ -202,17 +230,28 @@ class Source(NamedTuple):
     tags: tuple # what an uploader would write, the most specific first
 
 SOURCES = {play.__name__.replace('_', ' '): Source(play, tuple(tags.split())) for play, tags in (
-    (bark, 'bark dog animal'), (meow, 'meow cat animal'), (crying, 'crying baby human'), (chirping, 'chirp bird animal nature'), (gallop, 'gallop horse animal'),
-    (laughter, 'laughter child human'), (talking, 'speech voice human'), (car_engine, 'engine car vehicle'), (motorcycle_engine, 'engine motorcycle vehicle'), (truck_engine, 'engine truck vehicle'),
-    (train_wheels, 'train rail vehicle'), (boat_horn, 'horn boat water'), (bicycle_bell, 'bell bike'), (traffic, 'traffic street city'), (guitar, 'guitar music string'), (piano, 'piano music'),
-    (drumming, 'drum music rhythm'), (birthday_song, 'singing voice party'), (pop_music, 'music pop rhythm'), (waves, 'waves sea water nature'), (wind, 'wind weather nature'), (rain, 'rain water weather'),
-    (thunder, 'thunder storm weather'), (crackling, 'crackle fire'), (sizzling, 'sizzle frying kitchen'), (pouring, 'pour water kitchen'), (leaves, 'rustle leaves nature'), (applause, 'applause crowd human'),
-    (cheering, 'cheer crowd human'), (chatter, 'chatter crowd voice'), (cutlery, 'clink cutlery kitchen'), (footsteps, 'footsteps walk'), (ticking, 'tick clock'), (typing, 'typing keyboard office'),
-    (clanking, 'clank metal gym'), (kicking, 'kick ball sport'), (till, 'beep shop'), (announcement, 'announcement station voice'), (silence, 'silence'))}
+    (bark, 'bark dog animal'), (meow, 'meow cat animal'), (crying, 'crying baby human'),
+    (chirping, 'chirp bird animal nature'), (gallop, 'gallop horse animal'),
+    (laughter, 'laughter child human'), (talking, 'speech voice human'),
+    (car_engine, 'engine car vehicle'), (motorcycle_engine, 'engine motorcycle vehicle'), (truck_engine, 'engine truck vehicle'),
+    (train_wheels, 'train rail vehicle'), (boat_horn, 'horn boat water'), (bicycle_bell, 'bell bike'),
+    (traffic, 'traffic street city'), (guitar, 'guitar music string'), (piano, 'piano music'),
+    (drumming, 'drum music rhythm'), (birthday_song, 'singing voice party'), (pop_music, 'music pop rhythm'),
+    (waves, 'waves sea water nature'), (wind, 'wind weather nature'), (rain, 'rain water weather'),
+    (thunder, 'thunder storm weather'), (crackling, 'crackle fire'), (sizzling, 'sizzle frying kitchen'),
+    (pouring, 'pour water kitchen'), (leaves, 'rustle leaves nature'), (applause, 'applause crowd human'),
+    (cheering, 'cheer crowd human'), (chatter, 'chatter crowd voice'), (cutlery, 'clink cutlery kitchen'),
+    (footsteps, 'footsteps walk'), (ticking, 'tick clock'), (typing, 'typing keyboard office'),
+    (clanking, 'clank metal gym'), (kicking, 'kick ball sport'), (till, 'beep shop'),
+    (announcement, 'announcement station voice'), (silence, 'silence'))}
 
-CONCEPT_SOUND = {'dog': 'bark', 'cat': 'meow', 'baby': 'crying', 'bird': 'chirping', 'horse': 'gallop', 'child': 'laughter', 'girl': 'laughter', 'boy': 'laughter', 'woman': 'talking', 'man': 'talking',
-    'family': 'chatter', 'car': 'car engine', 'motorcycle': 'motorcycle engine', 'truck': 'truck engine', 'train': 'train wheels', 'boat': 'boat horn', 'bike': 'bicycle bell', 'guitar': 'guitar',
-    'piano': 'piano', 'drum': 'drumming', 'cake': 'birthday song', 'beach': 'waves', 'smoke': 'crackling', 'coffee': 'pouring', 'clock': 'ticking', 'gym': 'clanking', 'football': 'kicking'}
+CONCEPT_SOUND = {
+    'dog': 'bark', 'cat': 'meow', 'baby': 'crying', 'bird': 'chirping', 'horse': 'gallop',
+    'child': 'laughter', 'girl': 'laughter', 'boy': 'laughter', 'woman': 'talking', 'man': 'talking', 'family': 'chatter',
+    'car': 'car engine', 'motorcycle': 'motorcycle engine', 'truck': 'truck engine', 'train': 'train wheels',
+    'boat': 'boat horn', 'bike': 'bicycle bell', 'guitar': 'guitar', 'piano': 'piano', 'drum': 'drumming',
+    'cake': 'birthday song', 'beach': 'waves', 'smoke': 'crackling', 'coffee': 'pouring', 'clock': 'ticking',
+    'gym': 'clanking', 'football': 'kicking'}
 
 def play(
     name:str, # one of `SOURCES`
@@ -249,7 +288,9 @@ def microphone(
 ) -> Microphone: # drawn at random
     "A recording situation of a given quality."
     poor = 1 - quality
-    return Microphone(rng.uniform(0, .9*poor), rng.uniform(.03, .05 + .25*poor), rng.uniform(20, 60 + 300*poor), rng.uniform(3000 + 4000*quality, 5000 + 5900*quality), 12 + 40*quality + rng.uniform(-6, 6), .12*np.exp(.5*rng.standard_normal()))
+    return Microphone(rng.uniform(0, .9*poor), rng.uniform(.03, .05 + .25*poor),
+                      rng.uniform(20, 60 + 300*poor), rng.uniform(3000 + 4000*quality, 5000 + 5900*quality),
+                      12 + 40*quality + rng.uniform(-6, 6), .12*np.exp(.5*rng.standard_normal()))
 
 def record(
     sound:np.ndarray, # [N] at `SOUND_RATE`
@@ -278,6 +319,7 @@ class LibraryClip(NamedTuple):
 LICENSES = ('Creative Commons 0', 'Attribution', 'Attribution Noncommercial')
 STRAY_TAGS = ('field-recording', 'loop', 'sample', 'noise', 'ambience', 'zoom', 'foley', 'short')
 
+# %% ../../nbs/data/06_synthesis.ipynb #af4c9346
 class SoundLibrary:
     "An external library of tagged recordings."
     def __init__(self,
@@ -295,11 +337,13 @@ class SoundLibrary:
         rng, names = self._rng(i, 0), list(SOURCES)
         weights = 1/(5 + np.arange(len(names)))[np.random.default_rng([self.seed, 7]).permutation(len(names))]
         sources = tuple(str(name) for name in rng.choice(names, 1 + (rng.random() < .25), replace=False, p=weights/weights.sum()))
-        own = dict.fromkeys(tag for source in sources for tag in SOURCES[source].tags if tag == SOURCES[source].tags[0] or rng.random() < .65)
+        own = dict.fromkeys(tag for source in sources for tag in SOURCES[source].tags
+                            if tag == SOURCES[source].tags[0] or rng.random() < .65)
         stray = [STRAY_TAGS[rng.integers(len(STRAY_TAGS))]] if rng.random() < .3 else []
         plural = lambda tag: tag + 's' if rng.random() < .15 and not tag.endswith('s') else tag
         length = float(np.clip(rng.gamma(2.2, 7.), 1, 30))
-        return LibraryClip(i, f'{own and next(iter(own))} {i}', tuple(plural(tag) for tag in [*own, *stray]), round(length, 2), LICENSES[rng.integers(3)], f'user{rng.integers(300)}', sources)
+        return LibraryClip(i, f'{own and next(iter(own))} {i}', tuple(plural(tag) for tag in [*own, *stray]),
+                           round(length, 2), LICENSES[rng.integers(3)], f'user{rng.integers(300)}', sources)
 
     def search(self,
         concept:str, # a word
@@ -307,7 +351,8 @@ class SoundLibrary:
     ) -> list: # of dict with id, name, tags, duration, license, username
         "The clips that carry a tag, or its plural."
         hits = (clip for clip in self.clips if {concept, concept + 's'} & set(clip.tags))
-        return [{key: getattr(clip, key) for key in ('id', 'name', 'tags', 'duration', 'license', 'username')} for clip, _ in zip(hits, range(limit))]
+        return [{key: getattr(clip, key) for key in ('id', 'name', 'tags', 'duration', 'license', 'username')}
+                for clip, _ in zip(hits, range(limit))]
 
     def listen(self,
         id:int, # of a clip

@@ -26,6 +26,7 @@ class Venue(NamedTuple):
     sounds: tuple # names of `SOURCES` that are heard there
     words: tuple # what titles say there
 
+# %% ../../nbs/data/07_venues.ipynb #71024cb8
 _VENUES = '''
 Home | Residence | living room, kitchen | cat baby family cake | talking, laughter, crying | home cosy sofa sunday
 Street | Travel | street | car bike motorcycle bag | traffic, footsteps | city road walk downtown
@@ -69,6 +70,7 @@ Watchmaker | Shop | shop, living room | clock man | ticking, silence | watch rep
 Fireplace Lodge | Residence | living room, mountains | smoke cat coffee | crackling, wind | cabin snow winter logs
 '''
 
+# %% ../../nbs/data/07_venues.ipynb #86e1b797
 def _venue(line:str) -> Venue:
     "One row of the table."
     name, group, scenes, concepts, sounds, words = (field.strip() for field in line.split('|'))

@@ -35,7 +35,8 @@ def draw_crowd(
     family = np.array([families.index(concept.family) for concept in CONCEPTS.values()])
     shared = rng.standard_normal((viewers, len(families)))[:, family]
     care = np.exp(.3*rng.standard_normal((viewers, 1)))
-    return Crowd(care*(popular/popular.max() + .3*shared + .3*rng.standard_normal((viewers, 32))), 1 + .3*rng.standard_normal(viewers), .5 + .3*rng.standard_normal(viewers))
+    return Crowd(care*(popular/popular.max() + .3*shared + .3*rng.standard_normal((viewers, 32))),
+                 1 + .3*rng.standard_normal(viewers), .5 + .3*rng.standard_normal(viewers))
 
 @lru_cache(maxsize=4)
 def crowd_of(
@@ -119,7 +120,8 @@ def write_comments(
     topic = (chance < rng.random((len(authors), 1))).sum(1).clip(max=31)
     other = rng.permutation(topic)
     idle = ('wow', 'haha', 'first', 'nice one', 'this is so good', 'love it', 'where is this', 'so true', 'again please')
-    return [sentence(rng, NAMES[c], NAMES[o]) if rng.random() < .67 and there.any() else idle[rng.integers(len(idle))] for c, o in zip(topic, other)]
+    return [sentence(rng, NAMES[c], NAMES[o]) if rng.random() < .67 and there.any() else idle[rng.integers(len(idle))]
+            for c, o in zip(topic, other)]
 
 # %% ../../nbs/data/09_viewers.ipynb #ff6d872f
 LAG = np.array([.5, .35, .15]) # share of comments that appear 0, 1 and 2 seconds late
@@ -155,7 +157,8 @@ def judge_gifs(
 ) -> np.ndarray: # bool [4, n]: who likes what
     "Which proposals each of four annotators likes."
     second, annotators = seen.times.astype(int), rng.integers(len(crowd.taste), size=GIF_JUDGES)
-    liked = np.stack([np.bincount(second, one)/np.bincount(second) for one in appeal(seen, Crowd(*(part[annotators] for part in crowd)))])
+    liked = np.stack([np.bincount(second, one)/np.bincount(second)
+                      for one in appeal(seen, Crowd(*(part[annotators] for part in crowd)))])
     liked = (liked - liked.mean(1, keepdims=True))/(liked.std(1, keepdims=True) + 1e-9)
     shot = np.array([shot_at(story, s + .5) for s in range(liked.shape[1])])
     variety = np.array([len(set(shot[gif])) - 1 for gif in proposals])/2

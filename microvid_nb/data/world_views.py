@@ -18,7 +18,8 @@ import torch
 from torch.utils.data import Dataset
 
 from .instagram import ThumbnailSetSettings, choose_posts, choose_publishers, nearest_candidate
-from .microworld import ACTION, MicroWorld, in_parallel, long_reception, posted_thumbnail, publisher_of, reception
+from .microworld import (
+    ACTION, MicroWorld, in_parallel, long_reception, posted_thumbnail, publisher_of, reception)
 from .motions import ACTIONS, action_clip
 from .pictures import NAMES, Camera, camera_look
 from .scenes import SCENES
@@ -69,8 +70,10 @@ class LabelledImage(NamedTuple):
 class Pictures(View):
     "Labelled pictures: clean ones, or as phones take them."
     card = """**Item**: image `uint8 [3, S, S]`, labels `bool [32]`.
-**True**: the labels are complete: a concept is labelled if at least 1.5 % of the picture shows it, about 2 a picture. Source and target are composed alike; only the look of the camera differs, and not at all at gap 0.
-**Chance**: 3 % for naming one concept of 32; the mean label frequency for multi-label precision. **Ceiling**: 100 % but for people whose proportions overlap.
+**True**: the labels are complete: a concept is labelled if at least 1.5 % of the picture shows it, about 2 a picture. \
+Source and target are composed alike; only the look of the camera differs, and not at all at gap 0.
+**Chance**: 3 % for naming one concept of 32; the mean label frequency for multi-label precision. \
+**Ceiling**: 100 % but for people whose proportions overlap.
 **Unlike reality**: flat drawings, no pose out of the plane, no label noise."""
 
     def __init__(self, world:MicroWorld, items:Sequence,
@@ -83,7 +86,8 @@ class Pictures(View):
 
     def __getitem__(self, k):
         i = self.number(k)
-        picture = self.world.source_picture(i, self.names, self.size) if self.gap is None else self.world.target_picture(i, self.names, self.size, self.gap)
+        picture = (self.world.source_picture(i, self.names, self.size) if self.gap is None
+                   else self.world.target_picture(i, self.names, self.size, self.gap))
         return LabelledImage(as_tensor(picture.image), torch.from_numpy(picture.labels))
 
 # %% ../../nbs/data/22_world_views.ipynb #aab7983c
@@ -109,7 +113,8 @@ def world_frames(
     times, # [T] seconds
 ) -> Frames: # as if read from a file
     "The frames of a story as the media floor gives those of a file."
-    info = VideoInfo('MicroWorld', film.story.duration, film.story.fps, film.width, film.height, 0, 'drawn', bool(film.story.sounds))
+    info = VideoInfo('MicroWorld', film.story.duration, film.story.fps, film.width, film.height, 0, 'drawn',
+                     bool(film.story.sounds))
     return Frames(np.stack(list(film.frames(times))), np.asarray(times, float), info)
 
 # %% ../../nbs/data/22_world_views.ipynb #8bdaedfb
@@ -131,9 +136,12 @@ class PostedVideo(NamedTuple):
 
 class Posts(View):
     "Candidate frames of posts, with the ground truth of the data set paper."
-    card = """**Item**: candidates `uint8 [n, 3, S, S]`, their times and representativeness, the index of the true one, its similarity to the posted thumbnail, and the hidden click rates.
-**True**: the thumbnail was chosen by a publisher who guesses at the taste of the crowd, leans to their own, has luck, and in one case of six posts the first frame; posts with more than 200 clicks are the better guesses.
-**Chance**: the mean of 1/n. **Ceiling**: the candidate with the largest hidden click rate: far from 100 %, since publishers aren't oracles.
+    card = """**Item**: candidates `uint8 [n, 3, S, S]`, their times and representativeness, the index of the true one, \
+its similarity to the posted thumbnail, and the hidden click rates.
+**True**: the thumbnail was chosen by a publisher who guesses at the taste of the crowd, leans to their own, has luck, \
+and in one case of six posts the first frame; posts with more than 200 clicks are the better guesses.
+**Chance**: the mean of 1/n. **Ceiling**: the candidate with the largest hidden click rate: far from 100 %, \
+since publishers aren't oracles.
 **Unlike reality**: tastes don't change, and nobody looks at the title."""
 
     def __init__(self, world:MicroWorld, items:Sequence,
@@ -149,7 +157,8 @@ class Posts(View):
         found = candidate_frames(world_frames(film, np.arange(.5/LOOKS, story.duration, 1/LOOKS)))
         truth, similarity = nearest_candidate(posted_thumbnail(self.world, i, post, film.height), found.images)
         rate = post.click_rate[np.abs(seen.times[:, None] - found.times).argmin(0)]
-        return PostedVideo(as_tensor(squared(found.images, self.size)), found.times, found.representativeness, truth, similarity, rate)
+        return PostedVideo(as_tensor(squared(found.images, self.size)), found.times, found.representativeness,
+                           truth, similarity, rate)
 
 # %% ../../nbs/data/22_world_views.ipynb #c0483d61
 class CommentedVideo(NamedTuple):
@@ -162,8 +171,11 @@ class CommentedVideo(NamedTuple):
 class CommentedVideos(View):
     "Longer videos with comments per second and annotated GIFs."
     card = """**Item**: one clip a second `uint8 [seconds, 3, frames, S, S]`, comments per second, accepted GIFs, hidden interest.
-**True**: comments rise, up to two seconds late, where the video appeals to the crowd more than elsewhere; GIFs were proposed from peaks of the comments and judged by annotators who saw the shots but not the comments. Some videos have no accepted GIF.
-**Chance**: a random triple. **Ceiling**: the three seconds of most hidden interest for the posterior score; no one triple matches all annotators.
+**True**: comments rise, up to two seconds late, where the video appeals to the crowd more than elsewhere; \
+GIFs were proposed from peaks of the comments and judged by annotators who saw the shots but not the comments. \
+Some videos have no accepted GIF.
+**Chance**: a random triple. **Ceiling**: the three seconds of most hidden interest for the posterior score; \
+no one triple matches all annotators.
 **Unlike reality**: 20 to 60 seconds rather than minutes, and shots depend on each other only through what is in them."""
 
     def __init__(self, world:MicroWorld, items:Sequence,
@@ -192,7 +204,8 @@ class LabelledClip(NamedTuple):
 class ActionClips(View):
     "Clips of one action in one scene."
     card = """**Item**: clip `uint8 [3, T, S, S]`, action 0..11, scene 0..11.
-**True**: at any moment the pose has the same distribution for all twelve actions, so one frame tells nothing about the action; it tells the scene. Action and scene are independent.
+**True**: at any moment the pose has the same distribution for all twelve actions, so one frame tells nothing \
+about the action; it tells the scene. Action and scene are independent.
 **Chance**: 8.3 % for either. **Ceiling**: near 100 % for scenes; for actions some clips show too little of the player to tell.
 **Unlike reality**: people look where they don't go, and one actor moves while the camera stands still."""
 
@@ -225,8 +238,11 @@ class VenuePost(NamedTuple):
 class VenuePosts(View):
     "Micro-videos with frames, sound, text and the venue."
     card = """**Item**: frames `uint8 [k, 3, S, S]`, sound `float32 [N]` or None, text, venue 0..39, main scene, action.
-**True**: 40 venues in nine groups, the most frequent with 11.4 % of the videos, the rarest with 0.5 %. Each is a mixture of scenes, concepts, sounds and words that overlap with others'. 9 % have no text, 0.1 % no sound; one sound track in five has music laid over it, and the signal-to-noise ratio goes from -6 to 24 dB.
-**Chance**: 11.4 % Micro-F1 by always guessing the most frequent. **Ceiling**: below 100 %, since mixtures overlap: an oracle that knows the mixtures is in the checks.
+**True**: 40 venues in nine groups, the most frequent with 11.4 % of the videos, the rarest with 0.5 %. \
+Each is a mixture of scenes, concepts, sounds and words that overlap with others'. 9 % have no text, 0.1 % no sound; \
+one sound track in five has music laid over it, and the signal-to-noise ratio goes from -6 to 24 dB.
+**Chance**: 11.4 % Micro-F1 by always guessing the most frequent. **Ceiling**: below 100 %, since mixtures overlap: \
+an oracle that knows the mixtures is in the checks.
 **Unlike reality**: each venue is filmed in at most two scenes."""
 
     def __init__(self, world:MicroWorld, items:Sequence,
@@ -243,7 +259,8 @@ class VenuePosts(View):
         images = squared(film.frames((np.arange(self.frames) + .5)/self.frames*story.duration), self.size)
         sound = sound_track(story, self.longest)
         on = {scene: sum(shot.end - shot.start for shot in story.shots if shot.scene == scene) for scene in SCENES}
-        return VenuePost(as_tensor(images), None if sound is None else torch.from_numpy(sound), f'{story.title} {story.description}'.strip(), list(VENUES).index(story.venue),
+        return VenuePost(as_tensor(images), None if sound is None else torch.from_numpy(sound),
+                         f'{story.title} {story.description}'.strip(), list(VENUES).index(story.venue),
                          int(np.argmax(list(on.values()))), list(ACTIONS).index(story.action))
 
 # %% ../../nbs/data/22_world_views.ipynb #ed47dbc3
@@ -255,7 +272,8 @@ class TaggedSound(NamedTuple):
 class ExternalSounds(Dataset):
     "Clips of the external library with their acoustic concepts."
     card = """**Item**: sound `float32 [N]`, labels `bool [K']`.
-**True**: one or two sources a clip, recorded by better microphones than the videos'; tags name the source and what it belongs to, one in five of the general ones is forgotten, one clip in three has a tag that says nothing.
+**True**: one or two sources a clip, recorded by better microphones than the videos'; tags name the source and \
+what it belongs to, one in five of the general ones is forgotten, one clip in three has a tag that says nothing.
 **Chance**: the frequency of a concept. **Ceiling**: below 100 %, since tags are forgotten.
 **Unlike reality**: 39 sources make all the sounds there are."""
 
@@ -265,9 +283,11 @@ class ExternalSounds(Dataset):
         longest:float=6., # seconds of a clip
     ):
         self.library, self.longest = library, longest
-        self.ids, self.labels, self.concepts = sound_set.clips.index.astype(int).to_numpy(), sound_set.labels, sound_set.concepts
+        self.ids, self.labels, self.concepts = (
+            sound_set.clips.index.astype(int).to_numpy(), sound_set.labels, sound_set.concepts)
 
     def __len__(self): return len(self.ids)
 
     def __getitem__(self, k):
-        return TaggedSound(torch.from_numpy(self.library.listen(int(self.ids[k]), self.longest)), torch.from_numpy(self.labels[k]))
+        return TaggedSound(torch.from_numpy(self.library.listen(int(self.ids[k]), self.longest)),
+                           torch.from_numpy(self.labels[k]))
