@@ -40,7 +40,7 @@ def test_any_story_is_valid(seed, i, long):
 
 
 @settings(max_examples=25, deadline=None)
-@given(SEEDS, st.integers(0, 10**6), st.floats(0, 1), st.sampled_from([16, 33, 90]))
+@given(SEEDS, st.integers(0, 10**6), st.floats(0, 1), st.sampled_from([8, 16, 33, 90]))
 def test_any_moment_can_be_drawn(seed, i, part, height):
     story = MicroWorld(seed, gap=2.).story(i)
     t = part * story.duration

@@ -197,7 +197,8 @@ def flawed(
     "The image with what went wrong in the shot."
     if flaw == 'dark': return (image*.07).astype(np.uint8)
     if flaw == 'blurred':
-        small = cv2.resize(image, None, fx=1/16, fy=1/16, interpolation=cv2.INTER_AREA)
+        height, width = image.shape[:2]
+        small = cv2.resize(image, (max(1, width//16), max(1, height//16)), interpolation=cv2.INTER_AREA)
         return cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     if flaw == 'covered':
         return np.clip(cv2.resize(image, (2, 2), interpolation=cv2.INTER_AREA).mean((0, 1))
