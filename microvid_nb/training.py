@@ -203,10 +203,10 @@ def check_weights(
 ):
     "Passes where names, shapes and types are those of the model; else a `ValueError` says all differences."
     expected = model.state_dict()
-    said = {
-        'missing': [name for name in expected if name not in weights], 'unexpected': [name for name in weights if name not in expected],
-        'of another shape': [f'{name} is {list(weights[name].shape)}, not {list(tensor.shape)}' for name, tensor in expected.items() if name in weights and weights[name].shape != tensor.shape],
-        'of another type': [f'{name} is {weights[name].dtype}, not {tensor.dtype}' for name, tensor in expected.items() if name in weights and weights[name].dtype != tensor.dtype]}
+    both = [(name, weights[name], tensor) for name, tensor in expected.items() if name in weights]
+    said = {'missing': [name for name in expected if name not in weights], 'unexpected': [name for name in weights if name not in expected],
+            'of another shape': [f'{name} is {list(found.shape)}, not {list(wanted.shape)}' for name, found, wanted in both if found.shape != wanted.shape],
+            'of another type': [f'{name} is {found.dtype}, not {wanted.dtype}' for name, found, wanted in both if found.dtype != wanted.dtype]}
     problems = [f'{len(names)} {kind}: {", ".join(names[:6])}{", ..." if len(names) > 6 else ""}' for kind, names in said.items() if names]
     if problems: raise ValueError(f'{path}: these are not the weights of this {type(model).__name__}: {"; ".join(problems)}')
 
@@ -306,7 +306,8 @@ class TrainingRun:
     ):
         self.accelerator, self.model, self.optimizer, self.scheduler, self.clip, self.best_by = accelerator, model, optimizer, scheduler, clip, best
         self.history, self.best, self.losses = [], None, losses
-        if accelerator.num_processes > 1 and not isinstance(loader, DataLoader): raise ValueError(f'several processes share the batches of a DataLoader, not those of a {type(loader).__name__}')
+        if accelerator.num_processes > 1 and not isinstance(loader, DataLoader):
+            raise ValueError(f'several processes share the batches of a DataLoader, not those of a {type(loader).__name__}')
         self.loader = accelerator.prepare(loader) if isinstance(loader, DataLoader) else loader
         self.objectives, self.stepper = accelerator.prepare(Objectives(model, losses), optimizer)
         self.plan = self.describe(seed)
@@ -322,7 +323,8 @@ def step(self:TrainingRun,
     for k in range(len(self.losses)):
         parts = self.objectives(k, batch)
         values = {name: float(part.detach()) for name, part in parts.items()}
-        if not all(map(math.isfinite, values.values())): raise FloatingPointError(f'{where}: the loss is not finite: {", ".join(f"{name} {value:.4g}" for name, value in values.items())}')
+        if not all(map(math.isfinite, values.values())):
+            raise FloatingPointError(f'{where}: the loss is not finite: {", ".join(f"{name} {value:.4g}" for name, value in values.items())}')
         self.stepper.zero_grad()
         self.accelerator.backward(parts['loss'])
         if self.clip is not None: self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
@@ -395,10 +397,12 @@ def describe(self:TrainingRun,
 ) -> dict: # what JSON can say
     "The plan of a run: what must be the same for going on."
     settings = getattr(self.model, 'settings', None)
-    plan = {'model': type(self.model).__name__, 'settings': asdict(settings) if is_dataclass(settings) else None, 'losses': len(self.losses), 'optimizer': type(self.optimizer).__name__,
-            'scheduler': self.scheduler and type(self.scheduler).__name__, 'clip': self.clip, 'best': self.best_by and self.best_by[0], 'batches': len(self.loader) if hasattr(self.loader, '__len__') else None,
-            'seed': seed, 'precision': self.accelerator.mixed_precision, 'processes': self.accelerator.num_processes}
-    for i, group in enumerate(self.optimizer.param_groups): plan |= {f'{name} of parameter group {i}': value for name, value in group.items() if name not in ('params', 'param_names')}
+    plan = {'model': type(self.model).__name__, 'settings': asdict(settings) if is_dataclass(settings) else None, 'losses': len(self.losses),
+            'optimizer': type(self.optimizer).__name__, 'scheduler': self.scheduler and type(self.scheduler).__name__, 'clip': self.clip, 'best': self.best_by and self.best_by[0],
+            'batches': len(self.loader) if hasattr(self.loader, '__len__') else None, 'seed': seed,
+            'precision': self.accelerator.mixed_precision, 'processes': self.accelerator.num_processes}
+    for i, group in enumerate(self.optimizer.param_groups):
+        plan |= {f'{name} of parameter group {i}': value for name, value in group.items() if name not in ('params', 'param_names')}
     return json.loads(json.dumps(plan, default=str))
 
 
@@ -411,7 +415,9 @@ def write(self:TrainingRun,
     chance = {'global': random_state(), 'loader': [generator.get_state() for generator in loader_generators(self.loader)]}
     state = {'model': self.model.state_dict(), 'optimizer': self.optimizer.state_dict(), 'scheduler': self.scheduler and self.scheduler.state_dict(), 'scaler': scaler and scaler.state_dict(),
              'chance': gather_object([chance]), 'history': self.history, 'best': self.best}
-    if self.accelerator.is_main_process: write_tensors(path, tensors, {'kind': 'run', 'state': split_tensors(state, tensors), 'plan': self.plan})
+    if self.accelerator.is_main_process:
+        tree = split_tensors(state, tensors)
+        write_tensors(path, tensors, {'kind': 'run', 'state': tree, 'plan': self.plan})
     self.accelerator.wait_for_everyone()
 
 # %% ../nbs/training.ipynb #c0174631

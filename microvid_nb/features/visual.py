@@ -74,17 +74,25 @@ class Backbone(nn.Module):
         "The features of pictures or clips."
         return self.forward_layers(x, (self.feature_layer,))[self.feature_layer]
 
-    def check_names(self, names:Sequence[str]):
-        "Passes where all are stages; else a `ValueError` says which there are."
-        known = [name for name, _ in self.stages()]
-        for name in names:
-            if name not in known: raise ValueError(f'{name!r} is no layer of {type(self).__name__}, which has {", ".join(known)}')
+# %% ../../nbs/features/01_visual.ipynb #ca953988
+@patch
+def check_names(self:Backbone,
+    names:Sequence[str], # that should be stages
+):
+    "Passes where all are stages; else a `ValueError` says which there are."
+    known = [name for name, _ in self.stages()]
+    for name in names:
+        if name not in known: raise ValueError(f'{name!r} is no layer of {type(self).__name__}, which has {", ".join(known)}')
 
-    def enlarge(self, x:Tensor) -> Tensor: # at least `smallest` pixels on the short side
-        "Small pictures enlarged, so that pooling leaves something of them."
-        side = min(x.shape[-2:])
-        if x.ndim == 5 or side >= self.smallest: return x
-        return F.interpolate(x, [math.ceil(length*self.smallest/side) for length in x.shape[-2:]], mode='bilinear')
+
+@patch
+def enlarge(self:Backbone,
+    x:Tensor, # pictures [B, C, H, W] or clips [B, C, T, H, W]
+) -> Tensor: # pictures with at least `smallest` pixels on the short side; clips as they are
+    "Small pictures enlarged, so that pooling leaves something of them."
+    side = min(x.shape[-2:])
+    if x.ndim == 5 or side >= self.smallest: return x
+    return F.interpolate(x, [math.ceil(length*self.smallest/side) for length in x.shape[-2:]], mode='bilinear')
 
 # %% ../../nbs/features/01_visual.ipynb #02c802fc
 def freeze(
@@ -291,9 +299,11 @@ def imagenet_weights(
         path.parent.mkdir(parents=True, exist_ok=True)
         try: torch.hub.download_url_to_file(url, str(path))
         except OSError as error:
-            raise FileNotFoundError(f'{path}: the ImageNet weights of {name} are not here and could not be downloaded ({error}); they are published at {url}: download them and put them at this path') from None
+            raise FileNotFoundError(f'{path}: the ImageNet weights of {name} are not here and could not be downloaded ({error}); '
+                                    f'they are published at {url}: download them and put them at this path') from None
     digest, expected = sha256(path), path.stem.rsplit('-', 1)[1]
-    if not digest.startswith(expected): raise ValueError(f'{path}: is not the file published at {url}: its SHA-256 sum should start with {expected} and starts with {digest[:8]}')
+    if not digest.startswith(expected):
+        raise ValueError(f'{path}: is not the file published at {url}: its SHA-256 sum should start with {expected} and starts with {digest[:8]}')
     return load_tensors_only(path)
 
 
@@ -315,7 +325,8 @@ def published_weights(
     if name in FLAT and pretrained is True: return imagenet_weights(name)
     if name != 'resnet3d50': raise ValueError(f'{name}: pretrained={pretrained!r}: there are weights for {", ".join(FLAT)} (pretrained=True) and resnet3d50 (pretrained=a file)')
     if pretrained is True:
-        raise ValueError('resnet3d50: get r3d50_K_200ep.pth by way of https://github.com/kenshohara/3D-ResNets-PyTorch (the page links to the folder of its weights) and give its path: pretrained="r3d50_K_200ep.pth"')
+        raise ValueError('resnet3d50: get r3d50_K_200ep.pth by way of https://github.com/kenshohara/3D-ResNets-PyTorch '
+                         '(the page links to the folder of its weights) and give its path: pretrained="r3d50_K_200ep.pth"')
     read = read_kinetics_weights(pretrained)
     return read.backbone | read.classifier
 
@@ -336,7 +347,7 @@ def load_published(
 def backbone(
     name:str, # alexnet, vgg16, vgg19, resnet3d10, resnet3d18 or resnet3d50
     pretrained:bool|str|Path=False, # True for torchvision's weights, the path of Hara's file for resnet3d50; random if not given
-    width:float=1., # factor for channels and hidden units; 1/8 trains on a laptop
+    width:float=1., # factor for channels and hidden units; 1/8 suits a laptop
     classes:int|None=None, # outputs of a new last layer; if not given, those of the published network
     channels:int=3, # of the input; others than 3 are not normalised (flow)
 ) -> Backbone: # with `.feature_dim`
