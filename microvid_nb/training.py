@@ -232,6 +232,7 @@ def rebuild_settings(
     expected, values = typing.get_type_hints(kind), {name: tuples(value) for name, value in values.items()}
     if values.keys() != expected.keys(): raise ValueError(f'{path}: {kind.__name__} has the fields {list(expected)}, the file has {list(values)}')
     for name, value in values.items():
+        if is_dataclass(expected[name]) and isinstance(value, dict): values[name] = value = rebuild_settings(expected[name], value, path)
         if not is_of_type(value, expected[name]): raise ValueError(f'{path}: {name} of {kind.__name__} should be {expected[name]}, found {value!r}')
     return kind(**values)
 
