@@ -1,0 +1,175 @@
+"""AMUSE's equations against loops, its words, its variants, its training and its files."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+from torch.utils.data import DataLoader, TensorDataset
+
+from microvid_nb.features.text import SemanticSpace
+from microvid_nb.thumbnail.amuse import (
+    AMUSE, AMUSEBatch, AMUSESettings, PairedPictures, VARIANTS, amuse_loss, attend, domain_gap, hinge_rank_loss, layer_gap, new_amuse, ordering_accuracy, variant)
+from microvid_nb.thumbnail.mkmmd import heuristic_bandwidths, mk_mmd, optimal_kernel_weights
+from microvid_nb.training import fit, load_model, save_checkpoint
+
+WORDS = ('dog', 'cat', 'car', 'beach')
+SMALL = AMUSESettings(WORDS, semantic=6, attention=16, width=1/16, size=32, frozen=(), dropout=0.)
+
+
+@pytest.fixture
+def space():
+    return SemanticSpace([*WORDS, 'gym', 'truck'], torch.randn(6, 6, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.fixture
+def model(space):
+    torch.manual_seed(0)
+    return new_amuse(SMALL, space).eval()
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return AMUSEBatch(torch.rand(6, 3, 32, 32, generator=generator), torch.rand(6, 4, generator=generator) < .5, torch.rand(5, 3, 32, 32, generator=generator)**2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=st.integers(0, 8), words=st.integers(2, 7), margin=st.floats(0, 2), seed=st.integers(0, 10**6))
+def test_hinge_rank_loss_by_two_loops(pairs, words, margin, seed):
+    generator = torch.Generator().manual_seed(seed)
+    scores, compared = torch.randn(pairs, words, generator=generator, dtype=torch.float64), torch.rand(pairs, words, generator=generator) < .6
+    labels = torch.randint(words, (pairs,), generator=generator)
+    expected = [sum(max(0, margin - row[w] + row[j]) for j in range(words) if allowed[j]) for row, w, allowed in zip(scores.tolist(), labels.tolist(), compared.tolist())]
+    np.testing.assert_allclose(hinge_rank_loss(scores, labels, compared, margin), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize('same_attention', [False, True])
+def test_ranking_loss_by_loops(model, batch, same_attention):
+    model = AMUSE(replace(model.settings, same_attention=same_attention)).eval() if same_attention else model
+    s, visual = model.prototypes(), model.network.forward_layers(batch.images, ('fc8',))['fc8']
+    W, expected = model.to_semantic.weight, 0.
+    for v, labels in zip(visual, batch.labels):
+        for w in range(4):
+            if not labels[w]:
+                continue
+            for j in range(4):
+                if same_attention and j != w:
+                    seen = model.attention(s)[w]*v
+                    expected += max(0., (.5 - s[w] @ W @ seen + s[j] @ W @ seen).item())
+                if not same_attention and not labels[j]:
+                    expected += max(0., (.5 - s[w] @ W @ (model.attention(s)[w]*v) + s[j] @ W @ (model.attention(s)[j]*v)).item())
+    assert model.ranking_loss(visual, batch.labels).item() == pytest.approx(expected/6, rel=1e-4)
+
+
+def test_objective(model, batch):
+    parts = amuse_loss(model, batch)
+    layers = [model.network.forward_layers(x, SMALL.layers) for x in (batch.images, batch.frames)]
+    gap = sum(mk_mmd(layers[0][name], layers[1][name]).item() for name in ('fc6', 'fc7', 'fc8'))
+    assert parts['gap'].item() == pytest.approx(gap, abs=1e-4)
+    assert domain_gap(model, batch.images, batch.frames, batch=4) == pytest.approx(gap, abs=1e-4)
+    penalty = 1e-4*(model.to_semantic.weight**2).sum().item() + 1e-4*(model.to_attention.weight**2).sum().item()
+    assert parts['loss'].item() == pytest.approx(parts['ranking'].item() + penalty + gap, rel=1e-4)
+    assert set(amuse_loss(AMUSE(replace(SMALL, mu=0.)), batch)) == {'loss', 'ranking', 'penalty'}
+
+
+def test_kernel_weights_of_the_program(batch):
+    source, target = torch.randn(20, 5), torch.randn(18, 5) + 1
+    bandwidths = heuristic_bandwidths(source, target)
+    torch.testing.assert_close(layer_gap(source, target, optimal_weights=True), mk_mmd(source, target, bandwidths, optimal_kernel_weights(source, target, bandwidths)))
+    model = AMUSE(replace(SMALL, optimal_weights=True))
+    loss = amuse_loss(model, batch)['loss']
+    loss.backward()
+    assert loss.isfinite() and model.to_attention.weight.grad.isfinite().all()
+
+
+def test_unseen_words_need_no_training(model, space, batch):
+    """Attention of a word that training never saw is psi(W_a s_w), and nothing in the model changes for it."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = model.similarities(batch.images, ['gym', 'dog', 'hot truck' if 'hot' in space else 'truck'], space)
+    point = space.prototype('gym')
+    attention = torch.relu(model.to_attention.weight @ point[0])
+    torch.testing.assert_close(model.attention(point)[0], attention)
+    visual = model.network.forward_layers(batch.images, ('fc8',))['fc8']
+    torch.testing.assert_close(found[:, 0], (model.to_semantic(attend(visual, attention[None])[:, 0]) @ point[0]).detach(), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    torch.testing.assert_close(model.similarities(batch.images, WORDS, space), model(batch.images).detach())
+    with pytest.raises(ValueError, match="no vector for 'unicorn'"):
+        model.similarities(batch.images, ['unicorn'], space)
+
+
+def test_variants(space, batch):
+    assert list(VARIANTS) == ['AMUSE', 'Variant-I', 'Variant-II-seen', 'Variant-II-unseen', 'Variant-III', 'Variant-IV']
+    torch.manual_seed(0)
+    third = new_amuse(variant('Variant-III', SMALL), space)
+    points = space.prototype(['gym', 'dog'])
+    single = third.to_semantic(third.network.forward_layers(batch.images, ('fc8',))['fc8'])
+    torch.testing.assert_close(third(batch.images, points), single @ points.T, rtol=1e-4, atol=1e-5)
+    fourth = new_amuse(variant('Variant-IV', SMALL))
+    amuse_loss(fourth, batch)['loss'].backward()
+    assert fourth.points.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="not 'gym'"):
+        fourth.similarities(batch.images, ['dog', 'gym'])
+
+
+def test_frozen_layers_stay(space):
+    torch.manual_seed(0)
+    model = new_amuse(replace(SMALL, frozen=('conv1', 'conv2', 'conv3')), space)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    pairs = PairedPictures(TensorDataset(torch.rand(8, 3, 32, 32), torch.rand(8, 4) < .5), TensorDataset(torch.rand(8, 3, 32, 32)), range(4))
+    fit(model, DataLoader(pairs, 4), amuse_loss, torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2), 1, progress=False)
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    frozen = {name for name in before if name.startswith(('network.features.0.', 'network.features.3.', 'network.features.6.'))}
+    assert len(frozen) == 6 and changed == set(before) - frozen
+
+
+def test_learns_what_a_picture_shows_and_closes_a_gap(space):
+    """Three colours are three words; the target is darker. With a weight the gap is smaller, and both models order frames."""
+    generator = torch.Generator().manual_seed(0)
+
+    def pictures(n, dark):
+        kind = torch.randint(3, (n,), generator=generator)
+        images = .25*torch.rand(n, 3, 32, 32, generator=generator)
+        images[torch.arange(n), kind] += .6
+        return images*(1 - dark), F.one_hot(kind, 3).bool()
+    source, target, test = pictures(120, 0), pictures(120, .5), pictures(90, .5)
+    gaps = {}
+    for mu in (0., 2.):
+        torch.manual_seed(0)
+        model = new_amuse(replace(SMALL, words=WORDS[:3], mu=mu), space)
+        loader = DataLoader(PairedPictures(TensorDataset(*source), TensorDataset(target[0]), range(3)), 40, shuffle=True, generator=torch.Generator().manual_seed(0))
+        history = fit(model, loader, amuse_loss, torch.optim.Adam(model.parameters(), 3e-3), 12, progress=False)
+        assert history.ranking.iloc[-1] < .5*history.ranking.iloc[0]
+        assert ordering_accuracy(model.similarities(test[0], WORDS[:3], space), test[1]).mean() > .8
+        gaps[mu] = domain_gap(model, source[0], target[0])
+    assert gaps[2.] < .5*gaps[0.]
+
+
+def test_file(model, space, batch, tmp_path):
+    again = load_model(save_checkpoint(tmp_path/'amuse.safetensors', model, model.settings), {AMUSE: AMUSESettings})
+    assert again.settings == model.settings
+    torch.testing.assert_close(again.similarities(batch.images, ['gym', 'dog'], space), model.similarities(batch.images, ['gym', 'dog'], space))
+
+
+def test_other_backbones(space):
+    resnet = new_amuse(replace(SMALL, backbone='resnet3d10', layers=('pool', 'fc')), space).eval()
+    assert resnet.similarities(torch.rand(2, 3, 8, 32, 32), ['gym'], space).shape == (2, 1)
+    vgg = new_amuse(replace(SMALL, backbone='vgg16'), space)
+    assert amuse_loss(vgg, AMUSEBatch(torch.rand(2, 3, 32, 32), torch.eye(2, 4) > 0, torch.rand(2, 3, 32, 32)))['loss'].isfinite()
+
+
+def test_ordering_accuracy():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(50, 4)), rng.random((50, 4)) < [.3, .6, 1., 0.]
+    found = ordering_accuracy(torch.tensor(scores), torch.tensor(labels))
+    by_pairs = [np.mean([a > b for a in scores[labels[:, c], c] for b in scores[~labels[:, c], c]]) for c in (0, 1)]
+    np.testing.assert_allclose(found[:2], by_pairs)
+    assert found[0] == roc_auc_score(labels[:, 0], scores[:, 0]) and np.isnan(found[2:]).all()
+
+
+def test_pairs():
+    pairs = PairedPictures(TensorDataset(torch.arange(2.)[:, None], torch.eye(2, 3)), TensorDataset(torch.arange(5.)[:, None]), [2, 0])
+    assert [(int(p.images), p.labels.tolist(), int(p.frames)) for p in pairs] == [(0, [False, True], 0), (1, [False, False], 1), (0, [False, True], 2), (1, [False, False], 3), (0, [False, True], 4)]

@@ -1,0 +1,127 @@
+"""Popularity and choice: Eq. 8 and 9, topic lists, what explains a score, and its files."""
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from microvid_nb.data.instagram import write_topics
+from microvid_nb.features.text import SemanticSpace
+from microvid_nb.media.survey import survey_video
+from microvid_nb.thumbnail.amuse import AMUSESettings, new_amuse
+from microvid_nb.thumbnail.popularity import TopicScorer, fused_score, heat_map, input_pictures, popularity, top_topics, topic_counts, topic_similarities
+from microvid_nb.thumbnail.select import select_thumbnail
+
+WORDS = ('girl', 'beach', 'dog', 'cake')
+TOPICS = {'girl': 292, 'beach': 24, 'dog': 72, 'gym': 70}
+
+
+@pytest.fixture(scope='module')
+def scorer():
+    torch.manual_seed(0)
+    space = SemanticSpace([*WORDS, 'gym', 'bike'], torch.randn(6, 8))
+    return TopicScorer(new_amuse(AMUSESettings(WORDS, semantic=8, attention=16, width=1/16, size=64, frozen=()), space), space)
+
+
+@pytest.fixture(scope='module')
+def survey(sample):
+    return survey_video(sample)
+
+
+@settings(max_examples=50, deadline=None)
+@given(n=st.integers(1, 6), m=st.integers(1, 6), seed=st.integers(0, 10**6))
+def test_popularity_by_loops(n, m, seed):
+    rng = np.random.default_rng(seed)
+    similarities, counts = rng.normal(size=(n, m)), rng.integers(1, 1000, m)
+    expected = [sum(counts[k]*similarities[i, k] for k in range(m))/sum(counts) for i in range(n)]
+    np.testing.assert_allclose(popularity(similarities, counts), expected)
+
+
+numbers = st.lists(st.floats(-5, 5), min_size=2, max_size=8)
+
+
+@settings(max_examples=80, deadline=None)
+@given(values=numbers, lam=st.floats(0, 1), scale=st.floats(.1, 50), offset=st.floats(-9, 9), seed=st.integers(0, 10**6))
+def test_scales(values, lam, scale, offset, seed):
+    """The unit of popularity doesn't matter, nor how many candidates share the representativeness."""
+    P, R = np.array(values).round(3), np.random.default_rng(seed).dirichlet(np.ones(len(values)))
+    score = fused_score(P, R, lam)
+    np.testing.assert_allclose(fused_score(scale*P + offset, R, lam), score, atol=1e-6)
+    np.testing.assert_allclose(fused_score(P, R/2, lam), score, atol=1e-9)
+    assert (score >= 0).all() and (score <= 1 + lam + 1e-9).all()
+    if np.ptp(P) == 0:
+        np.testing.assert_allclose(score, lam*R/R.max(), atol=1e-9)
+
+
+def test_score_of_a_clip(scorer, survey):
+    scores = scorer.score(survey, lam=.3, topics=TOPICS)
+    pictures = input_pictures(survey.candidates.images, 64)
+    assert pictures.shape == (len(survey.candidates), 3, 64, 64) and pictures.dtype == torch.uint8
+    expected = scorer.model.similarities(pictures, list(TOPICS), scorer.space).numpy()
+    np.testing.assert_allclose(topic_similarities(scores), expected)
+    weights = np.array(list(TOPICS.values()))/sum(TOPICS.values())
+    np.testing.assert_allclose(scores.popularity, expected @ weights, rtol=1e-5)
+    np.testing.assert_allclose(scores.score, fused_score(expected @ weights, survey.candidates.representativeness, .3), atol=1e-5)
+    chosen = select_thumbnail(survey, topics=TOPICS, model=scorer, lam=.3)
+    assert chosen.index == scores.score.argmax() and chosen.time == pytest.approx(survey.candidates.times[chosen.index], abs=.2)
+
+
+def test_new_words_without_training(scorer, survey):
+    """A word that was in no training list gets a column; the others' similarities stay as they were."""
+    before, after = scorer.score(survey, topics=TOPICS), scorer.score(survey, topics=TOPICS | {'bike': 500})
+    np.testing.assert_allclose(topic_similarities(after)[list(TOPICS)], topic_similarities(before), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="no vector for 'unicorn'"):
+        scorer.score(survey, topics={'unicorn': 1})
+
+
+def test_topic_lists(tmp_path):
+    table = pd.DataFrame({'word': ['girl', 'beach'], 'count': [3, 0]})
+    path = write_topics(tmp_path/'topics.csv', table)
+    for given_ in (table, path, str(path), {'girl': 3, 'beach': 0}):
+        assert topic_counts(given_).to_dict() == {'girl': 3, 'beach': 0}
+    for bad, words in (({}, 'at least one is above 0'), ({'a': 0}, 'at least one is above 0'), ({'a': 1, 'b': float('nan')}, "topic 'b' should be 0 or more, found nan")):
+        with pytest.raises(ValueError, match=words):
+            topic_counts(bad)
+
+
+def test_seen_and_unseen_topics(scorer, survey):
+    for kind, expected in (('seen', ['girl', 'beach', 'dog']), ('unseen', ['gym'])):
+        model = new_amuse(replace(scorer.model.settings, topics=kind), scorer.space)
+        model.load_state_dict(scorer.model.state_dict())
+        scores = TopicScorer(model, scorer.space).score(survey, topics=TOPICS)
+        assert list(topic_similarities(scores)) == expected
+    with pytest.raises(ValueError, match='only unseen ones count'):
+        TopicScorer(model, scorer.space).score(survey, topics={'girl': 3})
+
+
+def test_explanation_adds_up(scorer, survey):
+    thumbnail = select_thumbnail(survey, topics=TOPICS, model=scorer)
+    parts = top_topics(thumbnail.scores, TOPICS, thumbnail.index, n=10)
+    assert parts.is_monotonic_decreasing and set(parts.index) == set(TOPICS)
+    assert parts.sum() == pytest.approx(thumbnail.scores.popularity[thumbnail.index] - thumbnail.scores.popularity.mean(), abs=1e-6)
+    assert len(top_topics(thumbnail.scores, TOPICS, 0, n=2)) == 2
+
+
+def test_heat_map(scorer, survey):
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    thumbnail = select_thumbnail(survey, topics=TOPICS, model=scorer)
+    ax = heat_map(thumbnail.scores, survey.candidates.images, thumbnail.index)
+    np.testing.assert_allclose(ax.images[0].get_array(), topic_similarities(thumbnail.scores).T)
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(TOPICS)
+    assert [label.get_text() for label in ax.get_xticklabels()] == [f'{time:.1f} s' for time in thumbnail.scores.time]
+    plt.close('all')
+
+
+def test_folder(scorer, survey, tmp_path):
+    again = TopicScorer.load(scorer.save(tmp_path/'model'))
+    pd.testing.assert_frame_equal(again.score(survey, topics=TOPICS), scorer.score(survey, topics=TOPICS))
+    (tmp_path/'model'/'space.safetensors').write_bytes(b'nothing')
+    with pytest.raises(ValueError, match='refused'):
+        TopicScorer.load(tmp_path/'model')
+    with pytest.raises(FileNotFoundError, match='no such checkpoint'):
+        TopicScorer.load(tmp_path)
