@@ -107,10 +107,10 @@ def timeline(
     start = survey.frames.times[0]
     def percent(seconds): return f'{100 * seconds / (survey.end - start):.2f}%'
     heights = 8 + 84 * shots.motion / max(shots.motion.max(), 1e-9)
-    def bar(at, rank, height):
+    def bar(at, chosen, height):
         place = f'left:{percent(at - start)};width:{percent(.94 * survey.shot_length)};height:{height:.0f}%'
-        return I(cls='shown' if rank else None, title=f'{at:.1f} s', style=place)
-    bars = map(bar, shots.time, shots['rank'], heights)
+        return I(cls='shown' if chosen else None, title=f'{at:.1f} s', style=place)
+    bars = map(bar, shots.time, shots.place, heights)
     return Div(*bars, B(style=f'left:{percent(preview.thumbnail.time - start)}', title=f'thumbnail, {preview.thumbnail.time:.2f} s'), cls='line')
 
 # %% ../nbs/preview.ipynb #433672af

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from microvid_nb.gif import matching
-from microvid_nb.gif.matching import closest_disjoint_match, match_with_bounds, near_shots, shot_places
+from microvid_nb.gif.matching import closest_disjoint_match, exact_precisions, match_with_bounds, near_shots, round_places, shot_places
 
 
 def drawn_problem(seed: int):
@@ -60,15 +60,97 @@ def test_near_ties_far_from_the_origin(dtype, difference):
     assert (chosen <= sums.min(1)*(1 + 2*matching.TIE)).all()
 
 
+def choose(generated, shots, dtype):
+    """The choice of products in some precision and whether it is certain."""
+    return match_with_bounds(near_shots(generated, round_places(shot_places(shots, generated.shape[1]), dtype)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(1, 700), st.floats(-30, 30), st.floats(0, 3), st.sampled_from([torch.float32, torch.float64]), st.booleans())
+def test_bounds_hold(seed, d, exponent, offset, dtype, single):
+    """The true distance, known from extended precision, lies between the bounds, at any scale and far from the origin."""
+    rng = np.random.default_rng(seed)
+    given_type = np.float32 if single else np.float64
+    shots = (rng.standard_normal((12, d))*rng.choice([.01, 1], (12, 1)) + 10**offset)*10**exponent
+    generated = (shots[rng.integers(12, size=(4, 2))] + rng.standard_normal((4, 2, d))*10**(exponent + rng.uniform(-5, 1)))
+    shots, generated = shots.astype(given_type), generated.astype(given_type)
+    places = round_places(shot_places(torch.tensor(shots), 2), dtype)
+    near = near_shots(torch.tensor(generated), places)
+    exact = np.sqrt(((generated[:, :, None].astype(np.longdouble) - shots.astype(np.longdouble))**2).sum(-1))
+    distance = np.take_along_axis(exact, near.second.numpy(), -1)*np.longdouble(places.scale)
+    shown = near.second.numpy() >= 0
+    assert (near.low.numpy() <= distance)[shown].all() and (distance <= near.high.numpy())[shown].all()
+
+
+def test_single_precision_is_right_or_in_doubt():
+    """Samples of which float32 is certain are right, also where it often can't tell, and whatever PyTorch is told about precision."""
+    rng = np.random.default_rng(0)
+    for difference in (1, 1e-2, 1e-3, 1e-4):
+        shots = torch.tensor(np.repeat(rng.standard_normal((10, 256)), 4, 0) + difference*rng.standard_normal((40, 256)), dtype=torch.float32)
+        generated = torch.tensor(rng.standard_normal((300, 3, 256)), dtype=torch.float32)
+        right = matching.match_directly(generated, shots.double())
+        chosen, certain = choose(generated, shots, torch.float32)
+        assert torch.equal(chosen[certain], right[certain])
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            assert torch.equal(closest_disjoint_match(generated, shots), right)
+            assert torch.equal(closest_disjoint_match(generated[0], shots), right[0])
+    assert not certain.all()
+
+
+def test_products_are_not_rounded_to_fewer_digits():
+    generator = torch.Generator().manual_seed(1)
+    shots, generated = torch.randn(40, 512, generator=generator), torch.randn(200, 3, 512, generator=generator)
+    expected = closest_disjoint_match(generated, shots)
+    try:
+        for precision in ('high', 'medium'):
+            torch.set_float32_matmul_precision(precision)
+            assert exact_precisions() == [torch.float64]
+            assert torch.equal(closest_disjoint_match(generated, shots), expected)
+    finally:
+        torch.set_float32_matmul_precision('highest')
+    assert exact_precisions() == [torch.float32, torch.float64]
+
+
+def test_threads_are_left_as_they_were():
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            closest_disjoint_match(torch.zeros(4, 3, 2), torch.zeros(9, 2))
+            assert torch.get_num_threads() == threads
+            with pytest.raises(ValueError):
+                closest_disjoint_match(torch.zeros(4, 3, 2), torch.zeros(2, 2))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize('scale', [1e-30, 1e-6, 1e6, 1e30])
+def test_scales(scale):
+    generator = torch.Generator().manual_seed(2)
+    shots, generated = torch.randn(30, 64, generator=generator), torch.randn(50, 3, 64, generator=generator)
+    expected = closest_disjoint_match(generated, shots)
+    assert torch.equal(closest_disjoint_match(generated*2.**round(np.log2(scale)), shots*2.**round(np.log2(scale))), expected)
+    assert choose(generated*scale, shots*scale, torch.float32)[1].double().mean() > .9
+    far = closest_disjoint_match((generated*scale).double(), shots.double()*1e-9*scale)   # shots far nearer to one another than to the features
+    assert torch.equal(far, matching.match_directly(generated.double(), shots.double()*1e-9))
+
+
+def test_what_single_precision_cannot_hold_is_in_doubt():
+    shots, generated = torch.randn(9, 4).double(), torch.full((2, 3, 4), 1e60, dtype=torch.float64)
+    assert not choose(generated, shots, torch.float32)[1].any()
+    assert len(closest_disjoint_match(generated, shots)[0].unique()) == 3
+
+
 def test_doubtful_samples_go_the_slow_way_and_only_those():
     generator = torch.Generator().manual_seed(0)
     shots = torch.randn(50, 32, generator=generator).double()
     generated = torch.randn(400, 3, 32, generator=generator).double()
-    chosen, certain = match_with_bounds(near_shots(generated, shot_places(shots, 3)))
+    _, certain = choose(generated, shots, torch.float64)
     assert certain.all()
     shots[7] = shots[3] + 1e-13   # now two shots can't be told apart by a product
     generated[5, 1] = shots[3]
-    _, certain = match_with_bounds(near_shots(generated, shot_places(shots, 3)))
+    _, certain = choose(generated, shots, torch.float64)
     assert not certain[5] and certain.float().mean() > .5
 
 
@@ -77,8 +159,7 @@ def test_identical_shots_leave_no_doubt():
     generator = torch.Generator().manual_seed(0)
     shots = torch.randn(5, 16, generator=generator).repeat_interleave(torch.tensor([1, 10, 2, 1, 6]), 0)
     generated = shots[[3, 3, 3]] + .01*torch.randn(100, 3, 16, generator=generator)
-    chosen, certain = match_with_bounds(near_shots(generated, shot_places(shots, 3)))
-    assert certain.all()
+    assert choose(generated, shots, torch.float32)[1].all()
     assert (closest_disjoint_match(generated, shots).sort(-1).values == torch.tensor([1, 2, 3])).all()
     assert closest_disjoint_match(shots[[4, 0, 4]], shots).tolist() == [1, 0, 2]
 

@@ -17,7 +17,7 @@ KINDS = ['plain', 'whole numbers', 'flat', 'scales', 'repeated']
 
 
 def drawn_problem(seed: int):
-    """A problem of some shape and kind: shots, a feature, its target."""
+    """A problem of some shape, kind and scale: shots, a feature, its target."""
     rng = np.random.default_rng(seed)
     n, d = SHAPES[seed % len(SHAPES)]
     kind = KINDS[seed // len(SHAPES) % len(KINDS)]
@@ -32,7 +32,10 @@ def drawn_problem(seed: int):
         shots = shots[rng.integers(n, size=n)]
     y = int(rng.integers(n))
     g = shots[rng.integers(n)] + rng.standard_normal(d)*10**rng.uniform(-2, 1)
-    return shots, np.round(g) if kind == 'whole numbers' else g, y
+    if kind == 'whole numbers':
+        g = np.round(g)
+    scale = [1, 1e6, 1e-6][seed % 3]
+    return shots*scale, g*scale, y
 
 
 def project(g, shots, y):

@@ -48,10 +48,10 @@ def best_three(
     order, # int, the shots from best to worst, at least three
     n:int # shots of the clip
 ) -> np.ndarray: # int64 [n], 1, 2, 3 for the best, 0 for the others
-    "Ranks of the chosen shots"
-    rank = np.zeros(n, np.int64)
-    rank[np.asarray(order)[:SHOTS]] = np.arange(1, SHOTS + 1)
-    return rank
+    "Places of the chosen shots in the GIF: in order of time"
+    place = np.zeros(n, np.int64)
+    place[np.sort(order[:SHOTS])] = np.arange(1, SHOTS + 1)
+    return place
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Hecate:
 
     def score(self,
               survey:Survey # of a clip
-    ) -> pd.DataFrame: # a row a shot: the columns of `describe_shots`, and rank (1 to 3 if chosen, else 0)
+    ) -> pd.DataFrame: # a row a shot: the columns of `describe_shots`, and place (1 to 3 if chosen, else 0)
         "Which three shots to show"
         shots = describe_shots(survey)
         poor = (shots.usable <= MOSTLY_USABLE) | (shots.cluster < 0) | shots.cut
@@ -68,7 +68,7 @@ class Hecate:
         turn = group.motion.rank(ascending=False, method='first')
         largest_first = -group.motion.transform('size')
         order = np.lexsort((shots.cluster, largest_first, turn, poor))
-        return shots.assign(rank=best_three(order, len(shots)))
+        return shots.assign(place=best_three(order, len(shots)))
 
 # %% ../../nbs/gif/05_baselines.ipynb #e0bd22fd
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class BeautThumb:
 
     def score(self,
               survey:Survey # of a clip
-    ) -> pd.DataFrame: # a row a shot: the columns of `describe_shots`, score of its best thumbnail, and rank (1 to 3 if chosen, else 0)
+    ) -> pd.DataFrame: # a row a shot: the columns of `describe_shots`, score of its best thumbnail, and place (1 to 3 if chosen, else 0)
         "Which three shots to show"
         shots, candidates = describe_shots(survey), survey.candidates
         score = pd.Series(fuse(attractiveness(survey).attractiveness, candidates.representativeness, self.lam))
@@ -88,4 +88,4 @@ class BeautThumb:
             rest = shots.drop(index=order)
             distance = np.abs(rest.time.to_numpy()[:, None] - shots.time[order].to_numpy()).min(1)
             order.append(rest.index[np.lexsort((distance, rest.usable > MOSTLY_USABLE))[-1]])
-        return shots.assign(rank=best_three(order, len(shots)))
+        return shots.assign(place=best_three(order, len(shots)))

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
-from .gevaden import GIFGenerator, regression_penalty
+from .gevaden import GIFGenerator, last_state, regression_penalty
 from .shots import ShotBatch
 
 # %% ../../nbs/gif/07_reseq2seq.ipynb #d06c636b
@@ -44,9 +43,8 @@ class ReSeq2Seq(nn.Module):
         shots:Tensor, # [B, T, D]
         lengths:Tensor, # shots of each video, int64 [B]
     ) -> Tensor: # s_x, [B, video]
-        "The semantic vectors of videos; what lies in the padding is never read."
-        packed = pack_padded_sequence(shots, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        return self.encoder(packed)[1][0][-1]
+        "The semantic vectors of videos; what lies in the padding makes no difference."
+        return last_state(self.encoder, shots, lengths)
 
     def decode(self,
         code:Tensor, # s_x, [B, video]
@@ -59,7 +57,7 @@ class ReSeq2Seq(nn.Module):
         generated:Tensor, # g, [B, k, D]
     ) -> tuple: # v and u, [B, gif] each
         "Videos and their generated summaries in one space."
-        return self.projection(code), self.retrospective(generated)[1][0][-1]
+        return self.projection(code), last_state(self.retrospective, generated)
 
     @torch.no_grad()
     def generate(self,

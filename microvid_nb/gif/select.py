@@ -18,20 +18,20 @@ from ..media.survey import as_survey, shot_frames
 @dataclass(frozen=True)
 class GIFThumbnail:
     "Three shots of a clip in the order in which they are shown, and why these"
-    times:np.ndarray # float64 [3], seconds at which the shots begin
+    times:np.ndarray # float64 [3], seconds at which the shots begin, in the order in which they are shown
     shots:list[np.ndarray] # each uint8 RGB [T, H, W, 3], ready for `write_gif`
-    scores:pd.DataFrame # a row a shot of the clip: time in seconds, rank (1 to 3 if chosen, else 0), and what the rank is made of
+    scores:pd.DataFrame # a row a shot of the clip: time in seconds, place (1 to 3 if chosen, else 0), and what made the choice
     warning:str='' # why the GIF is poor, or nothing
 
 
 def select_gif(
     path, # a video file, or a `Survey` of one
-    model=None # ranks shots: an object with `score(survey)`; None is `Hecate()`
-) -> GIFThumbnail: # three shots in order of time
+    model=None # chooses shots: an object with `score(survey)`; None is `Hecate()`
+) -> GIFThumbnail: # three shots in the order of their places
     "The GIF thumbnail of a clip; `MediaError` if there is no picture in it"
     survey = as_survey(path)
     scores = (model or Hecate()).score(survey)
-    times = np.sort(scores.time[scores['rank'] > 0].to_numpy())
+    times = scores[scores.place > 0].sort_values('place').time.to_numpy()
     warning = survey.candidates.warning
     if survey.shot_length < 1: warning = '; '.join(filter(None, [warning, f'the clip is shorter than three shots ({3 * survey.shot_length:.1f} s)']))
     return GIFThumbnail(times, [shot_frames(survey, time) for time in times], scores, warning)
