@@ -234,5 +234,6 @@ def closest_disjoint_match(
         places, exact = shot_places(shots, k), shots.double()
         levels = [round_places(places, dtype) for dtype in exact_precisions()]
         parts = generated.detach().reshape(-1, k, d).split(max(1, CHUNK//(k*(d + len(shots) + k**k))))
-        found = (pool.map if shots.device.type == 'cpu' else map)(lambda part: match_by_levels(part, exact, levels), parts)
+        each = pool.map if len(parts) > 1 and shots.device.type == 'cpu' else map
+        found = each(lambda part: match_by_levels(part, exact, levels), parts)
         return torch.cat(list(found)).view(generated.shape[:-1])

@@ -349,7 +349,7 @@ def voronoi_projection(
         found = torch.zeros_like(g), g.new_empty(b), g.new_empty(b), g.new_empty(b, dtype=torch.int64)
         work = [part.contiguous().numpy() for part in (g, targets.long().cpu(), x, *shared_products(g, x), *found)]
         rows = [*range(0, b, ROWS), b]
-        list(pool.map(lambda start, stop: project_rows(start, stop, *work), rows, rows[1:]))
+        list((pool.map if b > ROWS else map)(lambda start, stop: project_rows(start, stop, *work), rows, rows[1:]))
     return VoronoiMove(*(part.to(generated.device) for part in (found[0]/scale, *found[1:])))
 
 # %% ../../nbs/gif/03_metrics.ipynb #0204c6dd
