@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GEVADENSettings', 'last_state', 'GaussianEncoder', 'GIFGenerator', 'GEVADEN', 'gaussian_kl', 'regression_penalty',
-           'perceptual_loss', 'gevaden_loss', 'shot_likelihoods', 'joint_likelihoods', 'most_likely_gif', 'likely_gif',
-           'generate_gif']
+           'perceptual_loss', 'gevaden_loss', 'sample_gifs', 'shot_likelihoods', 'joint_likelihoods', 'most_likely_gif',
+           'likely_gif', 'generate_gif']
 
 # %% ../../nbs/gif/04_gevaden.ipynb #1f0952fa
 import itertools
@@ -174,6 +174,18 @@ def gevaden_loss(
     perceptual = perceptual_loss(model, model.generator(code, z.detach()), gif_code).mean() if s.perceptual else torch.zeros_like(kl)
     if model.training: model.steps += 1
     return {'loss': regression + model.beta()*kl + s.perceptual*perceptual, 'regression': regression, 'kl': kl, 'perceptual': perceptual}
+
+# %% ../../nbs/gif/04_gevaden.ipynb #c3723b21
+def sample_gifs(
+    model:GEVADEN, # trained
+    shots:Tensor, # one video, [n, D]
+    samples:int=10_000, # L; the paper's
+    generator:torch.Generator|None=None, # source of chance
+    at_once:int=1000, # samples whose features are held in memory
+) -> Tensor: # seconds at which the shots start, int64 [L, k]
+    "GIFs of a video for patterns that are drawn from the prior."
+    parts = (min(at_once, samples - done) for done in range(0, samples, at_once))
+    return torch.cat([closest_disjoint_match(model.sample(shots, part, generator), shots) for part in parts])
 
 # %% ../../nbs/gif/04_gevaden.ipynb #139f5b0d
 @torch.no_grad()
