@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['PAPER_TABLE2', 'STUDIES', 'PAPER_TABLE3', 'drawn_survey', 'drawn_picks', 'WorldVideos', 'microworld_videos', 'Split',
            'split_world', 'measured_round', 'known_systems', 'rules', 'real_split', 'beside_paper', 'compare',
-           'train_variants', 'different_gifs', 'divergence', 'studied', 'world_round', 'real_round', 'side_by_side',
-           'click_log', 'world_clicks', 'reproduce_microworld', 'reproduce_real', 'train_microworld_model']
+           'train_variants', 'different_gifs', 'divergence', 'studied', 'true_features', 'truth_round', 'world_round',
+           'real_round', 'side_by_side', 'click_log', 'world_clicks', 'reproduce_microworld', 'reproduce_real',
+           'train_microworld_model']
 
 # %% ../../nbs/gif/11_experiments.ipynb #ac37a1a3
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
 from ..data.gif_thumbnails import GIFThumbnails, split_videos
 from ..data.microworld import MicroWorld, in_parallel
@@ -25,7 +27,7 @@ from ..data.world_views import world_frames
 from .baselines import BeautThumb, Hecate
 from .gevaden import GEVADEN, generate_gif, gevaden_loss
 from .metrics import ctr_table
-from .shots import real_shot_videos, shot_loader, shot_video
+from .shots import ShotVideo, real_shot_videos, shot_loader, shot_video
 from .systems import (GEVADENS, GIFScale, chance_system, gevaden_system, learned_systems, measure, picked, position_system, proposal_system,
                                      reseq2seq_system, top_comments, train_gevaden, train_reseq2seq)
 from .video_to_gif import ShotNetwork, VideoToGIF, VideoToGIFSettings, commented_video, train_shot_network
@@ -204,6 +206,30 @@ def studied(
         rows.append({'round': seed, setting: value, **measure(gevaden_system(model, scale.samples, seed), videos, scale.measured), **figures})
     return pd.DataFrame(rows)
 
+# %% ../../nbs/gif/11_experiments.ipynb #f87ce9fa
+def true_features(
+    world:MicroWorld, # the world
+    video:ShotVideo, # a video of it
+) -> ShotVideo: # the same with [n, 34]
+    "A video whose shots are described by the world's truth."
+    seen = watch(world.story(int(video.key), long=True))
+    truth = pd.DataFrame(np.column_stack([seen.noticed, seen.quality, seen.novelty]))
+    return video._replace(shots=torch.tensor(truth.groupby(seen.times.astype(int).clip(max=len(video.shots) - 1)).mean().to_numpy(), dtype=torch.float32))
+
+def truth_round(
+    videos:Sequence, # of `ShotVideo`, with `true_features`
+    scale:GIFScale, # sizes
+    seed:int, # of this round
+) -> dict: # 'study_truth' -> DataFrame
+    "The generative systems and RankNet on true features, standardised by the training videos'."
+    torch.set_num_threads(1)
+    split = split_world(videos, scale, seed)
+    train = torch.cat([video.shots for video in split.train])
+    middle, spread = train.mean(0), train.std(0).clamp_min(1e-3)
+    split = Split(*([video._replace(shots=(video.shots - middle)/spread) for video in part] for part in split))
+    systems = learned_systems(split.train, {name: train_gevaden(split.train, scale, seed, **changes) for name, changes in GEVADENS.items()}, scale, seed)
+    return {'study_truth': measured_round(seed, split, {'chance': chance_system(seed), **systems}, scale)}
+
 # %% ../../nbs/gif/11_experiments.ipynb #52e9655e
 def world_round(
     made:WorldVideos, # videos with features
@@ -230,7 +256,7 @@ def real_round(
     return {'table2': measured_round(seed, split, {**rules(split, seed), **learned_systems(split.train, gevadens, scale, seed)}, scale)}
 
 def side_by_side(
-    function, # `world_round` or `real_round`
+    function, # `world_round`, `truth_round` or `real_round`
     data, # its first argument
     scale:GIFScale, # sizes
     seed:int, # of the first round
@@ -293,7 +319,9 @@ def reproduce_microworld(
     world = MicroWorld(seed)
     network, _ = train_shot_network(world, scale.shot, scale.pretraining, seed=seed, progress=progress)
     made = microworld_videos(world, range(scale.train + 2*scale.other), network, progress)
-    return {**side_by_side(world_round, made, scale, seed, progress), 'table3': ctr_table(world_clicks(made, world, scale, seed)).reset_index()}
+    truth = [true_features(world, video) for video in tqdm(made.videos, disable=not progress, unit='video')]
+    return {**side_by_side(world_round, made, scale, seed, progress), **side_by_side(truth_round, truth, scale, seed, progress),
+            'table3': ctr_table(world_clicks(made, world, scale, seed)).reset_index()}
 
 def reproduce_real(
     dataset:GIFThumbnails, # the real annotations

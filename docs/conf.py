@@ -1,0 +1,27 @@
+"""Settings of the site as Sphinx builds it where Quarto isn't installed; `tools/make_site.py` writes the pages."""
+import configparser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+settings = configparser.ConfigParser(delimiters=['='])
+settings.read(ROOT / 'settings.ini', encoding='utf-8')
+own = settings['DEFAULT']
+
+project, author, release = own['lib_name'], own['author'], own['version']
+extensions = ['myst_nb', 'sphinx-mathjax-offline']  # equations are typeset without a network
+nb_execution_mode = 'off'  # pages show saved outputs
+nb_mime_priority_overrides = [('html', 'application/vnd.jupyter.widget-view+json', None)]  # a widget leaves a picture
+myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'deflist']
+myst_dmath_double_inline = True
+myst_heading_anchors = 4
+suppress_warnings = ['mystnb.mime_priority', 'myst.header', 'misc.highlighting_failure']  # signatures stand at the third level; defaults of signatures needn't be Python
+exclude_patterns = ['conf.py']
+html_theme = 'sphinx_book_theme'
+html_title = project
+html_copy_source = False
+html_static_path, html_css_files, html_favicon = ['static'], ['site.css'], 'static/favicon.svg'
+html_context = {'default_mode': 'auto'}
+html_theme_options = {
+    'repository_url': own['git_url'], 'repository_branch': own['branch'], 'path_to_docs': own['nbs_path'], 'use_repository_button': True, 'use_issues_button': True,
+    'use_edit_page_button': True, 'launch_buttons': {'colab_url': 'https://colab.research.google.com'}, 'show_toc_level': 2, 'home_page_in_toc': True,
+}
