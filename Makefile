@@ -7,7 +7,7 @@ VIDEO  ?=
 OUT    ?= out/demo
 export VIDEO OUT
 
-.PHONY: demo test lab bench prepare readme constraints clean
+.PHONY: demo test lab bench fuzz docs weights prepare readme clean
 .DEFAULT_GOAL := demo
 
 $(READY): settings.ini setup.py constraints.txt
@@ -17,8 +17,8 @@ $(READY): settings.ini setup.py constraints.txt
 	@if [ -d .git ]; then $(BIN)/nbdev_install_hooks; fi
 	@touch $@
 
-demo: $(READY)  ## a thumbnail and a GIF of VIDEO (a file, a folder, or clips of MicroWorld), as a page
-	@$(BIN)/microvid preview $${VIDEO:+"$$VIDEO"} --out "$$OUT" || [ $$? -eq 1 ]  # 1: some files could not be used, as the page says
+demo: $(READY)  ## all that can be said of VIDEO (a file, a folder, or clips of MicroWorld), as a page
+	@$(BIN)/microvid card $${VIDEO:+"$$VIDEO"} --out "$$OUT" || [ $$? -eq 1 ]  # 1: some files could not be used, as the page says
 
 test: $(READY)  ## export in step, every notebook, tests/
 	@$(BIN)/python -m pytest tests
@@ -29,6 +29,15 @@ lab: $(READY)  ## JupyterLab on the notebooks
 bench: $(READY)  ## the speed table, as ratios against peers on the same work
 	@$(BIN)/python -m pytest benchmarks --benchmark-json=benchmarks/latest.json --benchmark-quiet -q
 	@$(BIN)/python benchmarks/table.py benchmarks/latest.json
+
+fuzz: $(READY)  ## 2,000 seeded bad files for each reader
+	@MICROVID_FUZZ=2000 $(BIN)/python -m pytest tests/fuzz -q
+
+docs: $(READY)  ## the site, into _docs/: by Quarto, or without it by Sphinx
+	@$(BIN)/python tools/make_site.py
+
+weights: $(READY)  ## the small checkpoints that come with the package, trained on MicroWorld anew
+	@for task in thumbnail gif classify venue; do $(BIN)/microvid train $$task --half --out microvid_nb/weights/$$task.safetensors || exit 1; done
 
 prepare: $(READY)  ## after editing: export, run every notebook so that saved outputs are true, clean, README
 	@$(BIN)/nbdev_export

@@ -22,6 +22,7 @@ setuptools.setup(
     classifiers=['Development Status :: 3 - Alpha', f"Intended Audience :: {cfg['audience']}", f"Natural Language :: {cfg['language']}", 'Programming Language :: Python :: 3'],
     project_urls={'Documentation': f"{cfg['doc_host']}{cfg['doc_baseurl']}"},
     packages=setuptools.find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
+    package_data={cfg['lib_path']: ['weights/*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('clip', 'dev')},

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'named_parts', 'Objectives', 'random_state', 'set_random_state', 'separate_randomness', 'loader_generators',
-           'checksum', 'refuse_bad_numbers', 'write_tensors', 'read_tensors', 'CheckpointInfo', 'save_checkpoint',
-           'load_checkpoint', 'check_weights', 'is_of_type', 'rebuild_settings', 'load_model', 'split_tensors',
-           'join_tensors', 'Best', 'TrainingRun', 'add_columns', 'fit', 'rounds', 'mean_sd', 'PairedTest', 'paired_t']
+           'checksum', 'refuse_bad_numbers', 'write_tensors', 'read_tensors', 'CheckpointInfo', 'halved',
+           'save_checkpoint', 'load_checkpoint', 'check_weights', 'is_of_type', 'rebuild_settings', 'load_model',
+           'split_tensors', 'join_tensors', 'Best', 'TrainingRun', 'add_columns', 'fit', 'rounds', 'mean_sd',
+           'PairedTest', 'paired_t']
 
 # %% ../nbs/training.ipynb #620218ca
 import hashlib
@@ -174,14 +175,24 @@ class CheckpointInfo:
     note: str       # by whoever saved it
 
 
+def halved(
+    weight:Tensor, # of any type
+) -> Tensor: # float16 where it was float32
+    "A weight in half the space."
+    return weight.half() if weight.dtype == torch.float32 else weight
+
+
 def save_checkpoint(
     path:str|Path, # file to write, such as amuse.safetensors
     model:nn.Module, # the model
     settings, # the frozen dataclass that it was built from
     note:str='', # for people: data set, command, seed, figures
+    half:bool=False, # keep weights as float16, in half the space; loaded, they are float32 again
 ) -> Path: # the file
-    "Writes a model's weights and settings; `ValueError` where a weight is not finite."
-    write_tensors(path, model.state_dict(), {'kind': 'model', **asdict(CheckpointInfo(type(model).__name__, asdict(settings), version('microvid_nb'), note))})
+    "Writes a model's weights and settings; `ValueError` where a weight is not finite, or too large for float16."
+    weights = model.state_dict()
+    if half: weights = {name: halved(weight) for name, weight in weights.items()}
+    write_tensors(path, weights, {'kind': 'model', **asdict(CheckpointInfo(type(model).__name__, asdict(settings), version('microvid_nb'), note))})
     return Path(path)
 
 
@@ -206,7 +217,7 @@ def check_weights(
     both = [(name, weights[name], tensor) for name, tensor in expected.items() if name in weights]
     said = {'missing': [name for name in expected if name not in weights], 'unexpected': [name for name in weights if name not in expected],
             'of another shape': [f'{name} is {list(found.shape)}, not {list(wanted.shape)}' for name, found, wanted in both if found.shape != wanted.shape],
-            'of another type': [f'{name} is {found.dtype}, not {wanted.dtype}' for name, found, wanted in both if found.dtype != wanted.dtype]}
+            'of another type': [f'{name} is {found.dtype}, not {wanted.dtype}' for name, found, wanted in both if found.dtype not in (wanted.dtype, halved(wanted).dtype)]}
     problems = [f'{len(names)} {kind}: {", ".join(names[:6])}{", ..." if len(names) > 6 else ""}' for kind, names in said.items() if names]
     if problems: raise ValueError(f'{path}: these are not the weights of this {type(model).__name__}: {"; ".join(problems)}')
 

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / 'microvid_nb'
 TASKS = {'thumbnail', 'gif', 'classify', 'venue'}
-FLOORS = [{'media'}, {'data'}, {'training'}, {'features'}, TASKS, {'reproduce', 'preview'}, {'cli'}]  # from the ground up
+FLOORS = [{'media'}, {'data'}, {'training'}, {'features'}, TASKS, {'reproduce', 'preview', 'batch', 'papers'}, {'card'}, {'cli'}]  # from the ground up
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if path.stem not in ('__init__', '_modidx'))
 
 
