@@ -78,6 +78,10 @@ figcaption { font-size: .85rem; margin-top: .35rem; }
 .strip .chosen img { outline: 3px solid var(--mark); outline-offset: 2px; }
 .strip .bar { height: 5px; border-radius: 3px; background: var(--mark); margin-top: .45rem; }
 .strip small { display: flex; justify-content: space-between; font-variant-numeric: tabular-nums; }
+.sure { display: grid; grid-template-columns: max-content 1fr max-content; gap: .15rem .7rem; align-items: center; font-size: .9rem; font-variant-numeric: tabular-nums; }
+.sure i { height: 9px; border-radius: 3px; background: var(--motion); } .sure i:first-of-type { background: var(--mark); }
+h3 { font-size: .95rem; margin: 1.2rem 0 .5rem; border-top: 1px solid var(--line); padding-top: .9rem; } .wide img { max-width: 100%; border-radius: 8px; background: #fff; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 1.25rem; } .columns > div { min-width: 0; }
 .warning { color: var(--mark); } ul { padding-left: 1.2rem; } code { font-size: .9em; }
 '''
 
@@ -151,14 +155,17 @@ def write_page(
     path, # file to write
     cards:Iterable[str], # HTML of one clip each, from `card_html`
     failures:dict[str, str]={}, # path of each file that could not be used, and why
-    seconds:float=0. # it all took
+    seconds:float=0., # it all took
+    title:str='Thumbnails and GIFs', # of the page
+    explained:str=HOW_TO_READ, # what a reader needs to know
+    footer:str='Made by microvid_nb, without network and without trained weights.', # last line
 ) -> Path: # the file
     "Writes a page about many clips that needs no other file"
     cards = list(cards)
     failed = [Section(H2('Could not be used'), Ul(*(Li(Code(Path(name).name), ' ', reason) for name, reason in failures.items())))] if failures else []
-    head = Head(Meta(charset='utf-8'), Meta(name='viewport', content='width=device-width, initial-scale=1'), Title('Thumbnails and GIFs'), Style(STYLE))
+    head = Head(Meta(charset='utf-8'), Meta(name='viewport', content='width=device-width, initial-scale=1'), Title(title), Style(STYLE))
     count = f'{len(cards)} clip{"s" if len(cards) != 1 else ""} in {seconds:.1f} s'
-    body = Body(Header(H1('Thumbnails and GIFs'), P(count + '. ' + HOW_TO_READ)), Main(NotStr(''.join(cards)), *failed), Footer(P('Made by microvid_nb, without network and without trained weights.')))
+    body = Body(Header(H1(title), P(count + '. ' + explained)), Main(NotStr(''.join(cards)), *failed), Footer(P(footer)))
     with atomic_path(path) as temporary: temporary.write_text('<!doctype html>\n' + to_xml(Html(head, body, lang='en')), encoding='utf-8')
     return Path(path)
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from microvid_nb.features.text import SemanticSpace
 from microvid_nb.thumbnail.amuse import (
-    AMUSE, AMUSEBatch, AMUSESettings, PairedPictures, VARIANTS, amuse_loss, attend, domain_gap, hinge_rank_loss, layer_gap, new_amuse, ordering_accuracy, variant)
+    AMUSE, AMUSEBatch, AMUSESettings, PairedPictures, VARIANTS, across_loss, amuse_loss, attend, domain_gap, hinge_rank_loss, layer_gap, new_amuse, ordering_accuracy, variant)
 from microvid_nb.thumbnail.mkmmd import heuristic_bandwidths, mk_mmd, optimal_kernel_weights
 from microvid_nb.training import fit, load_model, save_checkpoint
 
@@ -63,6 +63,33 @@ def test_ranking_loss_by_loops(model, batch, same_attention):
                 if not same_attention and not labels[j]:
                     expected += max(0., (.5 - s[w] @ W @ (model.attention(s)[w]*v) + s[j] @ W @ (model.attention(s)[j]*v)).item())
     assert model.ranking_loss(visual, batch.labels).item() == pytest.approx(expected/6, rel=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 7), words=st.integers(1, 5), margin=st.floats(0, 2), seed=st.integers(0, 10**6))
+def test_across_loss_by_loops(rows, words, margin, seed):
+    """Words that all pictures show, or none, have no pairs and count nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    scores, labels = torch.randn(rows, words, generator=generator, dtype=torch.float64, requires_grad=True), torch.rand(rows, words, generator=generator) < .5
+    expected = 0.
+    for w in range(words):
+        pairs = [max(0., margin - scores[i, w].item() + scores[k, w].item()) for i in range(rows) for k in range(rows) if labels[i, w] and not labels[k, w]]
+        expected += np.mean(pairs) if pairs else 0.
+    loss = across_loss(scores, labels, margin)
+    assert loss.item() == pytest.approx(expected, abs=1e-9)
+    loss.backward()
+    assert scores.grad.isfinite().all()
+
+
+def test_ranking_across_pictures_is_added(model, batch):
+    both = AMUSE(replace(model.settings, across=.7)).eval()
+    both.load_state_dict(model.state_dict())
+    parts, plain = amuse_loss(both, batch), amuse_loss(model, batch)
+    assert parts['across'].item() == pytest.approx(across_loss(model(batch.images), batch.labels).item(), rel=1e-5)
+    assert parts['loss'].item() == pytest.approx(plain['loss'].item() + .7*parts['across'].item(), rel=1e-5)
+    with torch.no_grad():                                        # a number added to all words of a picture: nothing to Eq. 6, something to this
+        shifted = model(batch.images) + torch.arange(6.)[:, None]
+        assert across_loss(shifted, batch.labels) != across_loss(model(batch.images), batch.labels)
 
 
 def test_objective(model, batch):

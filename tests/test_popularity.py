@@ -12,8 +12,10 @@ from microvid_nb.data.instagram import write_topics
 from microvid_nb.features.text import SemanticSpace
 from microvid_nb.media.survey import survey_video
 from microvid_nb.thumbnail.amuse import AMUSESettings, new_amuse
-from microvid_nb.thumbnail.popularity import TopicScorer, fused_score, heat_map, input_pictures, popularity, top_topics, topic_counts, topic_similarities
+from microvid_nb.thumbnail.popularity import (
+    TopicScorer, explain, fused_score, heat_map, input_pictures, load_topic_scorer, popularity, top_topics, topic_counts, topic_model, topic_similarities)
 from microvid_nb.thumbnail.select import select_thumbnail
+from microvid_nb.training import save_checkpoint
 
 WORDS = ('girl', 'beach', 'dog', 'cake')
 TOPICS = {'girl': 292, 'beach': 24, 'dog': 72, 'gym': 70}
@@ -117,11 +119,47 @@ def test_heat_map(scorer, survey):
     plt.close('all')
 
 
-def test_folder(scorer, survey, tmp_path):
-    again = TopicScorer.load(scorer.save(tmp_path/'model'))
-    pd.testing.assert_frame_equal(again.score(survey, topics=TOPICS), scorer.score(survey, topics=TOPICS))
-    (tmp_path/'model'/'space.safetensors').write_bytes(b'nothing')
+def test_one_file(scorer, survey, tmp_path):
+    """Model and words in one safetensors file; words that training never saw can be asked for, others are named."""
+    model = topic_model(scorer.model, scorer.space)
+    path = save_checkpoint(tmp_path/'model.safetensors', model, model.settings)
+    assert [file.name for file in tmp_path.iterdir()] == ['model.safetensors']
+    again = load_topic_scorer(path)
+    assert again.space.words == scorer.space.words and not again.training
+    for topics in (TOPICS, TOPICS | {'bike': 5}):
+        pd.testing.assert_frame_equal(again.score(survey, topics=topics), scorer.score(survey, topics=topics))
+    with pytest.raises(ValueError, match="no vector for 'unicorn'"):
+        select_thumbnail(survey, topics={'unicorn': 1}, model=again)
+    path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(ValueError, match='refused'):
-        TopicScorer.load(tmp_path/'model')
+        load_topic_scorer(path)
     with pytest.raises(FileNotFoundError, match='no such checkpoint'):
-        TopicScorer.load(tmp_path)
+        load_topic_scorer(tmp_path/'nowhere.safetensors')
+    with pytest.raises(ValueError, match='holds a AMUSE, expected TopicModel'):
+        load_topic_scorer(save_checkpoint(tmp_path/'amuse.safetensors', scorer.model, scorer.model.settings))
+
+
+def test_picture_that_explains(scorer, survey):
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    thumbnail = select_thumbnail(survey, topics=TOPICS, model=scorer)
+    figure = explain(thumbnail, TOPICS, survey, most=2)
+    axes = [ax for part in figure.subfigs for ax in part.axes]
+    shown = next(ax for ax in axes if ax.images and ax.get_xlim()[1] > 1)
+    assert [label.get_text() for label in shown.get_yticklabels()] == ['girl', 'dog']      # the most frequent
+    bars = {label.get_text(): bar.get_width() for label, bar in zip(figure.subfigs[1].axes[0].get_yticklabels(), figure.subfigs[1].axes[0].patches)}
+    expected = top_topics(thumbnail.scores, TOPICS, thumbnail.index, 4)
+    assert set(bars) == set(TOPICS) and all(bars[word] == pytest.approx(expected[word], abs=1e-9) for word in bars)
+    plt.close('all')
+    with pytest.raises(ValueError, match='asked for by its time'):
+        explain(select_thumbnail(survey, topics=TOPICS, model=scorer, force=1.), TOPICS, survey)
+
+
+@pytest.mark.parametrize('text, message', [
+    ('word,count\ndog,3\nDog,4\n', "row 3: word 'Dog' is listed twice"), ('word,count\ndog,-3\n', "row 2: count .*found '-3'"), ('word,count\ndog,2.5\n', "row 2: count .*found '2.5'"),
+    ('topic,times\ndog,3\n', 'no column word, count; found topic, times'), ('word,count\n', 'topics.csv: expected topics with counts'), ('', 'topics.csv: is empty')])
+def test_wrong_topic_files_are_named(scorer, survey, tmp_path, text, message):
+    (tmp_path/'topics.csv').write_text(text)
+    with pytest.raises(ValueError, match=message):
+        select_thumbnail(survey, topics=tmp_path/'topics.csv', model=topic_model(scorer.model, scorer.space))

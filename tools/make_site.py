@@ -85,6 +85,7 @@ def tree(entries: list, caption: str = '') -> str:
 def entry_of(item, titles: dict) -> tuple[str, str]:
     """Text and page of one entry of the sidebar; a section inside a section becomes a page that lists what is in it."""
     if isinstance(item, str): return '', '/' + item.removesuffix('.ipynb')
+    if item.get('href', '').startswith('http'): return item['text'], item['href']
     if 'href' in item: return item['text'], '/' + re.sub(r'\.(ipynb|md)$', '', item['href'])
     name = anchor(item['section'])
     inside = [entry_of(each, titles) for each in item['contents']]
@@ -110,8 +111,6 @@ def by_sphinx():
     names = {path: str(path.relative_to(PROCESSED)) for path in found}
     places = {re.sub(r'(^|/)\d+[a-z]*_', r'\1', name).replace('.ipynb', '.html'): name for name in names.values()}
     titles = {names[path].removesuffix('.ipynb'): write_page(path, places) for path in found}
-    for name in ('CONTRIBUTING.md', 'CHANGELOG.md'): shutil.copy(ROOT / name, PAGES)
-    shutil.copytree(ROOT / 'benchmarks', PAGES / 'benchmarks', ignore=lambda folder, files: [file for file in files if not file.endswith('.md')])
     write_contents(titles)
     shutil.rmtree(SITE, ignore_errors=True)
     subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-b', 'html', '-c', ROOT / 'docs', PAGES, SITE], cwd=ROOT, check=True)

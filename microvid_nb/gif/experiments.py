@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from ..data.gif_thumbnails import GIFThumbnails, split_videos
+from ..data.gif_thumbnails import GIFThumbnails, load_gif_thumbnails, split_videos
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.stories import Film
 from ..data.viewers import STEP, crowd_of, gif_click_rate, publish, watch
@@ -28,7 +28,7 @@ from .baselines import BeautThumb, Hecate
 from .gevaden import GEVADEN, generate_gif, gevaden_loss
 from .metrics import ctr_table
 from .shots import ShotVideo, real_shot_videos, shot_loader, shot_video
-from .systems import (GEVADENS, GIFScale, chance_system, gevaden_system, learned_systems, measure, picked, position_system, proposal_system,
+from .systems import (GEVADENS, SCALES, GIFScale, chance_system, gevaden_system, learned_systems, measure, picked, position_system, proposal_system,
                                      reseq2seq_system, top_comments, train_gevaden, train_reseq2seq)
 from .video_to_gif import ShotNetwork, VideoToGIF, VideoToGIFSettings, commented_video, train_shot_network
 from ..media.candidates import find_cuts
@@ -324,12 +324,13 @@ def reproduce_microworld(
             'table3': ctr_table(world_clicks(made, world, scale, seed)).reset_index()}
 
 def reproduce_real(
-    dataset:GIFThumbnails, # the real annotations
+    folder, # of the published annotations
     scale:GIFScale, # sizes
     seed:int=0, # of the first round
     progress:bool=True, # show a bar
 ) -> dict: # name of the table -> DataFrame
     "The data set's row of Table 1, and Table 2, on the real annotations."
+    dataset = load_gif_thumbnails(folder)
     row = {'videos': len(dataset.videos), 'GIFs': len(dataset.gifs), 'hours': dataset.videos.duration.sum()/3600}
     table1 = pd.DataFrame([{'source': 'published files', **row}, {'source': 'the paper', 'videos': 1070, 'GIFs': 5394, 'hours': 69.1}])
     return {'table1': table1, **side_by_side(real_round, dataset, scale, seed, progress)}

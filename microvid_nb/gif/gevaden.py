@@ -164,7 +164,7 @@ def gevaden_loss(
     model:GEVADEN, # the model
     batch:ShotBatch, # videos with one GIF each
 ) -> dict: # scalars: loss, regression, kl, perceptual
-    "The loss of Eq. 7 and its parts, averaged over videos and samples; chance comes from PyTorch's generator."
+    "The loss (Eq. 5 to 7) and its parts, averaged over videos and samples; chance comes from PyTorch's generator."
     s, code = model.settings, model.prior.encode(batch.shots, batch.lengths)
     gif_code = model.posterior.encode(batch.target)
     mean, deviation = model.posterior.gaussian(gif_code)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['topic_counts', 'popularity', 'fused_score', 'input_pictures', 'TopicScorer', 'topics_of', 'topic_similarities',
-           'top_topics', 'heat_map']
+           'top_topics', 'heat_map', 'explain', 'TopicModelSettings', 'TopicModel', 'topic_model', 'load_topic_scorer']
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #42bf4bda
 from collections.abc import Mapping
@@ -15,26 +15,29 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from fastcore.basics import patch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.instagram import read_topics
 from ..features.text import SemanticSpace
 from ..media.survey import Survey
 from .amuse import AMUSE, AMUSESettings, topics_that_count
-from ..training import load_model, save_checkpoint
+from ..training import load_model
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #8900286e
 def topic_counts(
     topics, # words and how often viewers name them: a dictionary, a table with word and count, or the path of such a CSV
 ) -> pd.Series: # float64 counts by word
     "A topic list in one form; `ValueError` where it is empty or a count is not a number of at least 0, with one above."
-    if isinstance(topics, (str, Path)): topics = read_topics(topics)
+    place = ''
+    if isinstance(topics, (str, Path)):
+        place = f'{Path(topics).name}: '
+        try: topics = read_topics(topics)
+        except pd.errors.EmptyDataError: raise ValueError(f'{place}is empty, expected a line "word,count" and a topic in each further line') from None
     if isinstance(topics, pd.DataFrame): topics = dict(zip(topics['word'], topics['count']))
     counts = pd.Series(dict(topics), dtype=float)
     bad = counts[~(np.isfinite(counts) & (counts >= 0))]
-    if len(bad): raise ValueError(f'the count of topic {bad.index[0]!r} should be 0 or more, found {bad.iloc[0]}')
-    if not counts.sum() > 0: raise ValueError('expected topics with counts, of which at least one is above 0')
+    if len(bad): raise ValueError(f'{place}the count of topic {bad.index[0]!r} should be 0 or more, found {bad.iloc[0]}')
+    if not counts.sum() > 0: raise ValueError(f'{place}expected topics with counts, of which at least one is above 0')
     return counts
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #59aabd92
@@ -128,12 +131,14 @@ def heat_map(
     scores:pd.DataFrame, # from `TopicScorer.score`, or a `Thumbnail`'s
     images=None, # uint8 RGB [n, H, W, 3], shown above their columns
     chosen:int|None=None, # the frame to mark
+    figure=None, # a matplotlib figure, or a part of one, to draw into; a new one if not given
 ): # matplotlib Axes of the map
     "Draws the similarity of each topic and frame (Fig. 9)."
     import matplotlib.pyplot as plt
     similarities = topic_similarities(scores)
     n, m = similarities.shape
-    figure, axes = plt.subplots(2, 1, figsize=(1.1*n + 1.6, .28*m + 1.6), height_ratios=(1.1, .28*m), layout='constrained')
+    if figure is None: figure = plt.figure(figsize=(1.1*n + 1.6, .28*m + 1.6), layout='constrained')
+    axes = figure.subplots(2, 1, height_ratios=(1.1, .28*m))
     ax, limit = axes[1], float(np.abs(similarities.to_numpy()).max()) or 1.
     figure.colorbar(ax.imshow(similarities.T, cmap='RdBu_r', vmin=-limit, vmax=limit, aspect='auto'), ax=ax, label='similarity')
     ax.set_yticks(range(m), similarities.columns)
@@ -150,25 +155,73 @@ def heat_map(
     return ax
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #6ea6e92b
-@patch
-def save(self:TopicScorer,
-    folder, # is made where it doesn't exist
-    note:str='', # for people: data set, command, seed, figures
-) -> Path: # the folder
-    "Writes the model and its space."
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if self.space is not None: self.space.save(folder/'space.safetensors')
-    save_checkpoint(folder/'model.safetensors', self.model, self.model.settings, note)
-    return folder
+def explain(
+    thumbnail, # a `Thumbnail` that was chosen by topics
+    topics, # the same topic list, for `topic_counts`
+    survey:Survey, # of the clip
+    most:int=12, # topics in the map, the most frequent
+): # matplotlib Figure
+    "A picture of why a frame was chosen; `ValueError` where it was asked for by its time."
+    import matplotlib.pyplot as plt
+    if thumbnail.index < 0: raise ValueError('the frame was asked for by its time: no topic chose it')
+    scores, counts = thumbnail.scores, topic_counts(topics)
+    named = topic_similarities(scores).columns
+    shown = counts[named].sort_values(ascending=False).index[:most]
+    columns = [name for name in scores if not name.startswith('topic ')] + [f'topic {word}' for word in shown]
+    figure = plt.figure(figsize=(1.1*len(scores) + 5., .28*len(shown) + 1.8), layout='constrained')
+    left, right = figure.subfigures(1, 2, width_ratios=(1.1*len(scores) + 1.6, 3.4))
+    heat_map(scores[columns], survey.candidates.images, thumbnail.index, left)
+    parts, ax = top_topics(scores, counts, thumbnail.index, len(named)), right.subplots()
+    parts = parts[parts.abs().sort_values(ascending=False).index[:8]].sort_values()
+    ax.barh(parts.index, parts, color=np.where(parts > 0, 'tab:red', 'tab:blue'))
+    ax.axvline(0, color='k', lw=.8)
+    ax.set_title(f'for and against the frame at {thumbnail.time:.1f} s', fontsize=9)
+    return figure
+
+# %% ../../nbs/thumbnail/02_popularity.ipynb #3ceaf57c
+@dataclass(frozen=True)
+class TopicModelSettings:
+    "A model and the words that it can be asked for."
+    amuse: AMUSESettings # sizes and weights
+    words: tuple[str, ...] # of the semantic space
 
 
-@patch(cls_method=True)
-def load(cls:TopicScorer,
-    folder, # of `save`
-    classes:Mapping[type, type]={AMUSE: AMUSESettings}, # the models that it may hold: class -> class of its settings
-) -> TopicScorer: # the same scorer
-    "A scorer from its folder; `FileNotFoundError` where it is none, `ValueError` where a file is damaged or something else."
-    folder = Path(folder)
-    space = folder/'space.safetensors'
-    return cls(load_model(folder/'model.safetensors', classes), SemanticSpace.load(space) if space.is_file() else None)
+class TopicModel(nn.Module):
+    "AMUSE with its semantic space: a model for `select_thumbnail`."
+    def __init__(self,
+        settings:TopicModelSettings, # of the model, and the words
+    ):
+        super().__init__()
+        self.settings, self.amuse = settings, AMUSE(settings.amuse)
+        self.register_buffer('vectors', torch.ones(len(settings.words), settings.amuse.semantic))
+
+    @property
+    def space(self) -> SemanticSpace: # where words have vectors
+        "The semantic space."
+        return SemanticSpace(self.settings.words, self.vectors.cpu())
+
+    def score(self,
+        survey:Survey, # of a clip
+        lam:float=.2, # weight of representativeness, lambda
+        topics=None, # for `topic_counts`
+    ) -> pd.DataFrame: # as `TopicScorer.score`
+        "The score of each candidate and its parts."
+        return TopicScorer(self.amuse, self.space).score(survey, lam, topics)
+
+
+def topic_model(
+    amuse:AMUSE, # trained
+    space:SemanticSpace, # in which it was trained
+) -> TopicModel: # ready for `select_thumbnail` and for `save_checkpoint`
+    "A model together with its space."
+    model = TopicModel(TopicModelSettings(amuse.settings, tuple(space.words)))
+    model.amuse = amuse
+    model.vectors.copy_(space.vectors)
+    return model.eval()
+
+
+def load_topic_scorer(
+    path:str|Path, # a checkpoint of a `TopicModel`
+) -> TopicModel: # ready for `select_thumbnail`
+    "A saved model; `ValueError` where the file is damaged, hostile, or holds another model."
+    return load_model(path, {TopicModel: TopicModelSettings})

@@ -46,7 +46,7 @@ def sample_pairs(
     samples:int, # S
     generator:torch.Generator|None=None, # source of chance, on the CPU
 ) -> Pairs: # uniformly drawn, with replacement
-    "S positive and S negative partners for each video (DARE, section 4.2); `ValueError` if S < 1 or a row is not there."
+    "S positive and S negative partners for each video, with the sign of Eq. 3 (section 4.2); `ValueError` if S < 1 or a row is not there."
     if samples < 1: raise ValueError(f'expected at least one positive and one negative sample, found {samples}')
     n = len(by_venue.order)
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < n:
@@ -65,6 +65,6 @@ def similarity_loss(
     sign:Tensor, # gamma of each pair, [B, P]
     weight:Tensor|None=None, # of each pair; each counts 1/P if not given
 ) -> Tensor: # scalar
-    "How badly inner products tell pairs of one venue from pairs of two (Eq. 5), averaged over videos."
+    "How badly inner products tell pairs of one venue from pairs of two (Eq. 4 and 5), averaged over videos."
     surprise = -F.logsigmoid(sign*torch.einsum('bd,bpd->bp', a, partners))
     return surprise.mean() if weight is None else (weight*surprise).sum(1).mean()

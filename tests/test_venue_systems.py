@@ -1,0 +1,167 @@
+"""Measures, splits and rounds of the venue experiments."""
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from microvid_nb.features.acoustic import AutoencoderSettings, StackedDenoisingAutoencoder
+from microvid_nb.training import paired_t
+from microvid_nb.venue.dare import DARE, DARESettings, VenuePrediction, train_dare
+from microvid_nb.venue.experiments import (COMMON, PAPER_TABLE3, Round, VenueStudy, beside_paper, compare, concept_venues, only, one_round,
+                                           read_vine, reproduce_sounds)
+from microvid_nb.venue.systems import SCALES, compare_features, measure, measure_groups, rarest_concept, size_groups, split_videos
+from microvid_nb.venue.tree import world_tree
+from microvid_nb.venue.videos import gather_sounds, gather_videos
+
+TINY = replace(SCALES['tiny'], train=90, epochs=2)
+LABELS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60)
+
+
+@pytest.fixture(scope='module')
+def study():
+    """Planted features of the world's forty venues, and external sounds with eight concepts."""
+    torch.set_num_threads(1)
+    source = torch.Generator().manual_seed(0)
+    centres, venue = torch.randn(40, 20, generator=source), torch.randint(40, (150,), generator=source)
+    x = centres[venue] + torch.randn(150, 20, generator=source)
+    present = torch.rand(150, 3, generator=source) < torch.tensor([1., .9, .8])
+    codes = torch.randn(60, 6, generator=source)
+    return VenueStudy(gather_videos(x[:, :8], x[:, 8:14], x[:, 14:], venue, present), None, gather_sounds(codes, torch.rand(60, 8, generator=source) < .3), world_tree())
+
+
+def by_hand(pairs):
+    """Micro-F1 and Macro-F1 by counting."""
+    scores = []
+    for venue in {true for true, _ in pairs}:
+        hit = sum(true == said == venue for true, said in pairs)
+        scores.append(2*hit/(sum(true == venue for true, _ in pairs) + sum(said == venue for _, said in pairs)))
+    return 100*sum(true == said for true, said in pairs)/len(pairs), 100*sum(scores)/len(scores)
+
+
+@given(LABELS)
+@settings(deadline=None)
+def test_measures_are_those_counted_by_hand(pairs):
+    truth, said = torch.tensor(pairs).T
+    assert list(measure(truth, said).values()) == pytest.approx(list(by_hand(pairs)))
+
+
+@given(LABELS, st.integers(1, 4))
+@settings(deadline=None)
+def test_groups_add_up_to_the_whole(pairs, count):
+    truth, said = torch.tensor(pairs).T
+    groups = size_groups(truth, 6, count)
+    assert sorted(np.concatenate(groups)) == list(range(6))
+    sizes = Counter(truth.tolist())
+    assert all(min(sizes[v] for v in a) >= max(sizes[v] for v in b) for a, b in zip(groups, groups[1:]))
+    table = measure_groups(truth, said, groups)
+    assert table.videos.sum() == len(pairs)
+    assert (table['Micro-F1'].fillna(0)*table.videos).sum()/len(pairs) == pytest.approx(measure(truth, said)['Micro-F1'])
+
+
+def test_rounds_split_all_videos_and_differ(study):
+    first, again, other = (split_videos(study.videos, 90, seed) for seed in (0, 0, 1))
+    assert torch.equal(first.train.visual, again.train.visual) and not torch.equal(first.train.visual, other.train.visual)
+    rows = torch.cat([first.train.visual, first.test.visual])
+    assert len(first.train.venue) == 90 and torch.equal(rows.sort(0).values, study.videos.visual.sort(0).values)
+
+
+def test_no_concepts_is_no_external_sounds(study):
+    made, without = Round(study, TINY, 3), Round(study._replace(sounds=None), TINY, 3)
+    torch.manual_seed(3)
+    plain = DARE(DARESettings(8, 6, 6, 313, TINY.text_concepts, 40, (TINY.hidden,)))
+    train_dare(plain, without.split.train, None, TINY.epochs, TINY.batch, TINY.rate, seed=3, progress=False)
+    assert torch.equal(without.said(), plain.predict(without.split.test).venue)
+    off, few, every = (made.train(concepts=count)[0] for count in (0, 4, 8))
+    assert torch.equal(every.acoustic_map.weight, made.train()[0].acoustic_map.weight)
+    assert len({tuple(model.acoustic_map.weight.flatten().tolist()) for model in (off, few, every)}) == 3
+
+
+def test_a_variant_is_trained_once(study, monkeypatch):
+    made, trained = Round(study, TINY, 0), []
+    monkeypatch.setattr(Round, 'train', lambda self, modalities=None, **changes: trained.append(changes) or (lambda model: (model, None))(Saying()))
+    for changes in ({}, {'concepts': 8}, {'dropout': .1}, {'dropout': .3}, {'concepts': 0}, {'concepts': 0}): made.said(**changes)
+    assert trained == [{}, {'dropout': .3}, {'concepts': 0}]
+
+
+class Saying:
+    """A model that says venue 0 of everything."""
+    def predict(self, videos): return VenuePrediction(torch.eye(40)[[0]*len(videos.venue)], None, [])
+
+
+def test_a_round_holds_every_method_once(study):
+    tables = one_round(study, replace(TINY, hidden=16, text_concepts=8), 2)
+    assert set(tables) > set(COMMON) and all(table.notna().all(axis=None) for name, table in tables.items() if name != 'table5')
+    assert set(one_round(study._replace(sounds=None, test=study.videos), replace(TINY, epochs=1), 0)) == set(COMMON)
+    assert tables['table3'].method.tolist() == list(PAPER_TABLE3.index) and set(tables['table3']['round']) == {2}
+    assert len({tables[name].query('method == "DARE"')['Micro-F1'].iloc[0] for name in ('table3', 'parts')}) == 1
+    assert tables['table4']['Micro-F1'].iloc[0] == tables['table3'].set_index('method')['Micro-F1']['DARE'] == tables['fig5d'].set_index('dropout')['Micro-F1'][.1]
+    assert tables['table5'].groupby('method').videos.sum().tolist() == [60, 60, 60]
+
+
+def test_modalities_that_are_taken_away_change_nothing(study):
+    less = only(study.videos, 'acoustic')
+    assert not less.visual.any() and not less.text.any() and torch.equal(less.acoustic, study.videos.acoustic)
+    assert torch.equal(less.present, study.videos.present & torch.tensor([False, True, False]))
+
+
+def test_concepts_of_venues_are_means_over_their_videos(study):
+    torch.manual_seed(0)
+    model = Round(study, TINY, 0).train()[0]
+    names, venues = [f'concept {k}' for k in range(8)], [f'venue {k}' for k in range(40)]
+    table = concept_venues(model, study.videos, names, venues)
+    heard = model.hear(study.videos.acoustic).detach()
+    for _, row in table.sample(20, random_state=0).iterrows():
+        inside = (study.videos.venue == venues.index(row.venue)) & study.videos.present[:, 1]
+        expected = heard[inside, names.index(row.concept)].mean().item()
+        assert row.strength == pytest.approx(expected, abs=1e-5, nan_ok=True)
+
+
+def test_beside_paper_prints_mean_deviation_and_p():
+    rounds = pd.DataFrame({'round': [0, 1, 2]*2, 'method': ['DARE']*3 + ['MDL']*3, 'Micro-F1': [5., 6, 7, 4, 4, 4], 'Macro-F1': [1., 2, 2, 1, 2, 2]})
+    table = beside_paper(rounds, PAPER_TABLE3, 'DARE', 'test')
+    assert table.loc['DARE', 'Micro-F1, test'] == '6.00 ± 1.00' and table.loc['DARE', 'p Micro-F1'] == ''
+    expected = paired_t(pd.Series([5., 6, 7]), pd.Series([4., 4, 4])).p
+    assert float(table.loc['MDL', 'p Micro-F1']) == pytest.approx(expected, rel=.05) and table.loc['MDL', 'p Macro-F1'] == 'nan'
+    assert table.loc['MDL', 'Micro-F1, paper (Vine)'] == 20.46
+    assert compare(rounds, 'DARE', 'MDL', 'Micro-F1').difference == 2
+
+
+def test_a_sound_is_named_by_its_rarest_concept():
+    assert rarest_concept(torch.tensor([[1., 1, 0], [1, 0, 1], [1, 1, 0], [1, 0, 0]])).tolist() == [1, 2, 1, 0]
+
+
+def test_features_that_tell_concepts_apart_win():
+    rng, label = np.random.default_rng(0), torch.arange(120) % 3
+    descriptors = torch.from_numpy(rng.normal(size=(120, 1104)).astype(np.float32))
+    descriptors[:, 1026:1065] += 4*label[:, None]                       # only the mean MFCC know
+    torch.manual_seed(0)
+    encoder = StackedDenoisingAutoencoder(AutoencoderSettings((1104, 16, 8), layer_epochs=1, epochs=1))
+    encoder.pretrain(descriptors, progress=False)
+    table = compare_features(descriptors, torch.nn.functional.one_hot(label), encoder, folds=4, progress=False).groupby('features')['Micro-F1'].mean()
+    assert table['MFCC (mean)'] > 95 and table['MFCC (max)'] < 60 and table['spectrum (mean)'] < 60
+
+
+def test_folders_of_vine_that_are_not_right(tmp_path):
+    with pytest.raises(FileNotFoundError, match='a feature file of VENUE-188'):
+        read_vine(tmp_path, TINY)
+    for name in ('a.h5', 'b.h5'): (tmp_path/name).write_bytes(b'')
+    with pytest.raises(ValueError, match='expected one feature file, found a.h5, b.h5'):
+        read_vine(tmp_path, TINY)
+    (tmp_path/'b.h5').unlink()
+    with pytest.raises(FileNotFoundError, match='names of the venue categories'):
+        read_vine(tmp_path, TINY)
+
+
+def test_sounds_need_their_table(tmp_path):
+    with pytest.raises(FileNotFoundError, match='esc10_labels.csv'):
+        reproduce_sounds(tmp_path, TINY, progress=False)
+
+
+def test_dare_of_vine_has_the_papers_width(study):
+    model = Round(study._replace(sounds=None), replace(TINY, epochs=1), 0).train()[0]
+    assert isinstance(model, DARE) and model.settings.concepts == 313
