@@ -15,7 +15,8 @@ from microvid_nb.features.visual import backbone, freeze
 from microvid_nb.thumbnail import experiments
 from microvid_nb.thumbnail.amuse import AMUSESettings, PairedPictures, amuse_loss, domain_gap, new_amuse
 from microvid_nb.thumbnail.experiments import (
-    LAMBDAS, SCALES, Round, agreement, beside_paper, clip_choices, five_folds, searched, tables, tests_over_posts, train_microworld_model, transfer_study, versus)
+    LAMBDAS, SCALES, Round, agreement, beside_paper, clip_choices, five_folds, searched, tables, train_microworld_model, transfer_study, versus)
+from microvid_nb.thumbnail.experiments import tests_over_posts as compare_over_posts
 from microvid_nb.thumbnail.popularity import TopicModel
 from microvid_nb.thumbnail.systems import (
     FROZEN, Clip, TopicScores, above_frozen, choices, drawn_survey, entity_topics, frozen_maps, measure, microworld_data, outcome, read_clip, split_posts, start_from, words_said)
@@ -134,7 +135,7 @@ def test_tests_over_posts():
     clips = [made_up(4, seed) for seed in range(30)]
     good, bad = np.array([clip.truth for clip in clips]), np.array([(clip.truth + 1) % 4 for clip in clips])
     chosen = [Round(k, {'AMUSE': good, experiments.BOTH_WAYS: good, 'other': np.where(np.arange(30) < k, good, bad)}, {}, pd.DataFrame(), {}) for k in (10, 12)]
-    table = tests_over_posts(chosen, clips).query('method == "AMUSE" and against == "other"').set_index('measure')
+    table = compare_over_posts(chosen, clips).query('method == "AMUSE" and against == "other"').set_index('measure')
     assert table.difference['accuracy'] == pytest.approx(1 - 11/30) and table.p['accuracy'] < 1e-6
 
 

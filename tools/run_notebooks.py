@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def run(path: Path) -> str:
     """An error message, or nothing if every cell ran."""
     notebook, started = nbformat.read(path, as_version=4), time.perf_counter()
-    client = NotebookClient(notebook, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
+    client = NotebookClient(notebook, store_widget_state=False, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
     try:
         client.execute()
     except CellExecutionError as error:

@@ -175,6 +175,7 @@ def explain(
     parts = parts[parts.abs().sort_values(ascending=False).index[:8]].sort_values()
     ax.barh(parts.index, parts, color=np.where(parts > 0, 'tab:red', 'tab:blue'))
     ax.axvline(0, color='k', lw=.8)
+    ax.locator_params(axis='x', nbins=4)
     ax.set_title(f'for and against the frame at {thumbnail.time:.1f} s', fontsize=9)
     return figure
 
