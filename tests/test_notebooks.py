@@ -1,5 +1,7 @@
 """One case for each notebook: it runs from top to bottom by nbdev's own runner, which honours its flags."""
+import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +31,21 @@ def test_is_fit_to_commit(path):
     outputs = json.dumps([cell['outputs'] for cell in code])
     assert str(Path.home()) not in outputs and str(ROOT) not in outputs and '/tmp/' not in outputs, 'outputs name a path of a machine'
     assert all(cell['execution_count'] is None for cell in code), 'run nbdev_clean'
+
+
+def parsed(cell) -> ast.Module:
+    """The code of a cell, without its magics."""
+    return ast.parse('\n'.join(line for line in ''.join(cell['source']).split('\n') if not line.startswith(('%', '!'))))
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: str(path.relative_to(ROOT / 'nbs')))
+def test_builds_pages_without_running(path):
+    """nbdev runs every cell with an import when it builds the pages; so what imports does nothing else, but for the first of a notebook, which may also set up."""
+    code = [cell for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'code']
+    source = [''.join(cell['source']) for cell in code]
+    own = [parsed(cell) for cell, text in zip(code, source) if not re.search(r'^#\| *(export|default_exp)', text, re.M) and 'google.colab' not in text and 'matplotlib_inline' not in text]
+    importing = [tree for tree in own if any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.walk(tree))]
+    if path.name == 'index.ipynb':  # it exports nothing, so no cell of it is run
+        return
+    for tree in importing[1:]:
+        assert all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in tree.body), ast.unparse(tree)[:200]

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from microvid_nb.data.microworld import MicroWorld, reception
 from microvid_nb.data.pictures import NAMES, SEEN
+from microvid_nb.data.stories import shot_at
 from microvid_nb.data.world_views import Posts
 from microvid_nb.features.text import SemanticSpace
 from microvid_nb.features.visual import backbone, freeze
@@ -95,13 +96,16 @@ def test_measures_by_hand():
 
 
 def test_a_clip_is_the_post(world):
-    """The candidates' truth and hidden rates are those of the world's own view, up to the rate of looks."""
-    clip, survey = read_clip(world, 5, 48), drawn_survey(world, 5, looks=8.)
-    post = Posts(world, [5], size=48)[0]
-    np.testing.assert_allclose(survey.candidates.times, post.times)
-    assert clip.truth == clip.likeness.argmax() and abs(clip.times[clip.truth] - post.times[post.truth]) < 1.5
+    """Hidden rates are those of the moments, and the ground truth is in the shot of the posted thumbnail, as it is for the world's own view."""
+    clip, survey, (seen, post, _) = read_clip(world, 5, 48), drawn_survey(world, 5), reception(world, 5)
+    np.testing.assert_allclose(survey.candidates.times, clip.times)
+    for time, rate in zip(clip.times, clip.click_rate):
+        assert rate == post.click_rate[min(range(len(seen.times)), key=lambda k: abs(seen.times[k] - time))]
+    view = Posts(world, [5], size=48)[0]
+    shots = {shot_at(world.story(5), t) for t in (post.posted, clip.times[clip.truth], view.times[view.truth])}
+    assert len(shots) == 1 and clip.truth == clip.likeness.argmax()
     assert clip.representativeness.sum() == pytest.approx(1) and clip.labels.shape == (len(clip.times), 32)
-    assert clip.clicks == reception(world, 5).post.clicks and set(clip.votes) <= set(range(len(clip.times)))
+    assert clip.clicks == post.clicks and set(clip.votes) <= set(range(len(clip.times)))
 
 
 def test_posts_that_count(world):
