@@ -30,12 +30,20 @@ def anchor(text: str) -> str:
     return re.sub(r'[^\w\- ]', '', text.strip().lower()).replace(' ', '-')
 
 
-def relink(text: str, page: str, places: dict[str, str]) -> str:
-    """Markdown whose links to documented names, and to headings, lead to pages of this site."""
+def documented_names(nb) -> set[str]:
+    """The names that a processed notebook documents, in lower case as nbdev's links have them."""
+    texts = (output.data['text/markdown'] for cell in nb.cells for output in cell.get('outputs', []) if 'text/markdown' in output.get('data', {}))
+    return {name.lower() for text in texts for name in re.findall(r'^#+ (\S+)$', text, re.M)}
+
+
+def relink(text: str, page: str, places: dict[str, tuple[str, set[str]]]) -> str:
+    """Markdown whose links to documented names, and to headings, lead to pages of this site; a method without an entry of its own is found at its class."""
     def documented(match):
         place, _, name = match[1].partition('#')
         if place not in places: raise ValueError(f'{page} links to {match[0]}, which is no page')
-        return os.path.relpath(places[place], Path(page).parent) + (f'#{anchor(name)}' if name else '')
+        target, names = places[place]
+        found = next((each for each in (name, name.split('.')[0]) if each in names), '')
+        return os.path.relpath(target, Path(page).parent) + (f'#{anchor(found)}' if found else '')
 
     def heading(match): return f']({match[1]}#{anchor(unquote(match[2]).replace("-", " "))})'
     text = re.sub(re.escape(HOST) + r'([\w./\-#]+)', documented, text)
@@ -48,7 +56,7 @@ def documented_name(markdown: str) -> str:
     return re.sub(r'(\[source\]\([^)]*\))\{[^}]*\}', r'\1', markdown)
 
 
-def shown(cell, page: str, places: dict[str, str]):
+def shown(cell, page: str, places: dict):
     """A cell as Sphinx shows it, or None where nothing is left of it."""
     if cell.cell_type == 'markdown':
         cell.source = relink(re.sub(r'<!-- WARNING.*?-->\n?', '', cell.source), page, places)
@@ -64,7 +72,7 @@ def shown(cell, page: str, places: dict[str, str]):
     return cell if cell.source or cell.outputs else None
 
 
-def write_page(path: Path, places: dict[str, str]) -> tuple[str, str]:
+def write_page(path: Path, places: dict) -> tuple[str, str]:
     """Writes the page of a processed notebook; returns its title and description."""
     nb, page = nbformat.read(path, as_version=4), str(path.relative_to(PROCESSED))
     title, about = title_of(nb)
@@ -98,7 +106,7 @@ def write_contents(titles: dict):
     """Puts the navigation of the sidebar, the one that Quarto uses, on the first page."""
     sidebar = yaml.safe_load((ROOT / '_quarto.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
     nb = nbformat.read(PAGES / 'index.ipynb', as_version=4)
-    sections = [tree([entry_of(each, titles) for each in item['contents']], item['section']) for item in sidebar if 'section' in item]
+    sections = [tree([entry_of(each, titles) for each in item['contents'] if each != {'text': 'What this is', 'href': 'index.ipynb'}], item['section']) for item in sidebar]
     nb.cells.append(new_markdown_cell('\n\n'.join(sections)))
     nbformat.write(nb, PAGES / 'index.ipynb')
 
@@ -109,7 +117,7 @@ def by_sphinx():
     shutil.rmtree(PAGES, ignore_errors=True)
     found = sorted(path for path in PROCESSED.rglob('*.ipynb'))
     names = {path: str(path.relative_to(PROCESSED)) for path in found}
-    places = {re.sub(r'(^|/)\d+[a-z]*_', r'\1', name).replace('.ipynb', '.html'): name for name in names.values()}
+    places = {re.sub(r'(^|/)\d+[a-z]*_', r'\1', name).replace('.ipynb', '.html'): (name, documented_names(nbformat.read(path, as_version=4))) for path, name in names.items()}
     titles = {names[path].removesuffix('.ipynb'): write_page(path, places) for path in found}
     write_contents(titles)
     shutil.rmtree(SITE, ignore_errors=True)
