@@ -450,3 +450,5 @@ def right_answers(
         said = {'scene': (whole.scene, batch.scene), 'appearance': (whole.rgb, batch.action), 'motion': (whole.flow, batch.action), 'both': (whole.rgb.softmax(1) + whole.flow.softmax(1), batch.action)}
         rows[name] = {what: (scores.argmax(1) == truth).float().mean().item() for what, (scores, truth) in said.items()} | {'nats': surprise(whole, batch).item()}
     return pd.DataFrame(rows).T.rename_axis('pooling')
+
+# Very small, to see that it runs:

@@ -61,8 +61,8 @@ def identity(
     for key in extractor.files:
         file = Path(settings[key])
         if file.is_file(): settings[key] = f'sha256 {model_digest(str(file), file.stat().st_mtime_ns)}'
-    about = {'extractor': extractor.name, 'version': extractor.version, 'feature_dim': extractor.feature_dim, 'settings': settings}
-    return about | ({'columns': list(extractor.columns)} if extractor.columns else {})
+    kind = {'extractor': extractor.name, 'version': extractor.version, 'feature_dim': extractor.feature_dim}
+    return kind | {'settings': settings} | ({'columns': list(extractor.columns)} if extractor.columns else {})
 
 
 def file_digest(

@@ -228,7 +228,8 @@ def write(self:Parts,
             os.fsync(sink.fileno())
         os.replace(scratch, file)
     except OSError as error:
-        said = f'{os.strerror(error.errno) if error.errno else error}; {len(table)} rows could not be written, all rows before them are kept'
+        why = os.strerror(error.errno) if error.errno else str(error)
+        said = f'{why}; {len(table)} rows could not be written, all rows before them are kept'
         raise OSError(error.errno, said, str(file)) from None
     finally: scratch.unlink(missing_ok=True)
 
@@ -351,7 +352,7 @@ def extract_batch(
     "One task; raises where the extractor itself can't work here."
     own = identity(extractor)
     if own != about:
-        raise ValueError(f'a worker has another {extractor.name} extractor ({own}) than this run ({about}): install the same version there')
+        raise ValueError(f'a worker has another {extractor.name} extractor ({own}) than this run ({about}): update it')
     extractor.prepare()
     return [extract_one(extractor, path, by_hash) for path in paths]
 
@@ -425,7 +426,7 @@ def extract_features(
     every:float=10., # seconds: finished work is written at least this often
     progress:bool=True, # show a bar
 ) -> pd.DataFrame: # a row a video: path, outcome ('done', 'kept' or 'failed'), reason
-    "Computes what isn't in a store yet; `ValueError` where it has other features, `OSError` where the disk is full or another run writes."
+    "Computes what a store lacks; `ValueError` where it has others, `OSError` where the disk is full or another run writes."
     keys, out, about = {path_key(path): str(path) for path in paths}, Path(out), identity(extractor)
     if not keys: raise ValueError('there is no file to extract features from')
     with sole_writer(out):
@@ -454,7 +455,7 @@ def read_features(
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     try: keys, matrix, at = [], np.empty((rows, about['feature_dim']), np.float32), 0
     except MemoryError:
-        raise ValueError(f'{out}: {rows} rows of {about["feature_dim"]} features are more than memory holds; pyarrow.dataset reads part by part') from None
+        raise ValueError(f'{out}: {rows} rows are more than memory holds; pyarrow.dataset reads them part by part') from None
     for file in files:
         table = read_part(file, ['path', 'feature'])
         numbers = np.concatenate([chunk.flatten().to_numpy() for chunk in table['feature'].chunks])
@@ -473,7 +474,7 @@ def in_order(
     "Rows in the order of a list."
     missing = [key for key in keys if key not in found.index]
     if missing:
-        raise ValueError(f'{out}: has no features of {missing[0]} ({len(missing)} of {len(keys)} are missing); its failures say why')
+        raise ValueError(f'{out}: has no features of {missing[0]} ({len(missing)} of {len(keys)} are missing)')
     return found.loc[keys]
 
 # %% ../../nbs/features/08_store.ipynb #3402c554

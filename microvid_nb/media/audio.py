@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from .video import Damage, MediaError, decode, open_media
+from .video import Damage, MediaError, decode, describe_error, open_media
 
 # %% ../../nbs/media/01_audio.ipynb #48f984d1
 def read_audio(
@@ -24,7 +24,8 @@ def read_audio(
         if not container.streams.audio: return None
         stream, damage = container.streams.audio[0], Damage()
         if stream.codec_context is None: raise MediaError(path, 'needs an audio decoder that this FFmpeg lacks')
-        chunks = list(resample(decode(container, stream, damage), sr))
+        try: chunks = list(resample(decode(container, stream, damage), sr))
+        except av.error.FFmpegError as error: raise MediaError(path, f'has sound that cannot be resampled ({describe_error(error)})') from None
         if not chunks and damage.packets: raise MediaError(path, f'has a sound track of which nothing can be decoded: {damage.last_error}')
     return np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
 
@@ -38,7 +39,7 @@ def resample(
     for frame in frames:
         if resampler is None or shape != (frame.sample_rate, frame.layout.name, frame.format.name):
             if resampler: yield from pieces(resampler, None)
-            resampler = av.AudioResampler(format='fltp', layout=frame.layout, rate=sr)
+            resampler = av.AudioResampler(format='flt', layout=frame.layout, rate=sr)
             shape = (frame.sample_rate, frame.layout.name, frame.format.name)
         frame.pts = None  # samples follow one another; a damaged clock must not leave gaps
         yield from pieces(resampler, frame)
@@ -46,9 +47,9 @@ def resample(
 
 
 def pieces(
-    resampler:av.AudioResampler, # to planar float32 at the wanted rate
+    resampler:av.AudioResampler, # to interleaved float32 at the wanted rate; PyAV reads beyond the planes of planar sound with 8 channels or more
     frame:av.AudioFrame|None # the next frame, or None for what is left inside
 ) -> Iterator[np.ndarray]: # float32 [n], the mean of all channels
     "What the resampler has ready after one more frame"
     for out in resampler.resample(frame):
-        if out.samples: yield out.to_ndarray().mean(0)
+        if out.samples: yield out.to_ndarray().reshape(-1, out.layout.nb_channels).mean(1)

@@ -323,7 +323,9 @@ class Worker:
     def __call__(self, reader: str, path: Path) -> dict:
         if self.process is None:
             self.start()
-            self.ask(reader, path, 120)  # imports count for no file
+            answer = self.ask(reader, path, 120)  # imports count for no file
+            if self.process is None:
+                return answer
         return self.ask(reader, path, 3 * SECONDS)
 
     def ask(self, reader: str, path: Path, seconds: float) -> dict:
