@@ -15,11 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def run(path: Path) -> str:
     """An error message, or nothing if every cell ran."""
     notebook, started = nbformat.read(path, as_version=4), time.perf_counter()
-    client = NotebookClient(notebook, store_widget_state=False, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
+    client = NotebookClient(notebook, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
     try:
         client.execute()
     except CellExecutionError as error:
         return f'{path.relative_to(ROOT)}:\n{error}'
+    notebook.metadata.pop('widgets', None)  # sliders aren't kept; pages leave pictures
     nbformat.write(notebook, path)
     print(f'{path.relative_to(ROOT)}  {time.perf_counter() - started:.1f} s', flush=True)
     return ''
