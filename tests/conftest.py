@@ -42,3 +42,11 @@ def strict_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter('error', MediaWarning)
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """With several processes a file's tests stay in one, which makes its fixtures once; notebooks go wherever there is room."""
+    for item in items:
+        if item.path.name != 'test_notebooks.py':
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
