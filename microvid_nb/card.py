@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOADERS', 'EXPLAINED', 'FOOTER', 'shipped', 'Expert', 'load_experts', 'shipped_topics', 'Answers', 'answer',
-           'figure_element', 'sure', 'heading', 'attended', 'expert_answers', 'full_card']
+           'full_card']
 
 # %% ../nbs/card.ipynb #94793df1
 import io
@@ -145,6 +145,7 @@ def expert_answers(
             *([P(f'Done without {" and ".join(answers.venue.missing)}, which the clip lacks.', cls='facts')] if answers.venue.missing else []),
             figure_element(show_estimate(answers.clip, experts['venue'].model), 'spectrogram, sounds and venues')]
 
+# %% ../nbs/card.ipynb #e1fd51f7
 def full_card(
     answers:Answers, # about one clip
     experts:dict[str, Expert], # that gave them

@@ -22,7 +22,9 @@ def test_runs(path):
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: str(path.relative_to(ROOT / 'nbs')))
 def test_is_fit_to_commit(path):
     text = path.read_text(encoding='utf-8')
-    cells = json.loads(text)['cells']
+    notebook = json.loads(text)
+    cells = notebook['cells']
+    assert notebook['metadata'].keys() == {'kernelspec'} and notebook['metadata']['kernelspec']['name'] == 'python3', 'JupyterLab would ask for a kernel'
     code = [cell for cell in cells if cell['cell_type'] == 'code']
     first = ''.join(cells[0]['source'])
     assert first.startswith('# ') and '\n> ' in first, 'the first cell is "# Title" and "> what the reader will be able to do"'

@@ -10,6 +10,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
+KERNEL = {'display_name': 'python3', 'language': 'python', 'name': 'python3'}  # without it JupyterLab asks every reader for a kernel
 
 
 def run(path: Path) -> str:
@@ -20,7 +21,7 @@ def run(path: Path) -> str:
         client.execute()
     except CellExecutionError as error:
         return f'{path.relative_to(ROOT)}:\n{error}'
-    notebook.metadata.pop('widgets', None)  # sliders aren't kept; pages leave pictures
+    notebook.metadata = nbformat.from_dict({'kernelspec': KERNEL})  # sliders aren't kept; pages leave pictures
     nbformat.write(notebook, path)
     print(f'{path.relative_to(ROOT)}  {time.perf_counter() - started:.1f} s', flush=True)
     return ''

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'NETWORKS', 'CATEGORIES', 'SPECTRUM', 'ClassifyScale', 'narrow_video', 'per_class', 'confusions',
-           'mean_precision', 'Clips', 'scores_of', 'figures', 'clock', 'train_network', 'convergence', 'inference_time',
-           'Post', 'draw_post', 'draw_posts', 'frame_features', 'word_features', 'standardised', 'post_items', 'Items',
-           'with_any', 'train_fusion', 'fusion_figures']
+           'mean_precision', 'Clips', 'scores_of', 'train_network', 'convergence', 'inference_time', 'Post',
+           'draw_posts', 'frame_features', 'post_items', 'train_fusion', 'fusion_figures']
 
 # %% ../../nbs/classify/05_systems.ipynb #8d48588a
 import time
@@ -54,7 +53,7 @@ class ClassifyScale:
     words: int = 50 # width of word vectors
     fusion: MultimodalSettings = field(default_factory=MultimodalSettings) # dims and classes follow from the data
     fusion_rate: float = 1e-3 # of AdamW
-    fusion_epochs: int = 30
+    fusion_epochs: int = 30 # passes over the posts
     video: VideoToClassSettings = field(default_factory=VideoToClassSettings) # from a file to an answer
     training: VideoTraining = field(default_factory=VideoTraining) # how that learns
     judged: int = 1000 # videos to judge it by
@@ -136,7 +135,7 @@ def scores_of(
     parts = [still.__getitems__(list(range(start, min(start + batch, len(still))))) for start in range(0, len(still), batch)]
     return torch.cat([model(part.clips.to(device)).cpu() for part in parts]), clips.labels
 
-
+# %% ../../nbs/classify/05_systems.ipynb #aa43b6c9
 def figures(
     model:ClipClassifier, # in evaluation mode
     parts:dict, # name -> `Clips`, or None
@@ -153,7 +152,7 @@ def clock() -> float: # seconds
     "Processor time; where a GPU works, the time on the wall."
     return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
-
+# %% ../../nbs/classify/05_systems.ipynb #76e71e51
 NETWORKS = {'3D': Conv3DClassifier, '2D': Conv2DClassifier} # name in the tables -> class
 
 
@@ -220,7 +219,7 @@ class Post(NamedTuple):
     text: str # title and description, '' where there is none
     category: int # index in `CATEGORIES`
 
-
+# %% ../../nbs/classify/05_systems.ipynb #e0a75001
 def draw_post(
     world:MicroWorld, # the world
     i:int, # number of the micro-video
@@ -232,13 +231,13 @@ def draw_post(
     heard = acoustic_descriptors(seconds, SOUND_RATE)[:, SPECTRUM:] if seconds else None
     return Post(post.frames, heard, post.text, CATEGORIES.index(list(VENUES.values())[post.venue].group))
 
-
+# %% ../../nbs/classify/05_systems.ipynb #af3c8838
 def draw_posts(
     world:MicroWorld, # the world
     numbers:Iterable[int], # of micro-videos
     sizes:tuple, # frames, their side, seconds of sound
     progress:bool=True, # show a bar
-) -> list: # of `Post`
+) -> list[Post]: # one for each number
     "Many micro-videos, drawn in parallel."
     return list(in_parallel(draw_post, [(world, int(i), sizes) for i in numbers], progress=progress, unit='post'))
 
@@ -252,7 +251,7 @@ def frame_features(
     device = model.attention.w.device
     return [torch.cat([feature_and_scores(branch, post.frames.to(device))[0] for branch in model.scene.branches.values()], 1).cpu() for post in posts]
 
-
+# %% ../../nbs/classify/05_systems.ipynb #44386e70
 def word_features(
     space:SemanticSpace, # of the training posts
     text:str, # of a post
@@ -271,7 +270,7 @@ def standardised(
     middle, spread = seen.mean(0), seen.std(0).clamp_min(1e-3)
     return [None if x is None else (x - middle)/spread for x in rows]
 
-
+# %% ../../nbs/classify/05_systems.ipynb #21348185
 def post_items(
     posts:Sequence[Post], # all
     visual:Sequence[Tensor], # features of their frames
@@ -309,7 +308,7 @@ def with_any(
     "The posts that have at least one of some modalities; there is nothing to learn from others."
     return [item._replace(features={name: item.features[name] for name in names}) for item in items if any(item.features[name] is not None for name in names)]
 
-
+# %% ../../nbs/classify/05_systems.ipynb #b04f3259
 def train_fusion(
     items:Sequence[MultimodalItem], # to learn from
     names:Sequence[str], # modalities that are looked at

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SYNONYMS', 'IRREGULAR', 'PAPER_FUNNEL', 'SoundSetSettings', 'normal_tag', 'checked_clip', 'gather_clips',
            'tag_counts', 'singular', 'table_meanings', 'wordnet_meanings', 'find_wordnet', 'merge_synonyms',
-           'concept_labels', 'SoundSet', 'at_least', 'choose_concepts', 'build_sound_set', 'beside_paper',
-           'sound_statistics', 'read_table', 'whole_numbers', 'read_esc50', 'with_files', 'read_labelled_sounds']
+           'concept_labels', 'SoundSet', 'choose_concepts', 'build_sound_set', 'beside_paper', 'sound_statistics',
+           'read_esc50', 'read_labelled_sounds']
 
 # %% ../../nbs/data/15_sounds.ipynb #9f4ab9aa
 import math
@@ -285,7 +285,7 @@ def read_esc50(
         raise ValueError(f'{path.name}: {one} {several.idxmax()} goes with {" and ".join(map(str, found))}, expected one {other}')
     return with_files(table.set_index('filename', drop=False), path, Path(folder) / 'audio').drop(columns='filename')
 
-
+# %% ../../nbs/data/15_sounds.ipynb #da29690f
 def with_files(
     table:pd.DataFrame, # index: file names, relative
     path:Path, # of the CSV file, for the message

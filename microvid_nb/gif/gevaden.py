@@ -135,8 +135,10 @@ class GEVADEN(nn.Module):
 
 # %% ../../nbs/gif/04_gevaden.ipynb #205c47e2
 def gaussian_kl(
-    mean_q:Tensor, deviation_q:Tensor, # [..., latent]
-    mean_p:Tensor, deviation_p:Tensor, # [..., latent]
+    mean_q:Tensor, # [..., latent]
+    deviation_q:Tensor, # [..., latent], > 0
+    mean_p:Tensor, # [..., latent]
+    deviation_p:Tensor, # [..., latent], > 0
 ) -> Tensor: # [...]
     "The divergence of N(q) from N(p), summed over dimensions."
     ratio = deviation_q/deviation_p

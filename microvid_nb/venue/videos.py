@@ -47,6 +47,8 @@ class Sounds(NamedTuple):
     concepts: Tensor # 1 where a concept is heard, else 0, float32 [N', K']
 
 # %% ../../nbs/venue/00_videos.ipynb #dec2ba45
+CHUNK = 8192 # rows that are looked at together
+
 def check_features(
     x, # should be numbers [N, D], an array or a tensor
     known:Tensor, # bool [N], rows that have to be finite
@@ -56,10 +58,11 @@ def check_features(
     x = torch.as_tensor(x)
     if x.ndim != 2 or len(x) != len(known):
         raise ValueError(f'{where}: expected numbers [{len(known)}, D], found {list(x.shape)}')
-    bad = (~x.isfinite().all(1) & known).nonzero()
-    if len(bad): raise ValueError(f'{where}, row {int(bad[0])}: holds NaN or infinity, expected {x.shape[1]} finite numbers')
+    for start in range(0, len(x), CHUNK):
+        bad = (~x[start:start + CHUNK].isfinite().all(1) & known[start:start + CHUNK]).nonzero()
+        if len(bad): raise ValueError(f'{where}, row {start + int(bad[0])}: holds NaN or infinity, expected {x.shape[1]} finite numbers')
     x = x.float()
-    return x if known.all() else torch.where(known[:, None], x, 0.)
+    return torch.where(known[:, None], x, 0.) if x[~known].any() else x  # no copy where nothing is to be changed
 
 
 def check_venues(
@@ -122,8 +125,6 @@ def missing_modalities(
     return [tuple(name for name, there in zip(MODALITIES, row) if not there) for row in videos.present.tolist()]
 
 # %% ../../nbs/venue/00_videos.ipynb #87bba1f6
-CHUNK = 8192 # rows that are looked at together
-
 class Scaler(nn.Module):
     "Features brought to mean 0 and each modality to length 1, learned once from the training videos."
     def __init__(self,
@@ -157,10 +158,10 @@ def mean_and_deviation(
     known:Tensor, # bool [N]
 ) -> tuple[Tensor, Tensor]: # float64 [D] each
     "Mean and deviation over the known rows; 0 and 1 where no row is known, deviation 1 where a column never changes."
-    blocks = [part[there] for part, there in zip(x.split(CHUNK), known.split(CHUNK))]
+    def blocks(): return (part[there].double() for part, there in zip(x.split(CHUNK), known.split(CHUNK)))
     count = max(1, int(known.sum()))
-    mean = sum(block.double().sum(0) for block in blocks)/count
-    variance = sum((block.double() - mean).square().sum(0) for block in blocks)/count
+    mean = sum(block.sum(0) for block in blocks())/count
+    variance = sum((block - mean).square().sum(0) for block in blocks())/count
     return mean, torch.where(variance.sqrt() > 1e-6*(1 + mean.abs()), variance.sqrt(), 1.)
 
 

@@ -320,13 +320,13 @@ class Worker:
     def start(self):
         self.process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, cwd='/')
 
-    def __call__(self, reader: str, path: Path) -> dict:
+    def __call__(self, reader: str, path: Path, seconds: float = 3 * SECONDS) -> dict:
         if self.process is None:
             self.start()
             answer = self.ask(reader, path, 120)  # imports count for no file
             if self.process is None:
                 return answer
-        return self.ask(reader, path, 3 * SECONDS)
+        return self.ask(reader, path, seconds)
 
     def ask(self, reader: str, path: Path, seconds: float) -> dict:
         print(reader, path, sep='\t', file=self.process.stdin, flush=True)

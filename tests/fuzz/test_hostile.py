@@ -198,6 +198,20 @@ def test_impossible_rates(rate, worker, tmp_path):
     check('sound.wav', worker('sound.wav', path))
 
 
+def test_ten_hours_of_sound(worker, tmp_path):
+    from scipy.io import wavfile
+    path, size = tmp_path / 'sound.wav', 10 * 3600 * 8000
+    wavfile.write(path, 8000, np.zeros(0, np.uint8))
+    with open(path, 'r+b') as file:
+        for at, value in ((4, 36 + size), (40, size)):
+            file.seek(at)
+            file.write(struct.pack('<I', value))
+        file.truncate(44 + size)  # silence takes no place on the disk
+    answer = worker('sound.wav', path, seconds=120)  # as much sound is decoded as one call may read
+    assert answer['said'].startswith('refused: MediaError: ') and 'has more than 140 minutes of sound at 8000 Hz: read it in parts, by start and end' in answer['said'], answer
+    assert answer['megabytes'] < 400
+
+
 # --- tables
 
 def test_a_packed_table_that_unpacks_to_much(worker, tmp_path):
