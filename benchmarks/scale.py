@@ -101,7 +101,7 @@ def run_case(name: str, share: int) -> dict:
         size = max(16, size // share)
         done = subprocess.run([sys.executable, __file__, '--measure', name, str(size)], capture_output=True, text=True)
         if done.returncode:
-            sys.exit(f'{case.work}, {size:,} {case.unit}: {done.stderr[-2000:]}')
+            raise RuntimeError(f'{case.work}, {size:,} {case.unit}: ended with {done.returncode}\n{done.stderr[-2000:]}')
         rows.append({'n': size, **json.loads(done.stdout.splitlines()[-1])})
         print(f'{case.work}, {size:,} {case.unit}: {rows[-1]["seconds"]:.3g} s, {rows[-1]["own_megabytes"]:,.0f} MB ({rows[-1]["whole_megabytes"]:,.0f} MB with pages of mapped files)', flush=True)
     skipped = [f'{case.work}: no GPU here, so AlexNet has an eighth of its width'] if name == 'amuse' and not torch.cuda.is_available() else []
@@ -121,11 +121,18 @@ def main() -> None:
             found = CASES[args.measure[0]].measure(int(args.measure[1]), Path(folder))
         print(json.dumps({key: round(value, 4) for key, value in found.items()}))
         return
+    failed = 0
     for name in args.only:
-        found = run_case(name, 64 if args.small else 1)
+        try:
+            found = run_case(name, 64 if args.small else 1)
+        except RuntimeError as error:  # the others can still be measured
+            print(error, file=sys.stderr, flush=True)
+            failed += 1
+            continue
         if not args.small:  # after each case, so that what was measured stays
             known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
             RESULT.write_text(json.dumps({key: {**known, name: found}[key] for key in CASES if key in {**known, name: found}}, indent=1) + '\n')
+    sys.exit(bool(failed))
 
 
 if __name__ == '__main__':

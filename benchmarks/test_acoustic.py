@@ -30,7 +30,7 @@ def statistic_by_statistic(samples):
 
 @pytest.mark.parametrize('side', ['peer', 'ours'])
 def test_acoustic_descriptor(benchmark, sound, side):
-    benchmark.extra_info.update(work='acoustic descriptor of 10 s', peer='librosa, a call for each statistic', side=side)
+    benchmark.extra_info.update(work='acoustic descriptor of 10 s', peer='librosa, a call for each statistic', side=side, at_least=3)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # librosa's transform uses one, too
     found = benchmark.pedantic(acoustic_descriptor if side == 'ours' else statistic_by_statistic, (sound,), rounds=15, warmup_rounds=2)

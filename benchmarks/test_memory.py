@@ -29,7 +29,7 @@ def peaks(clips, tmp_path_factory):
 @pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='peak memory is read from /proc')
 @pytest.mark.parametrize('minutes', [2, 10])
 def test_peak_memory(benchmark, peaks, minutes):
-    benchmark.extra_info.update(memory=f'{minutes} min of 1280 x 720', megabytes=round(peaks[minutes]))
+    benchmark.extra_info.update(memory=f'thumbnail + GIF, {minutes} min of 1280 x 720, the process', megabytes=peaks[minutes], limit=400, series='thumbnail + GIF', n=minutes, unit='minutes')
     benchmark.pedantic(lambda: None)
     assert peaks[minutes] < 400
     assert peaks[10] < 1.1 * peaks[2]

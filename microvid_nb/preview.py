@@ -34,7 +34,9 @@ class Preview:
     seconds:float # it took to make both
 
     @property
-    def path(self) -> str: return self.survey.path
+    def path(self) -> str: # of the clip
+        "The file."
+        return self.survey.path
 
 
 def make_preview(

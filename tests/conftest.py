@@ -44,6 +44,12 @@ def strict_warnings():
         yield
 
 
+def pytest_configure(config):
+    """One process imports librosa before there are more: it compiles at its first import, and two at once spoil each other's cache, so that later calls crash."""
+    if not hasattr(config, 'workerinput'):
+        import librosa.core.pitch  # noqa: F401
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """With several processes a file's tests stay in one, which makes its fixtures once; notebooks go wherever there is room."""

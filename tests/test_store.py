@@ -157,10 +157,11 @@ def test_killed_at_a_random_moment(seed, paths, undisturbed, server, tmp_path):
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    done = sum(len(pq.read_table(file)) for file in tmp_path.glob('f*/part-*.parquet'))  # every part is whole
-    assert done <= begun(paths) - before
+    kept, refused = (sum(len(pq.read_table(file)) for file in tmp_path.glob(f'{kind}/part-*.parquet')) for kind in ('features', 'failures'))  # every part is whole
+    assert kept + refused <= begun(paths) - before
     outcomes = extract_features(paths, tmp_path, Cheap(), progress=False)
-    assert (outcomes.outcome == 'done').sum() < VIDEOS - VIDEOS // BAD or not done
+    assert outcomes.outcome.value_counts().get('kept', 0) == kept  # what was done is not done again, and the rest is
+    assert (outcomes.outcome == 'failed').sum() == len(range(3, VIDEOS, BAD))
     assert_same(tmp_path, undisturbed)
     assert not (tmp_path / '.writing').exists()
     assert not list(tmp_path.rglob('.part*'))

@@ -26,8 +26,10 @@ def _arc(start:float, end:float, corners:int=20) -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle)], 1)
 
 def ellipse(
-    x:float, y:float, # centre
-    rx:float, ry:float, # half axes
+    x:float, # centre, to the right
+    y:float, # centre, down
+    rx:float, # half the width
+    ry:float, # half the height
     colour:tuple, # RGB
     tilt:float=0., # turns, clockwise as seen
     part:tuple=(0., 1.), # first and last angle in turns; 0 is right, 0.25 is down
@@ -37,7 +39,8 @@ def ellipse(
     return Shape((rotated(points, tilt) if tilt else points) + (x, y), colour)
 
 def ring(
-    x:float, y:float, # centre
+    x:float, # centre, to the right
+    y:float, # centre, down
     radius:float, # outer radius
     width:float, # of the band
     colour:tuple, # RGB
@@ -63,7 +66,10 @@ def polygon(
     return Shape(np.array(points, float), colour)
 
 def box(
-    left:float, top:float, right:float, bottom:float, # its sides
+    left:float, # x of its sides ...
+    top:float, # y ...
+    right:float, # x
+    bottom:float, # and y
     colour:tuple, # RGB
     round:float=0., # radius of the corners
 ) -> Shape: # the shape
@@ -73,7 +79,8 @@ def box(
     return Shape(np.concatenate([round*_arc(at, at + .25, 5) + (x, y) for x, y, at in centres]), colour)
 
 def limb(
-    start:tuple, end:tuple, # (x, y) of the two ends
+    start:tuple, # (x, y) of one end
+    end:tuple, # of the other
     width:float, # full thickness
     colour:tuple, # RGB
 ) -> Shape: # the shape
@@ -86,7 +93,8 @@ def limb(
 
 # %% ../../nbs/data/01_drawing.ipynb #c49adad1
 def placement(
-    x:float, y:float, # where the centre of the box goes, pixels
+    x:float, # where the centre of the box goes, pixels to the right
+    y:float, # and down
     size:float, # half the side of the box, pixels
     turns:float=0., # clockwise
     mirror:bool=False, # left and right exchanged

@@ -142,7 +142,9 @@ def posted_thumbnail(
 LINES = 270 # pixels of the short side
 SHOWN = (5, 19, 22) # videos of the first world that are shown where no video is given
 
-def key_of(i:int) -> str:
+def key_of(
+    i:int, # number of the micro-video
+) -> str: # of six digits
     "The name of video i in files."
     return f'{i:06d}'
 

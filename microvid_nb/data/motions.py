@@ -19,10 +19,10 @@ SWING, SIZES, TILT = .12, .3, .035  # R of the height, S of the log-size, A of t
 
 class Start(NamedTuple):
     "Where chance has put an actor at time 0; all in turns, uniform in 0..1."
-    x: float
-    height: float
-    size: float
-    tilt: float
+    x: float # place on the circle of the width
+    height: float # angle of the swing up and down
+    size: float # angle of the growing
+    tilt: float # angle of the swaying
 
 class Pose(NamedTuple):
     "Where an actor is; arrays where the times were an array."
@@ -65,7 +65,9 @@ def move(
     return Pose((start.x + m.drift*t + m.reach*wave(swing)) % 1, -SWING*wave(height), np.exp(SIZES*size),
                 TILT*wave(start.tilt + m.sway*t))
 
-def draw_start(rng:np.random.Generator) -> Start:
+def draw_start(
+    rng:np.random.Generator, # source of chance
+) -> Start: # drawn
     "A uniform start."
     return Start(*rng.random(4))
 
@@ -116,7 +118,8 @@ def action_clip(
     rng:np.random.Generator, # source of chance
     frames:int=16, # how many
     fps:float=8., # frames a second
-    height:int=64, width:int=64, # pixels
+    height:int=64, # pixels
+    width:int=64, # pixels
     action:str|None=None, # one of `ACTIONS`, at random if not given
     scene:str|None=None, # one of `SCENES`, at random if not given
 ) -> ActionClip: # the clip with its labels

@@ -24,7 +24,7 @@ from .venues import VENUES, concept_weights, venue_shares
 class Shot(NamedTuple):
     "A stretch of a video without a cut."
     start: float # seconds
-    end: float
+    end: float # seconds
     scene: str # one of `SCENES`
     seed: int # of the drawing of the scene
     players: tuple # of `Player`, far to near
@@ -38,18 +38,20 @@ class Story(NamedTuple):
     venue: str # one of `VENUES`
     action: str # one of `ACTIONS`: what the leading actors do
     theme: tuple # names of the leading concepts
-    shots: tuple # of `Shot`
+    shots: tuple[Shot, ...] # in order of time
     aspect: float # width / height
     fps: float # of a file
     look: CameraLook # of the whole video
     title: str # '' where there is none
-    description: str
+    description: str # '' where there is none
     sounds: tuple # (source, start, end, level in dB) of what is heard; empty where there is no track
     snr: float # dB, of the sources against the noise of the place
     quality: float # of the microphone, 0..1
 
     @property
-    def duration(self): return self.shots[-1].end
+    def duration(self) -> float: # seconds
+        "When the last shot ends."
+        return self.shots[-1].end
 
 # %% ../../nbs/data/08_stories.ipynb #42dd2a5b
 FLAWS = ('dark', 'blurred', 'covered')
@@ -220,7 +222,9 @@ class Film:
         self.story, self.height, self.width = story, height, 2*round(height*story.aspect/2)
         self.camera, self.canvases = Camera(story.look, self.height, self.width, compress), {}
 
-    def canvas(self, number:int) -> np.ndarray:
+    def canvas(self,
+        number:int, # of the shot
+    ) -> np.ndarray: # uint8 [H, W, 3], larger than a frame
         "The scene of a shot, drawn when it is first needed; the previous one is let go."
         if number not in self.canvases:
             shot, size = self.story.shots[number], (round(MARGIN[0]*self.height), round(MARGIN[1]*self.width))

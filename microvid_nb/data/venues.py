@@ -19,7 +19,7 @@ from .synthesis import SOURCES
 # %% ../../nbs/data/07_venues.ipynb #0f2c80e9
 class Venue(NamedTuple):
     "A category of places."
-    name: str
+    name: str # of the category
     group: str # its parent in the tree
     scenes: tuple # names of `SCENES`, the most usual first
     concepts: tuple # names of `CONCEPTS` that are typical

@@ -85,10 +85,12 @@ class Post(NamedTuple):
     followers: int # of the publisher
     posted: float # seconds: the moment of the posted thumbnail
     impressions: int # how many saw the thumbnail
-    clicks: int
+    clicks: int # of those that saw it
     click_rate: np.ndarray # true probability of a click for each moment of `Seen`, [T]: hidden from every method
 
-def draw_followers(rng:np.random.Generator) -> int:
+def draw_followers(
+    rng:np.random.Generator, # source of chance
+) -> int: # people
     "How many people follow a publisher."
     return int(np.exp(np.log(520) + .45*rng.standard_normal()))
 

@@ -202,7 +202,9 @@ class VineSplit:
     def __repr__(self):
         widths = ' + '.join(f'{columns.stop - columns.start} {name}' for name, columns in self.columns.items())
         return f'VineSplit({self.path.name}, {self.split}: {len(self)} rows of {widths})'
-    def close(self): self.file.close()
+    def close(self):
+        "Closes the file; `with` does it too."
+        self.file.close()
     def __enter__(self): return self
     def __exit__(self, *error): self.close()
     def __reduce__(self): return type(self), (self.path, self.split, self.venues)

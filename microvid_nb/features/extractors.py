@@ -97,9 +97,13 @@ class VisualFeatures(Extractor):
     longest: int = 600 # seconds that are read
 
     @property
-    def feature_dim(self): return network_outline(self.network, self.width)
+    def feature_dim(self) -> int: # D
+        "How many features the network has."
+        return network_outline(self.network, self.width)
 
-    def prepare(self): load_network(self)
+    def prepare(self):
+        "Makes the network; raises where its weights are not there."
+        load_network(self)
 
     def __call__(self, path):
         from microvid_nb.features.visual import clip_features
@@ -156,7 +160,7 @@ def visual_input(
 class AcousticFeatures(Extractor):
     "The acoustic descriptor of a clip's sound (DARE, section 5.2)."
     name = 'acoustic'
-    feature_dim: ClassVar[int] = 1104
+    feature_dim: ClassVar[int] = 1104 # D
 
     def __call__(self, path):
         from microvid_nb.features.acoustic import RATE, acoustic_descriptor
@@ -212,17 +216,25 @@ class TextFeatures(Extractor):
     model: str = '' # a file that `ParagraphEmbedder.save` or `learn_titles` wrote
 
     @property
-    def feature_dim(self): return self.embedder.settings.dim
+    def feature_dim(self) -> int: # D
+        "How many numbers the model gives a title."
+        return self.embedder.settings.dim
 
     @property
-    def embedder(self): # a ParagraphEmbedder
+    def embedder(self) -> object: # a fitted `ParagraphEmbedder`
         "The model, read once in a process."
         if not self.model: raise ValueError('text: needs a model, a file that learn_titles or ParagraphEmbedder.save has written')
         return load_embedder(self.model, Path(self.model).stat().st_mtime_ns)
 
-    def source(self, path): return sidecar(path)
+    def source(self,
+        path:str, # of a clip
+    ) -> Path: # the file with its title
+        "What lies beside the clip."
+        return sidecar(path)
 
-    def prepare(self): return self.embedder
+    def prepare(self):
+        "Reads the model; raises where it is not there."
+        _ = self.embedder
 
     def __call__(self, path):
         vectors, known = self.embedder.embed([read_title(path)], progress=False)
@@ -278,7 +290,7 @@ class QualityFeatures(Extractor):
 class HistogramFeatures(Extractor):
     "Colour and edge histograms of a clip's candidate frames, by how much of the clip each stands for."
     name = 'histogram'
-    feature_dim: ClassVar[int] = 250
+    feature_dim: ClassVar[int] = 250 # D
 
     def __call__(self, path):
         from microvid_nb.media.candidates import pyramid_histogram

@@ -68,7 +68,7 @@ class Backbone(nn.Module):
         return found
 
     def forward(self,
-        x:Tensor, # as above
+        x:Tensor, # pictures [B, C, H, W] or clips [B, C, T, H, W]
     ) -> Tensor: # [B, feature_dim]
         "The features of pictures or clips."
         return self.forward_layers(x, (self.feature_layer,))[self.feature_layer]
@@ -188,7 +188,8 @@ class FlatNetwork(Backbone):
         self.feature_dim = self.classifier[-1].in_features
         he(self)
 
-    def stages(self):
+    def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
+        "The layers in order; a stage ends with a ReLU."
         names, modules = iter(self.names), []
         for module in (*self.features, self.avgpool, nn.Flatten(), *self.classifier):
             modules.append(module)
@@ -277,7 +278,8 @@ class ResNet3D(Backbone):
         self.feature_dim, self.fc = last, nn.Linear(last, classes)
         he(self)
 
-    def stages(self):
+    def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
+        "The first convolution, the four groups of blocks, and what comes after them."
         yield 'conv1', [self.conv1, self.bn1, nn.ReLU()]
         yield 'layer1', [nn.MaxPool3d(3, 2, 1), self.layer1]
         for name in ('layer2', 'layer3', 'layer4'): yield name, [getattr(self, name)]

@@ -132,7 +132,7 @@ def heat_map(
     images=None, # uint8 RGB [n, H, W, 3], shown above their columns
     chosen:int|None=None, # the frame to mark
     figure=None, # a matplotlib figure, or a part of one, to draw into; a new one if not given
-): # matplotlib Axes of the map
+) -> object: # matplotlib Axes with the map
     "Draws the similarity of each topic and frame (Fig. 9)."
     import matplotlib.pyplot as plt
     similarities = topic_similarities(scores)
@@ -160,7 +160,7 @@ def explain(
     topics, # the same topic list, for `topic_counts`
     survey:Survey, # of the clip
     most:int=12, # topics in the map, the most frequent
-): # matplotlib Figure
+) -> object: # matplotlib Figure
     "A picture of why a frame was chosen; `ValueError` where it was asked for by its time."
     import matplotlib.pyplot as plt
     if thumbnail.index < 0: raise ValueError('the frame was asked for by its time: no topic chose it')

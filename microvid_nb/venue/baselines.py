@@ -30,7 +30,7 @@ class DefaultVenue:
     def fit(self,
         videos:Videos, # of the training
         seed:int=0, # every seed gives the same
-    ): # itself
+    ) -> 'DefaultVenue': # itself
         "Counts venues."
         venue = check_venues(videos.venue)
         self.classifier.fit(venue[:, None], venue)
@@ -88,7 +88,7 @@ def fit(self:AlexNetFusion,
     videos:Videos, # of the training
     seed:int=0, # of order and dropout; the initial weights are drawn when the model is built
     **options, # of the training loop: validate, progress, ...
-): # itself; `history` keeps the losses
+) -> AlexNetFusion: # itself; `history` keeps the losses
     "Trains the network; `ValueError` where the videos do not fit."
     s = self.settings
     check_venues(videos.venue, s.venues)

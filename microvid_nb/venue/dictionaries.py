@@ -148,7 +148,7 @@ class MDL:
     def fit(self,
         videos:Videos, # of the training
         seed:int=0, # of the dictionary
-    ): # itself
+    ) -> 'MDL': # itself
         "Learns dictionary and classifier; `ValueError` where the videos do not fit."
         check_venues(videos.venue, self.settings.venues)
         self.scaler.learn(videos)
@@ -256,7 +256,7 @@ def fit(self:TaskDrivenDictionary,
     seed:int=0, # of the start, the order
     progress:bool=True, # show a bar where it takes more than two seconds
     **options, # of the training loop
-): # itself; `history` keeps the losses
+) -> TaskDrivenDictionary: # itself; `history` keeps the losses
     "Learns an unsupervised dictionary, then dictionary and classifier for venues; `ValueError` where the videos do not fit."
     s = self.settings
     check_venues(videos.venue, s.venues)

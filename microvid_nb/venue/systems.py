@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'VenueScale', 'VenueMaterial', 'microworld_material', 'Split', 'split_videos', 'measure', 'size_groups',
-           'measure_groups', 'trained_dare', 'said_by', 'baselines', 'trained_baseline', 'rarest_concept',
-           'compare_features']
+           'measure_groups', 'trained_dare', 'baselines', 'trained_baseline', 'compare_features']
 
 # %% ../../nbs/venue/08_systems.ipynb #944d416f
 from collections.abc import Callable, Iterable
@@ -106,9 +105,9 @@ class VenueMaterial(NamedTuple):
     sounds: Sounds # external ones
     concepts: list # their names
     descriptors: Tensor # of the external sounds, float32 [N', 1104]
-    pictures: PictureNetwork
-    encoder: StackedDenoisingAutoencoder
-    texts: ParagraphEmbedder
+    pictures: PictureNetwork # frames to features
+    encoder: StackedDenoisingAutoencoder # descriptors to codes
+    texts: ParagraphEmbedder # titles to vectors
 
 # %% ../../nbs/venue/08_systems.ipynb #6d5d1c43
 def train_encoder(
@@ -149,8 +148,8 @@ def microworld_material(
 # %% ../../nbs/venue/08_systems.ipynb #59a4d5cd
 class Split(NamedTuple):
     "Videos of one round."
-    train: Videos
-    test: Videos
+    train: Videos # to learn from
+    test: Videos # to judge by
 
 # %% ../../nbs/venue/08_systems.ipynb #d7c3b325
 def split_numbers(
@@ -222,7 +221,7 @@ def trained_dare(
     model = DARE(DARESettings(*train.widths, concepts=concepts, venues=venues, **settings))
     return model, train_dare(model, train, sounds, scale.epochs, scale.batch, scale.rate, alternate, seed, validate=validate, progress=False)
 
-
+# %% ../../nbs/venue/08_systems.ipynb #694ae391
 def said_by(
     model:DARE, # trained
     videos:Videos, # any
@@ -249,7 +248,7 @@ def trained_baseline(
     make:Callable, # one of `baselines`
     train:Videos, # to learn from
     seed:int, # of weights and order
-): # with `predict`
+) -> object: # trained, with `predict`
     "A baseline on some videos."
     torch.manual_seed(seed)
     method = make(train)
@@ -263,7 +262,7 @@ def rarest_concept(
     "The concept of each sound that the fewest sounds have."
     return torch.where(concepts > 0, concepts.sum(0), torch.inf).argmin(1)
 
-
+# %% ../../nbs/venue/08_systems.ipynb #7f598e65
 def compare_features(
     descriptors:Tensor, # of sounds, float32 [N', 1104]
     concepts:Tensor, # 1 where a concept is heard, [N', K']

@@ -146,7 +146,7 @@ class TRUMANN:
 def fit(self:TRUMANN,
     videos:Videos, # of the training
     seed:int=0, # of the first mappings
-): # itself; `history` has the objective after each round
+) -> TRUMANN: # itself; `history` has the objective after each round
     "Alternates the closed forms until the objective stands still; `ValueError` where the videos do not fit."
     s, source = self.settings, torch.Generator().manual_seed(seed)
     check_venues(videos.venue, s.venues)

@@ -154,7 +154,7 @@ def draw_videos(
     pictures:PictureSettings, # frames
     seconds:float, # of sound, at most
     progress:bool=True, # show a bar
-) -> list: # of `DrawnVideo`
+) -> list[DrawnVideo]: # one for each number
     "Videos of MicroWorld, drawn side by side."
     return list(in_parallel(drawn_video, [(world, int(i), pictures, seconds) for i in numbers], progress=progress, unit='video'))
 
@@ -341,7 +341,7 @@ def show_estimate(
     clip:Clip, # of any parts
     model:VideoToVenue, # any
     top:int=5, # venues and concepts that are shown
-): # matplotlib Figure
+) -> object: # matplotlib Figure
     "Draws frames, spectrogram with the concepts heard, and the most probable venues of a clip."
     import matplotlib.pyplot as plt
     found = model.estimate(clip)
