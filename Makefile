@@ -31,7 +31,7 @@ bench: $(READY)  ## the speed table, as ratios against peers on the same work
 	@status=0; $(BIN)/python -m pytest benchmarks --benchmark-json=.benchmarks/raw.json --benchmark-quiet -q || status=$$?; \
 	$(BIN)/python benchmarks/table.py .benchmarks/raw.json; exit $$status
 
-scale: $(READY)  ## time and memory at the sizes of the papers, as data doubles (three quarters of an hour, 5 GB of disk)
+scale: $(READY)  ## time and memory at the sizes of the papers, as data doubles (half an hour, 5 GB of disk)
 	@status=0; $(BIN)/python benchmarks/scale.py || status=$$?; $(BIN)/python benchmarks/table.py; exit $$status
 
 fuzz: $(READY)  ## 2,000 seeded bad files for each reader

@@ -80,6 +80,7 @@ class Case(NamedTuple):
     unit: str  # what there is twice as much of
     sizes: tuple[int, ...]  # how many
     measure: Callable  # size, folder -> figures
+    limit: float = float('inf')  # of MB at any size, with pages of mapped files
 
 
 def halves(whole: int) -> tuple[int, ...]:
@@ -87,7 +88,7 @@ def halves(whole: int) -> tuple[int, ...]:
 
 
 CASES = {
-    'dare': Case('DARE, an epoch, 4,396 features from disk', 'videos', halves(ROWS), dare),
+    'dare': Case('DARE, an epoch, 4,396 features from disk', 'videos', halves(ROWS), dare, 8000),
     'gevaden': Case('GEVADEN, an epoch, shots of 2,048 features', 'videos', halves(857), gevaden),
     'amuse': Case('AMUSE, a step', 'pictures in a batch', halves(512), amuse),
     'completion': Case('completion, rank 20, 4,396 features from disk', 'videos', halves(ROWS), complete),
@@ -132,6 +133,9 @@ def main() -> None:
         if not args.small:  # after each case, so that what was measured stays
             known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
             RESULT.write_text(json.dumps({key: {**known, name: found}[key] for key in CASES if key in {**known, name: found}}, indent=1) + '\n')
+        if max(row['whole_megabytes'] for row in found['rows']) > CASES[name].limit:
+            print(f'{found["work"]}: takes more than {CASES[name].limit:,.0f} MB', file=sys.stderr, flush=True)
+            failed += 1
     sys.exit(bool(failed))
 
 

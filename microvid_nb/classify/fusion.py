@@ -145,7 +145,7 @@ class ModalityEncoder(nn.Module):
 
 # %% ../../nbs/classify/02_fusion.ipynb #01bd35f1
 class MultimodalClassifier(nn.Module):
-    "Late fusion of modalities by attention."
+    "Late fusion of modalities by attention; `ValueError` where modalities and widths don't match."
     def __init__(self,
         settings:MultimodalSettings=MultimodalSettings(), # sizes
     ):

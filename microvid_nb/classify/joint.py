@@ -86,7 +86,7 @@ def class_scores(
 def start_from_imagenet(
     network:nn.Module, # a `SceneNetwork` or `TwoStream` of width 1; changed in place
 ) -> nn.Module: # the same
-    "Puts ImageNet's weights into all layers but the last; `FileNotFoundError` says what to download where there is no network."
+    "Puts ImageNet's weights into all layers but the last; `FileNotFoundError` says what to download where there is no network, `ValueError` for another width."
     if network.settings.width != 1: raise ValueError(f'published weights are of width 1, not {network.settings.width}')
     names = getattr(network.settings, 'backbones', None) or [network.settings.backbone]*len(network.branches)
     for name, branch in zip(names, network.branches.values()): load_published(branch, imagenet_weights(name), new_head=True)

@@ -126,7 +126,7 @@ def feature_and_scores(
 
 # %% ../../nbs/classify/04_video.ipynb #d3edc2ec
 class VideoToClass(nn.Module):
-    "Scene network, two streams and attention over moments."
+    "Scene network, two streams and attention over moments; `ValueError` where there are not as many names as classes."
     def __init__(self,
         settings:VideoToClassSettings=VideoToClassSettings(), # names and sizes
     ):

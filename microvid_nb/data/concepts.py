@@ -481,7 +481,7 @@ def draw_concept(
     size:int=96, # side of the picture, pixels
     background:tuple=(236, 236, 236), # RGB
 ) -> np.ndarray: # uint8 [size, size, 3]
-    "A picture of one individual of a concept."
+    "A picture of one individual of a concept; `ValueError` says which there are."
     if name not in CONCEPTS: raise ValueError(f'no concept {name!r}; there are {", ".join(CONCEPTS)}')
     concept, image = CONCEPTS[name], np.full((size, size, 3), background, np.uint8)
     where = placement(size/2, size/2, .46*size, rng.uniform(-.02, .02), rng.random() < .5)

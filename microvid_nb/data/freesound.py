@@ -184,7 +184,7 @@ def persist(
     self:Freesound,
     action:Callable # asks for something
 ) -> object: # its result
-    "Does something until it works, or fails in a way that no further try can mend"
+    "Does something until it works, or fails in a way that no further try can mend; `FreesoundError` says how often it was tried"
     for attempt in range(TRIES):
         try: return action()
         except PassingError as error:
@@ -237,7 +237,7 @@ def ask(
     self:Freesound,
     query:str # of the address
 ) -> dict: # the answer
-    "Asks the server for one page"
+    "Asks the server for one page; `PassingError` where another try may help"
     token = freesound_token()
     self.log.wait(self.patience)
     body = b''.join(pieces_of(f'{self.site}/apiv2/search/?{query}', self.timeout, token, self.clock())).decode('utf-8', 'replace')
@@ -269,7 +269,7 @@ def search(
     concept:str, # words, all of which must occur in a clip's tags, name or description
     limit:int=500 # clips at most
 ) -> list[dict]: # records, the best match first
-    "Clips for a concept; each page is kept, so a second call asks only for what is new"
+    "Clips for a concept, each page of which is asked for once; `FreesoundError` where the server refuses, `ValueError` for a concept without a word"
     words = re.sub(r'[\s_"+-]+', ' ', concept).strip()   # quotes, + and - are operators there
     if not words: raise ValueError(f'a concept to search for needs a word, found {concept!r}')
     query, done, clips = urlencode({'query': words, 'fields': FIELDS, 'page_size': PAGE_SIZE}), set(), []
@@ -306,7 +306,7 @@ def fetch(
     url:str, # of a file
     path:Path # where it goes
 ):
-    "Streams a file to disk; nothing is there unless all of it came"
+    "Streams a file to disk; nothing is there unless all of it came; `FreesoundError` where there is no preview"
     if not isinstance(url, str): raise FreesoundError('the clip has no preview')
     with atomic_path(path) as temporary, temporary.open('wb') as file:
         for piece in pieces_of(url, self.timeout, now=self.clock()): file.write(piece)

@@ -14,7 +14,7 @@ EDGE = .05 # part of the video at its start and end whose peaks don't count
 def comment_peaks(
     counts:np.ndarray, # comments per second, [n]
 ) -> np.ndarray: # int64 [peaks], seconds in order
-    "The seconds with more comments than the one before and the one after, without the start and the end of the video."
+    "The seconds with more comments than the one before and the one after, without the start and the end of the video; `ValueError` for counts of another shape."
     counts = np.asarray(counts)
     if counts.ndim != 1: raise ValueError(f'counts must be one number a second, [n], not of shape {counts.shape}')
     middle = counts[1:-1]
@@ -31,7 +31,7 @@ def gif_proposals(
     rng:np.random.Generator, # source of chance
     shots:int=3, # shots of a GIF
 ) -> np.ndarray: # int64 [n, shots], seconds at which shots start, in the order of the GIF
-    "GIF proposals: disjoint shots sampled from the peaks in proportion to their comments, rearranged."
+    "GIF proposals: disjoint shots sampled from the peaks in proportion to their comments, rearranged; `ValueError` where there are too few seconds."
     counts = np.asarray(counts)
     if len(counts) < shots: raise ValueError(f'{shots} disjoint shots need as many seconds, not {len(counts)}')
     places = comment_peaks(counts)

@@ -162,7 +162,7 @@ def split_videos(
     keys:Iterable[str], # keys of videos, in any order
     seed:int=0, # another seed, another split
 ) -> tuple[list[str], list[str], list[str]]: # keys for training, validation and test
-    "All keys in three disjoint lists: 857, 106 and 107 of 1070, the same proportions of another number."
+    "All keys in three disjoint lists: 857, 106 and 107 of 1070, the same proportions of another number; `ValueError` for a key given twice, or one that is no text."
     keys = list(keys)
     odd = [key for key, times in Counter(keys).items() if type(key) is not str or times > 1]
     if odd: raise ValueError(f'expected texts that differ as keys, found {odd[0]!r} {keys.count(odd[0])} times')
@@ -174,7 +174,7 @@ def split_videos(
 def load_unannotated_videos(
     folder:str|Path, # holds unannotated_data.json
 ) -> pd.DataFrame: # index key; duration s, url
-    "The videos of the pilot application, in the order of the file."
+    "The videos of the pilot application, in the order of the file; `ValueError` names the one that is malformed."
     path = require_file(Path(folder)/'unannotated_data.json', 'the pilot application videos of the GIF thumbnail data', PUBLISHED)
     rows = {}
     for key, entry in as_dict(parse_json(path), str(path)).items():

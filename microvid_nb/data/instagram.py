@@ -72,7 +72,7 @@ def nearest_candidate(
     thumbnail:np.ndarray, # uint8 RGB [H, W, 3], as posted
     candidates:Iterable[np.ndarray] # uint8 RGB [H, W, 3] each, of any size
 ) -> tuple[int, float]: # its place among the candidates; similarity, 0 to 1
-    "The candidate frame most like a posted thumbnail (thumbnail data set paper, section 3.2)"
+    "The candidate frame most like a posted thumbnail (thumbnail data set paper, section 3.2); `ValueError` where there are none"
     features = [pyramid_histogram(image) for image in candidates]
     if not features: raise ValueError('there are no candidates to compare the thumbnail with')
     similarity = np.stack(features) @ pyramid_histogram(thumbnail)
@@ -231,7 +231,7 @@ def count_words(
     texts:Iterable[str], # may be an iterator
     most:int=MOST_WORDS # different words kept
 ) -> WordCounts: # of all texts
-    "Counts the words of many texts in memory that does not grow with their number"
+    "Counts the words of many texts in memory that does not grow with their number; `ValueError` names a text that is none"
     if isinstance(texts, str): raise ValueError('expected many texts, found one: put it into a list')
     counts = WordCounts()
     for i, text in enumerate(tqdm(texts, unit='text', disable=None)):

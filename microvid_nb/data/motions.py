@@ -54,7 +54,7 @@ def move(
     start:Start, # where chance has put the actor
     t, # seconds, a number or an array
 ) -> Pose: # of the same shape as t
-    "The pose of an actor who does `action`, at time t."
+    "The pose of an actor who does `action`, at time t; `ValueError` says which actions there are."
     if action not in ACTIONS: raise ValueError(f'no action {action!r}; there are {", ".join(ACTIONS)}')
     m, t = ACTIONS[action], np.asarray(t, float)
     wave = lambda turns: np.sin(2*np.pi*turns)

@@ -158,7 +158,7 @@ def camera_look(
     rng:np.random.Generator, # source of chance
     gap:float=1., # 0: a clean picture; 1: a usual micro-video; 3: a bad one
 ) -> CameraLook: # the look of one video
-    "The look of a video at a given distance from clean pictures."
+    "The look of a video at a given distance from clean pictures; `ValueError` for a gap below 0."
     if not gap >= 0: raise ValueError(f'the gap must be 0 or more, not {gap}')
     normal, uniform = rng.standard_normal(8), rng.random(6)
     angle, length = 2*np.pi*uniform[0], .014*gap*abs(normal[5])

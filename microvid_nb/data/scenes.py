@@ -234,7 +234,7 @@ def draw_scene(
     height:int, # pixels
     width:int, # pixels
 ) -> np.ndarray: # uint8 [height, width, 3]
-    "A picture of a scene, nobody in it."
+    "A picture of a scene, nobody in it; `ValueError` says which there are."
     if name not in SCENES: raise ValueError(f'no scene {name!r}; there are {", ".join(SCENES)}')
     aspect = width/height
     scene = SCENES[name](rng, aspect)

@@ -58,7 +58,7 @@ def gather_clips(
     search:Callable, # (concept, limit) -> records
     limit:int # clips for a concept
 ) -> pd.DataFrame: # index id; name, tags (tuple), duration, license, username and whatever else the searcher gives
-    "All clips found for some concepts, each once, in the order found"
+    "All clips found for some concepts, each once, in the order found; `ValueError` where nothing is found"
     records = {}
     for concept in tqdm(list(concepts), unit='concept', disable=None):
         for record in islice(search(concept, limit), limit):

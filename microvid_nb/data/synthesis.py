@@ -258,7 +258,7 @@ def play(
     rng:np.random.Generator, # source of chance
     length:float, # seconds
 ) -> np.ndarray: # float64 [N] at `SOUND_RATE`, root mean square 1
-    "One recording of a source."
+    "One recording of a source; `ValueError` says which there are."
     if name not in SOURCES: raise ValueError(f'no sound {name!r}; there are {", ".join(SOURCES)}')
     sound = SOURCES[name].play(rng, max(1, round(length*SOUND_RATE)))
     return sound/(np.sqrt(np.mean(sound**2)) + 1e-9)

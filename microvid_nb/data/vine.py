@@ -182,7 +182,7 @@ def ids_as_text(
 
 # %% ../../nbs/data/13_vine.ipynb #0a06d7a2
 class VineSplit:
-    "One part of VENUE-188, on disk: rows are read when they are asked for."
+    "One part of VENUE-188, on disk: rows are read when they are asked for; `ValueError` where the file is damaged or has another form."
     def __init__(self,
         path:str|Path, # an HDF5 file as published
         split:str, # 'train', 'valid' or 'test'
@@ -255,7 +255,7 @@ def batches(self:VineSplit,
     size:int=128, # rows of a batch; the last may have fewer
     generator:np.random.Generator=None, # shuffles the rows; without one they come in the order of the file
 ) -> Iterator[VineBatch]: # every row once
-    "All rows, batch by batch."
+    "All rows, batch by batch; `ValueError` for batches without a row."
     if size < 1: raise ValueError(f'expected batches of at least one row, found {size}')
     order = np.arange(len(self)) if generator is None else generator.permutation(len(self))
     for start in range(0, len(self), size): yield self.read(order[start:start + size])

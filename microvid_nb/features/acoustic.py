@@ -215,7 +215,7 @@ class AutoencoderSettings:
 
 # %% ../../nbs/features/02_acoustic.ipynb #316e9437
 class StackedDenoisingAutoencoder(nn.Module):
-    "Codes from which inputs can be found again even if parts are masked (Vincent et al., 2010)."
+    "Codes from which inputs can be found again even if parts are masked (Vincent et al., 2010); `ValueError` for sizes or a share that can't be."
     def __init__(self,
         settings:AutoencoderSettings=AutoencoderSettings(), # sizes and training
         sizes:Sequence[int]|None=None, # instead of those in the settings

@@ -318,7 +318,7 @@ def choose_rank(
     settings:CompletionSettings=CompletionSettings(), # of the computation, but for the ridge; its seed also hides
     progress:bool=True, # show a bar where it takes more than two seconds
 ) -> tuple[int, CompletionSettings, pd.DataFrame]: # best rank; settings, best ridge; (ridge, rank) -> errors, `mean`
-    "The rank and penalty that find hidden entries best; errors are shares of the variance, 1 is what column means reach."
+    "The rank and penalty that find hidden entries best; errors are shares of the variance, 1 is what column means reach; `ValueError` where no row knows several modalities."
     rng, rows = np.random.default_rng(settings.seed), check_blocks(blocks, masks)
     chosen = np.sort(rng.choice(rows, min(rows, most), replace=False))
     blocks, masks = ({name: np.asarray(part[chosen]) for name, part in parts.items()} for parts in (blocks, masks))

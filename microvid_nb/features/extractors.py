@@ -222,7 +222,7 @@ class TextFeatures(Extractor):
 
     @property
     def embedder(self) -> object: # a fitted `ParagraphEmbedder`
-        "The model, read once in a process."
+        "The model, read once in a process; `ValueError` where none was named."
         if not self.model: raise ValueError('text: needs a model, a file that learn_titles or ParagraphEmbedder.save has written')
         return load_embedder(self.model, Path(self.model).stat().st_mtime_ns)
 

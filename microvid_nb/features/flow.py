@@ -65,7 +65,7 @@ def flow_stacks(
     bound:float=.08, # of the short side: longer displacements are cut to this
     centred:bool=True, # take the mean vector off each field?
 ) -> Tensor: # float32 [n, 2 L, H, W] in [-1, 1]
-    "Fields of successive frames as channels; past the end of the clip nothing moves."
+    "Fields of successive frames as channels; past the end of the clip nothing moves; `ValueError` for a start outside it."
     if centred: flow = flow - flow.mean((2, 3), keepdim=True)
     limit = bound*min(flow.shape[-2:])
     scaled = flow.clamp(-limit, limit)/limit

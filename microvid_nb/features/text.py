@@ -34,7 +34,7 @@ def split_words(
 
 # %% ../../nbs/features/03_text.ipynb #389f8825
 class SemanticSpace:
-    "Words as points, near each other where their meanings are."
+    "Words as points, near each other where their meanings are; `ValueError` names a word that is there twice or has no direction."
     def __init__(self,
         words:Sequence[str], # n different words
         vectors, # float [n, D], an array or a tensor
@@ -80,7 +80,7 @@ def similar_spellings(self:SemanticSpace,
 def find(self:SemanticSpace,
     topic:str, # one word or several
 ) -> list[int]: # rows of its words; ValueError names those that have none
-    "Where the words of a topic are."
+    "Where the words of a topic are; `ValueError` where none of them has a vector."
     for whole in (topic, topic.lower()):
         if whole in self.index: return [self.index[whole]]
     words = [word for word in re.split(r'[\s_-]+', topic) if word]
@@ -248,7 +248,7 @@ def embed(self:ParagraphEmbedder,
     texts:Iterable[str|None], # None or '' where there is none
     progress:bool=True, # show a bar where it takes more than two seconds
 ) -> tuple[Tensor, Tensor]: # vectors float32 [n, dim], and bool [n]: True where there is a text with a word that is known
-    "The vectors of texts, and which texts have one; the others' rows are 0."
+    "The vectors of texts, and which texts have one; the others' rows are 0; `ValueError` before `fit`."
     if self.model is None: raise ValueError('this ParagraphEmbedder has learned no words yet: call fit, or load one')
     known = [[word for word in split_words(text or '') if word in self.model.wv] for text in texts]
     vectors = torch.zeros(len(known), self.settings.dim)
@@ -261,7 +261,7 @@ def embed(self:ParagraphEmbedder,
 def save(self:ParagraphEmbedder,
     path, # file to write, such as texts.safetensors
 ) -> Path: # the file
-    "Writes words, output vectors and settings, whole or not at all."
+    "Writes words, output vectors and settings, whole or not at all; `ValueError` before `fit`."
     if self.model is None: raise ValueError('this ParagraphEmbedder has learned no words yet: call fit')
     counts = [[word, int(self.model.wv.get_vecattr(word, 'count'))] for word in self.model.wv.index_to_key]
     about = {'kind': 'paragraph embedder', 'settings': asdict(self.settings), 'counts': counts}

@@ -368,7 +368,7 @@ def gif_matching_error(
     shots:Tensor, # features of the video's shots, [n, d]
     gifs:Tensor, # its annotated GIFs as seconds, int [m, k]
 ) -> Tensor: # float64 [...], 0..1
-    "PME of generated GIFs: the mean over shots, towards the annotated GIF to which it is smallest."
+    "PME of generated GIFs: the mean over shots, towards the annotated GIF to which it is smallest; `ValueError` where there is none of that length."
     if gifs.ndim != 2 or not len(gifs) or gifs.shape[1] != generated.shape[-2]:
         raise ValueError(f'expected at least one annotated GIF of {generated.shape[-2]} shots, found {list(gifs.shape)}')
     flat, batch = generated.flatten(0, -2), generated.shape[:-2]

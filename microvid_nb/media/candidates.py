@@ -259,7 +259,7 @@ def candidate_frames(
     most:int=MAX_CANDIDATES, # candidates at most
     cuts:np.ndarray|None=None # [m] seconds; found among the frames if not given
 ) -> Candidates: # between 1 and `most`, in order of time
-    "Good frames that look different from each other (thumbnail data set paper, section 3.2)"
+    "Good frames that look different from each other (thumbnail data set paper, section 3.2); `ValueError` where there are no frames"
     if not len(frames): raise ValueError('there are no frames to choose candidates from')
     images = [limit_side(image) for image in frames.images]
     quality, cuts = frame_quality(images), find_cuts(frames) if cuts is None else cuts

@@ -110,7 +110,7 @@ def write_gif(
     fps:float=8, # frames a second
     width:int=320 # pixels; the height follows
 ) -> Path: # the file; its size in bytes is `.stat().st_size`
-    "Writes shots one after the other as an endless animated GIF with one palette"
+    "Writes shots one after the other as an endless animated GIF with one palette; `ValueError` for no shot, or a width or rate that no GIF has"
     if not 0 < fps <= 50: raise ValueError(f'a GIF shows up to 50 frames a second, not {fps}')
     if not 0 < width < 65536: raise ValueError(f'a GIF is 1 to 65535 pixels wide, not {width}')
     if not len(shots): raise ValueError('a GIF needs at least one shot')
@@ -152,7 +152,7 @@ def filmstrip(
     columns:int=8, # pictures in a row
     height:float=.9 # inches of a row
 ) -> object: # matplotlib Axes [rows, columns]
-    "Draws pictures side by side, in rows, with their seconds and scores"
+    "Draws pictures side by side, in rows, with their seconds and scores; `ValueError` where there is none"
     import matplotlib.pyplot as plt
     images = [check_image(image) for image in images]
     times, scores = (None if values is None else list(values) for values in (times, scores))
@@ -182,7 +182,7 @@ def write_video(
     sr:int=44100, # sampling rate of `samples` in Hz
     crf:int=20 # H.264 quality, 0 (lossless) to 51
 ) -> Path: # the file
-    "Writes pictures and sound as H.264 and AAC"
+    "Writes pictures and sound as H.264 and AAC; `ValueError` for an odd size"
     clock = Fraction(1, 90000)
     options = {'movflags': 'faststart'} if Path(path).suffix in ('.mp4', '.mov') else {}  # a cut-off copy still plays
     with atomic_path(path) as temporary, av.open(str(temporary), 'w', options=options) as container:

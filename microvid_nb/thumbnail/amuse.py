@@ -27,7 +27,7 @@ from .mkmmd import FACTORS, heuristic_bandwidths, mk_mmd, optimal_kernel_weights
 # %% ../../nbs/thumbnail/01_amuse.ipynb #e87bae98
 @dataclass(frozen=True)
 class AMUSESettings:
-    "Sizes and weights; the defaults are the paper's where it gives one."
+    "Sizes and weights; the defaults are the paper's where it gives one; `ValueError` for words or topics that can't be."
     words: tuple[str, ...] # labels that training pictures have: the seen words
     semantic: int = 300 # d, width of the semantic space
     attention: int = 1024 # A, width of the attention space and of v; the paper tries 1024 and 2048
@@ -65,7 +65,7 @@ def attend(
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #bad92867
 class AMUSE(nn.Module):
-    "Attention based multi-label visual-semantic embedding."
+    "Attention based multi-label visual-semantic embedding; `ValueError` where the last layer is not that of v."
     def __init__(self,
         settings:AMUSESettings, # words, sizes and weights
     ):
@@ -263,7 +263,7 @@ def domain_gap(
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #3aa8082c
 class PairedPictures(Dataset):
-    "Source pictures with labels, each with a frame of the target."
+    "Source pictures with labels, each with a frame of the target; `ValueError` where a domain has none."
     def __init__(self,
         source:Dataset, # items (image, labels [L], ...)
         target:Dataset, # items (image, ...)

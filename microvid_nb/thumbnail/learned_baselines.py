@@ -266,7 +266,7 @@ class CLIPZeroShot:
 def load_clip(
     settings:CLIPSettings=CLIPSettings(), # which
 ) -> CLIPZeroShot: # ready for use
-    "A pretrained CLIP; `ImportError` says what to install, `FileNotFoundError` where weights are published."
+    "A pretrained CLIP; `ImportError` says what to install, `FileNotFoundError` where weights are published; `ValueError` for other weights."
     try: import open_clip
     except ImportError as error:
         raise ImportError(f'CLIP needs open_clip, which is not here ({error}): pip install microvid_nb[clip]') from None

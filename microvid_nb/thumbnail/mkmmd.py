@@ -50,7 +50,7 @@ def gaussian_kernels(
     y:Tensor, # points [m, d]
     bandwidths:Tensor|Sequence[float], # gamma of each kernel, [u]
 ) -> Tensor: # [u, n, m], in (0, 1]
-    "The values of u Gaussian kernels for all pairs of points."
+    "The values of u Gaussian kernels for all pairs of points; `ValueError` for bandwidths that are not positive."
     bandwidths = torch.as_tensor(bandwidths, dtype=x.dtype, device=x.device)
     if bandwidths.ndim != 1 or not (bandwidths > 0).all():
         raise ValueError(f'expected positive bandwidths [u], found {bandwidths.tolist()}')
@@ -165,7 +165,7 @@ def optimal_kernel_weights(
     bandwidths:Tensor|Sequence[float], # gamma, [u]
     ridge:float=1e-3, # epsilon, as a part of the mean variance
 ) -> Tensor: # beta [u], >= 0, sums to 1
-    "The weights of the kernels that tell two samples apart most surely (Eq. 2), by a quadratic program."
+    "The weights of the kernels that tell two samples apart most surely (Eq. 2), by a quadratic program; `ValueError` for fewer than 4 points."
     check_samples(source, target)
     if min(len(source), len(target)) < 4:
         raise ValueError(f'expected 4 or more points in each sample, found {len(source)} and {len(target)}')

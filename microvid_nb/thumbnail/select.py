@@ -32,7 +32,7 @@ def select_thumbnail(
     lam:float=.2, # weight of representativeness, λ of AMUSE, Eq. 9
     force:float|None=None # seconds: take the frame on screen then, whatever its score
 ) -> Thumbnail: # the frame with the highest score
-    "The thumbnail of a clip; `MediaError` if there is no picture in it"
+    "The thumbnail of a clip; `MediaError` if there is no picture in it; `ValueError` for topics without a model, or a number that can't be"
     if topics is not None and model is None: raise ValueError('topics need a model that knows words; without one, leave them out')
     if not lam >= 0: raise ValueError(f'lam must be 0 or more, not {lam}')
     if force is not None and not force >= 0: raise ValueError(f'force must be a time in seconds, 0 or later, not {force}')

@@ -28,7 +28,7 @@ _all_ = ['sample_pairs', 'similarity_loss']
 # %% ../../nbs/venue/03_dare.ipynb #f5816c6b
 @dataclass(frozen=True)
 class DARESettings:
-    "Sizes of DARE; the defaults are the paper's, but for the deviation, of which the page says why"
+    "Sizes of DARE; the defaults are the paper's, but for the deviation, of which the page says why; `ValueError` for sizes that can't be"
     visual: int = 4096 # D_v, and the width of a^v, since D^v is the identity
     acoustic: int = 200 # D_a, codes of the denoising autoencoder
     text: int = 100 # D_t, paragraph vectors
@@ -86,7 +86,7 @@ def transfer_error(
     heard:Tensor, # D^a of external sounds, [B, K']
     concepts:Tensor, # their concepts, [B, k], k <= K'
 ) -> Tensor: # scalar
-    "The squared distance of what is heard from what is known, averaged over sounds (Eq. 1, second term)."
+    "The squared distance of what is heard from what is known, averaged over sounds (Eq. 1, second term); `ValueError` where there are more concepts than it hears."
     if concepts.shape[1] > heard.shape[1]:
         raise ValueError(f'expected {heard.shape[1]} concepts at most, found {concepts.shape[1]}')
     return (heard[:, :concepts.shape[1]] - concepts).square().sum(1).mean()
@@ -117,7 +117,7 @@ def own_concepts(self:DARE,
 def settle(self:DARE,
     videos:Videos, # all of the training
 ):
-    "Learns the scale of the features and, in the second reading, sets every video's own a to D x."
+    "Learns the scale of the features and, in the second reading, sets every video's own a to D x; `ValueError` for another number of videos."
     self.scaler.learn(videos)
     if self.own is None: return
     if len(videos.venue) != self.settings.free:

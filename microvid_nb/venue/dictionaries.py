@@ -160,7 +160,7 @@ class MDL:
     def predict(self,
         videos:Videos, # any
     ) -> Tensor: # int64 [N]
-        "The most probable venues."
+        "The most probable venues; `ValueError` before `fit`."
         if self.dictionary is None: raise ValueError('this MDL has learned nothing yet: call fit')
         return torch.from_numpy(self.classifier.predict(self.dictionary.transform(self.features(videos))))
 

@@ -25,7 +25,7 @@ def draw_gaussian(
 
 # %% ../../nbs/venue/02_fusion.ipynb #5002974b
 class VenueNetwork(nn.Module):
-    "Hidden layers with dropout, and a score for each venue (Eq. 6 and 7)."
+    "Hidden layers with dropout, and a score for each venue (Eq. 6 and 7); `ValueError` for a dropout outside 0 to 1."
     def __init__(self,
         width:int, # numbers in a
         venues:int, # K

@@ -110,7 +110,7 @@ def best_space(
 
 # %% ../../nbs/venue/05_tree.ipynb #4007e1af
 class TRUMANN:
-    "Tree-guided multi-task multi-modal regression."
+    "Tree-guided multi-task multi-modal regression; `ValueError` for a tree of other venues."
     def __init__(self,
         settings:TRUMANNSettings, # sizes and weights
         tree:VenueTree, # of the venues, with weights
@@ -172,7 +172,7 @@ def fit(self:TRUMANN,
 def predict(self:TRUMANN,
     videos:Videos, # any
 ) -> Tensor: # int64 [N]
-    "The venues of the highest scores."
+    "The venues of the highest scores; `ValueError` before `fit`."
     if self.weights is None: raise ValueError('this TRUMANN has learned nothing yet: call fit')
     space = self.project(self.scaler(videos))/videos.present.sum(1, keepdim=True).clamp(min=1)
     return (space @ self.weights + self.prior).argmax(1)

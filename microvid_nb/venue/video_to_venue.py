@@ -181,7 +181,7 @@ def train_picture_network(
 # %% ../../nbs/venue/07_video_to_venue.ipynb #952318dd
 @dataclass(frozen=True)
 class VideoToVenueSettings:
-    "All sizes and names, from a file to venues."
+    "All sizes and names, from a file to venues; `ValueError` where numbers of names and sizes differ."
     venues: tuple[str, ...] # names, the first of number 0
     concepts: tuple[str, ...] # names of the acoustic concepts
     words: tuple[str, ...] # the vocabulary of titles
@@ -202,7 +202,7 @@ class VideoToVenueSettings:
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #97be890f
 class VideoToVenue(nn.Module):
-    "All that it takes to tell from a file where it was filmed."
+    "All that it takes to tell from a file where it was filmed; `ValueError` where its parts don't fit."
     def __init__(self,
         settings:VideoToVenueSettings, # sizes and names
     ):

@@ -14,7 +14,6 @@ RUNNER = """
 import json, os, sys
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
-shell.enable_matplotlib('inline')
 for cell in json.load(open(sys.argv[1], encoding='utf-8'))['cells']:
     if cell['cell_type'] == 'code': shell.run_cell(''.join(cell['source'])).raise_error()
 """
@@ -48,5 +47,5 @@ def environment(request, tmp_path_factory):
 def test_tutorial(environment, tutorial, tmp_path):
     installs = ''.join(next(cell['source'] for cell in json.loads(tutorial.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'code'))
     assert "'pip', 'install', '-q', 'git+https://" in installs, 'the first cell installs'
-    done = subprocess.run([environment, '-c', RUNNER, tutorial], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([environment, '-c', RUNNER, tutorial], cwd=tmp_path, env={**os.environ, 'MPLBACKEND': 'agg'}, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
