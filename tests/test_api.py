@@ -160,8 +160,7 @@ def inside(function):
         if not isinstance(node, (ast.FunctionDef, ast.Lambda, ast.ClassDef)): stack += ast.iter_child_nodes(node)
 
 
-NOT_YET = {'papers.equations', 'papers.diagrams', 'thumbnail.experiments'}
-MODULES = {found[1]: path for path in PAGES if (found := re.search(r'#\| *default_exp +([\w.]+)', path.read_text(encoding='utf-8'))) and found[1] not in NOT_YET}
+MODULES = {found[1]: path for path in PAGES if (found := re.search(r'#\| *default_exp +([\w.]+)', path.read_text(encoding='utf-8')))}
 
 
 @functools.cache
