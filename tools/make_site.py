@@ -115,13 +115,16 @@ def by_sphinx():
     """Processed notebooks -> pages that Sphinx understands -> _docs/."""
     subprocess.run([Path(sys.executable).with_name('nbdev_proc_nbs')], cwd=ROOT, check=True, env=os.environ | {'PYTHONWARNINGS': 'ignore'})
     shutil.rmtree(PAGES, ignore_errors=True)
+    built = PROCESSED / '_built'  # MyST-NB leaves a folder beside the pages
+    shutil.rmtree(built, ignore_errors=True)
     found = sorted(path for path in PROCESSED.rglob('*.ipynb'))
     names = {path: str(path.relative_to(PROCESSED)) for path in found}
     places = {re.sub(r'(^|/)\d+[a-z]*_', r'\1', name).replace('.ipynb', '.html'): (name, documented_names(nbformat.read(path, as_version=4))) for path, name in names.items()}
     titles = {names[path].removesuffix('.ipynb'): write_page(path, places) for path in found}
     write_contents(titles)
     shutil.rmtree(SITE, ignore_errors=True)
-    subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-b', 'html', '-c', ROOT / 'docs', PAGES, SITE], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-b', 'html', '-c', ROOT / 'docs', PAGES, built / 'html'], cwd=ROOT, check=True)
+    (built / 'html').rename(SITE)
     print(f'site: {SITE / "index.html"}')
 
 
