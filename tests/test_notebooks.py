@@ -33,6 +33,7 @@ def test_is_fit_to_commit(path):
     outputs = json.dumps([cell['outputs'] for cell in code])
     assert str(Path.home()) not in outputs and str(ROOT) not in outputs and '/tmp/' not in outputs, 'outputs name a path of a machine'
     assert all(cell['execution_count'] is None for cell in code), 'run nbdev_clean'
+    assert not any('[`' in ''.join(cell['source']) for cell in cells if cell['cell_type'] == 'markdown'), 'nbdev makes a link of a name in backticks, also inside a link'
 
 
 def parsed(cell) -> ast.Module:

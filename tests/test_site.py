@@ -29,14 +29,21 @@ def site():
 
 
 class Links(HTMLParser):
-    """The links, images and anchors of a page."""
+    """The links, images, anchors and prose of a page."""
     def __init__(self, text):
         super().__init__()
-        self.links, self.images, self.anchors = [], [], set()
+        self.links, self.images, self.anchors, self.prose, self.code = [], [], set(), [], 0
         self.feed(text)
+
+    def handle_endtag(self, tag):
+        self.code -= tag in ('pre', 'code', 'script')
+
+    def handle_data(self, data):
+        self.prose += [] if self.code else [data]
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
+        self.code += tag in ('pre', 'code', 'script')
         self.links += [found['href']] if tag == 'a' and found.get('href') else []
         self.images += [found['src']] if tag == 'img' and found.get('src') else []
         self.anchors |= {found[name] for name in ('id', 'name') if found.get(name)}
@@ -76,6 +83,8 @@ def test_has_no_broken_link_inside(site):
             if not target.exists() or (anchor and target in read and unquote(anchor) not in read[target].anchors):
                 broken.append(f'{path.relative_to(site)}: {link}')
     assert not broken, broken[:20]
+    unread = [f'{path.relative_to(site)}: {text.strip()[:80]}' for path, page in read.items() for text in page.prose if '](' in text]
+    assert not unread, unread[:20]
 
 
 @pytest.fixture(scope='module')

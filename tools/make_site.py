@@ -1,6 +1,7 @@
 """Builds the site into _docs/: by Quarto where it is installed, else by Sphinx from the same processed notebooks.
 
 No notebook is run; nbdev executes imports and exported cells to write signatures, and pages show the outputs that were saved."""
+import ast
 import os
 import re
 import shutil
@@ -50,10 +51,22 @@ def relink(text: str, page: str, places: dict[str, tuple[str, set[str]]]) -> str
     return re.sub(r'\]\(((?!https?:)[^)\s#]*)#([^)\s]+)\)', heading, text)
 
 
+def with_fields(markdown: str) -> str:
+    """What nbdev says of a record with its fields, which nbdev doesn't find: it looks at `__init__`, and a named tuple has none."""
+    empty, place = re.search(r'def (\w+)\(\n    \*args, \*\*kwargs\n\):', markdown), re.search(r'/blob/\w+/(microvid_nb/[\w/]+\.py)#L', markdown)
+    if not (empty and place): return markdown
+    source = (ROOT / place[1]).read_text(encoding='utf-8')
+    fields = [field for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == empty[1] for field in node.body if isinstance(field, ast.AnnAssign)]
+    if not fields: return markdown
+    lines = source.splitlines()[fields[0].lineno - 1:fields[-1].end_lineno]
+    return markdown.replace(empty[0], '\n'.join([f'class {empty[1]}(NamedTuple):', *lines]))
+
+
 def documented_name(markdown: str) -> str:
-    """What nbdev says of a name, without what only Quarto understands."""
-    markdown = re.sub(r'^---\s*\n', '', markdown)
-    return re.sub(r'(\[source\]\([^)]*\))\{[^}]*\}', r'\1', markdown)
+    """What nbdev says of a name, without what only Quarto understands; the link to its source stands last."""
+    markdown = with_fields(re.sub(r'^---\s*\n', '', markdown))
+    source = re.search(r'(\[source\]\([^)]*\))\{[^}]*\}', markdown)
+    return markdown if source is None else f'{markdown.replace(source[0], "").strip()}\n\n{source[1]}'
 
 
 def shown(cell, page: str, places: dict):
@@ -68,6 +81,9 @@ def shown(cell, page: str, places: dict):
     cell.metadata = {}
     for output in cell.outputs:
         for kind in [kind for kind in output.get('data', {}) if 'widget-view' in kind or (kind == 'text/plain' and set(IMAGES) & set(output.data))]: output.data.pop(kind)
+    for output in cell.outputs:
+        if 'text/markdown' in output.get('data', {}):  # Sphinx takes its links as they are
+            output.data['text/markdown'] = relink(re.sub(r'(\]\((?!https?:)[^)]*)\.ipynb', r'\1.html', output.data['text/markdown']), page, places)
     cell.outputs = [output for output in cell.outputs if output.get('data', True)]
     return cell if cell.source or cell.outputs else None
 

@@ -70,6 +70,6 @@ def linked_table(
     lines = ['| paper | Eq. | code | what it returns |', '|---|---:|---|---|']
     for (paper, equation), rows in table.groupby(['paper', 'equation'], sort=False):
         for i, row in enumerate(rows.itertuples()):
-            link = f'[`{row.name}`]({up}{page_of(row.module, pages)})'
+            link = f'[<code>{row.name}</code>]({up}{page_of(row.module, pages)})'
             lines.append(f'| {paper if not i else ""} | {equation if not i else ""} | {link} | {row.says} |'.replace('  ', ' '))
     return '\n'.join(lines)
