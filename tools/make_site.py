@@ -65,6 +65,7 @@ def with_fields(markdown: str) -> str:
 def documented_name(markdown: str) -> str:
     """What nbdev says of a name, without what only Quarto understands; the link to its source stands last."""
     markdown = with_fields(re.sub(r'^---\s*\n', '', markdown))
+    markdown = re.sub(r'```python.*?```', lambda code: re.sub(r'\[(`[^`\]]*`)\]\([^)]*\)', r'\1', code[0]), markdown, flags=re.S)  # links into comments
     source = re.search(r'(\[source\]\([^)]*\))\{[^}]*\}', markdown)
     return markdown if source is None else f'{markdown.replace(source[0], "").strip()}\n\n{source[1]}'
 
