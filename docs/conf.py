@@ -10,6 +10,7 @@ own = settings['DEFAULT']
 project, author, release = own['lib_name'], own['author'], own['version']
 extensions = ['myst_nb', 'sphinx-mathjax-offline']  # equations are typeset without a network
 nb_execution_mode = 'off'  # pages show saved outputs
+nb_render_markdown_format = 'gfm'  # tables in outputs are tables
 nb_mime_priority_overrides = [('html', 'application/vnd.jupyter.widget-view+json', None)]  # a widget leaves a picture
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'deflist']
 myst_dmath_double_inline = True

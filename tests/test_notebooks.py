@@ -31,6 +31,7 @@ def test_is_fit_to_commit(path):
     assert len(text) < 300_000, f'{len(text) / 1000:.0f} kB: outputs should be small'
     assert not any(output['output_type'] == 'error' for cell in code for output in cell['outputs']), 'a saved traceback'
     outputs = json.dumps([cell['outputs'] for cell in code])
+    assert 'is not saved here; it is made by' not in outputs, 'a table is missing: run the page again where results/ has it'
     assert str(Path.home()) not in outputs and str(ROOT) not in outputs and '/tmp/' not in outputs, 'outputs name a path of a machine'
     assert all(cell['execution_count'] is None for cell in code), 'run nbdev_clean'
     assert not any('[`' in ''.join(cell['source']) for cell in cells if cell['cell_type'] == 'markdown'), 'nbdev makes a link of a name in backticks, also inside a link'
