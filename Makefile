@@ -21,7 +21,7 @@ demo: $(READY)  ## all that can be said of VIDEO (a file, a folder, or clips of 
 	@$(BIN)/microvid card $${VIDEO:+"$$VIDEO"} --out "$$OUT" || [ $$? -eq 1 ]  # 1: some files could not be used, as the page says
 
 test: $(READY)  ## export in step, every notebook, tests/
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --maxprocesses 8 --dist loadgroup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --maxprocesses 8 --dist loadscope
 
 lab: $(READY)  ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab nbs

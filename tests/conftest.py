@@ -50,9 +50,13 @@ def pytest_configure(config):
         import librosa.core.pitch  # noqa: F401
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
     """With several processes a file's tests stay in one, which makes its fixtures once; notebooks go wherever there is room."""
-    for item in items:
-        if item.path.name != 'test_notebooks.py':
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split('::')[0]
+            return nodeid if file.endswith('test_notebooks.py') else file
+    return ByFile(config, log)
