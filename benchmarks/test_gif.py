@@ -126,6 +126,6 @@ def memory_of_1000() -> float:
 def test_memory_is_steady(benchmark, memory_of_1000, samples):
     """What matching takes beyond its input does not grow with the number of samples."""
     taken = memory_of_matching(samples)
-    benchmark.extra_info.update(memory=f'disjoint matching beyond its input, {samples:,} samples', megabytes=taken, limit=1.1*memory_of_1000 + 10, series='disjoint matching', n=samples, unit='samples')
+    benchmark.extra_info.update(memory=f'disjoint matching beyond its input, {samples:,} samples', megabytes=taken, limit=memory_of_1000 + 25, series='disjoint matching', n=samples, unit='samples')
     benchmark.pedantic(lambda: None)
-    assert taken < 1.1*memory_of_1000 + 10
+    assert taken < memory_of_1000 + 25  # all distances of 10,000 samples would take 36 MB more; what malloc keeps varies by 10
