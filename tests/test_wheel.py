@@ -1,4 +1,5 @@
 """The package as a wheel: complete, and of use where the tools of its development are absent."""
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,7 +15,7 @@ def installed(tmp_path_factory) -> Path:
     """A folder with what the wheel installs and its requirements; neither the working tree nor a tool of development is in it."""
     folder = tmp_path_factory.mktemp('wheel')
     source = folder / 'source'
-    subprocess.run(['git', 'clone', '--quiet', '--no-hardlinks', ROOT, source], check=True)
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns('.*', '_docs', '_proc', 'out', 'build', '*.egg-info', '__pycache__', 'nbs'))
     pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
     subprocess.run([*pip, 'wheel', '--no-deps', '--wheel-dir', folder, source], check=True)
     wheel, = folder.glob('*.whl')
