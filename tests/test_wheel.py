@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = 'nbdev', 'execnb', 'ghapi', 'jupytext', 'nbclient', 'pytest', 'hypothesis', 'cvxpy', 'clarabel', 'sphinx', 'polars', 'playwright', 'open_clip'
 
+
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory) -> Path:
     """A folder with what the wheel installs and its requirements; neither the working tree nor a tool of development is in it."""
@@ -54,7 +55,7 @@ def test_command_line(installed):
 def test_requirements_are_what_is_imported(installed):
     """Each library that the package imports is declared, so that it is there after an installation; WordNet and Colab are used where they are."""
     code = """
-import ast, pathlib, re
+import ast, pathlib
 package = pathlib.Path(microvid_nb.__file__).parent
 found = set()
 for path in package.rglob('*.py'):
