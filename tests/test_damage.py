@@ -52,8 +52,9 @@ def corrupt(data: bytes, seed: int) -> bytes:
     return damaged.tobytes()
 
 
-@pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.avi'])
-def test_corrupted_files(tmp_path, pictures, suffix):
+@pytest.mark.parametrize('suffix, threads', [('.mp4', '1'), ('.mp4', '2'), ('.mkv', '2'), ('.avi', '1')])
+def test_corrupted_files(tmp_path, pictures, monkeypatch, suffix, threads):
+    monkeypatch.setenv('OMP_NUM_THREADS', threads)  # a decoder of several threads tells of damage later
     sound = (np.sin(np.arange(44100) / 20) * .3).astype(np.float32)
     whole = write_video(tmp_path / f'whole{suffix}', pictures, fps=20, samples=sound).read_bytes()
     paths = []

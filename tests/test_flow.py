@@ -3,7 +3,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from microvid_nb.features.flow import dis_flow, farneback_flow, flow_picture, flow_stacks, optical_flow, two_stream_input
 
@@ -26,7 +26,6 @@ def crops(corners, side=80, seed=0):
 @settings(max_examples=25, deadline=None)
 @given(dx=st.integers(-5, 5), dy=st.integers(-5, 5), seed=st.integers(0, 10), method=st.sampled_from(list(METHODS)))
 def test_flow_of_a_shift_is_the_shift(dx, dy, seed, method):
-    assume(method == 'dis' or abs(dx) + abs(dy) < 10)  # of some textures Farneback's method loses hold at 7 pixels along a diagonal
     clip = crops([(30, 30), (30 - dx, 30 - dy)], seed=seed)  # the window goes back, what is in it goes forth
     inner = optical_flow(clip, METHODS[method])[0, :, 14:-14, 14:-14]
     assert torch.allclose(inner.flatten(1).median(1).values, torch.tensor([float(dx), float(dy)]), atol=.08)

@@ -24,7 +24,9 @@ def rows(media, *folders):
         return [row for row in csv.DictReader(file) if row['path'].startswith(folders)]
 
 
-def test_every_video_gives_thumbnail_and_gif_or_a_clear_error(media, tmp_path):
+@pytest.mark.parametrize('threads', ['1', '2'])
+def test_every_video_gives_thumbnail_and_gif_or_a_clear_error(media, tmp_path, monkeypatch, threads):
+    monkeypatch.setenv('OMP_NUM_THREADS', threads)
     failed, damaged, wrong = set(), set(), []
     for row in rows(media, 'videos/', 'odd_videos/'):
         path = media / row['path']

@@ -48,6 +48,13 @@ def test_formats(tmp_path, pictures, name, codec, pix_fmt):
     assert np.abs(frames.images.astype(int) - pictures).mean() < 12
 
 
+@pytest.mark.parametrize('said, threads', [('', 0), ('1', 1), ('4,2', 4), ('all', 0)])
+def test_decoder_takes_the_threads_that_it_may(tmp_path, pictures, monkeypatch, said, threads):
+    monkeypatch.setenv('OMP_NUM_THREADS', said)
+    with av.open(str(encode(tmp_path / 'a.mp4', pictures, 'libx264', 'yuv420p'))) as container:
+        assert video.first_picture_stream(container, 'a.mp4').codec_context.thread_count == threads
+
+
 def test_gif_and_odd_size(tmp_path):
     from PIL import Image
     images = [Image.fromarray(np.full((33, 51, 3), 40 * i, np.uint8)) for i in range(5)]

@@ -26,8 +26,8 @@ def dis_flow(
 
 
 def farneback_flow() -> Callable: # (grey uint8 [H, W], the next one) -> float32 [H, W, 2]
-    "Flow by polynomial expansion: three levels, windows of nine pixels."
-    return lambda first, second: cv2.calcOpticalFlowFarneback(first, second, None, .5, 3, 9, 3, 5, 1.1, 0)
+    "Flow by polynomial expansion: three levels, polynomials of 7 x 7 pixels, averaged over nine."
+    return lambda first, second: cv2.calcOpticalFlowFarneback(first, second, None, .5, 3, 9, 3, 7, 1.5, 0)
 
 # %% ../../nbs/features/05_flow.ipynb #fca62e34
 def optical_flow(

@@ -9,7 +9,7 @@ __all__ = ['MEASURED_SIDE', 'FEATURE_SIDE', 'CUT_MARGIN', 'MAX_CANDIDATES', 'NEA
 
 # %% ../../nbs/media/02_candidates.ipynb #cdc009d5
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import cv2
 import numpy as np
@@ -56,7 +56,7 @@ def edge_steepness(
 ) -> float: # share of the picture's range that the steepest edges climb in one pixel
     "How steep the steepest 0.5 % of gradients are, in whichever of R, G and B they are steepest"
     channels = cv2.split(image)
-    slope = np.maximum.reduce([cv2.magnitude(*gradients(channel)) for channel in channels])
+    slope = reduce(cv2.max, (cv2.magnitude(*gradients(channel)) for channel in channels))
     slopes = np.bincount(cv2.convertScaleAbs(slope, alpha=256 / 6).ravel(), minlength=256)  # bins of 6/256; Sobel's kernel has weight 8
     levels = [np.bincount(channel[::2, ::2].ravel(), minlength=256) for channel in channels]
     span = max(histogram_quantile(level, .99) - histogram_quantile(level, .01) for level in levels) / 255

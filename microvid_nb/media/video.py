@@ -8,6 +8,8 @@ __all__ = ['ROUNDING', 'MediaError', 'MediaWarning', 'Orientation', 'read_orient
 
 # %% ../../nbs/media/00_video.ipynb #818a9d79
 import math
+import os
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -118,6 +120,11 @@ MIN_BYTES_PER_SECOND = 8
 MAX_PIXELS = 2**27  # a frame declared larger (16,384 x 8,192) is refused before memory is taken for it
 MAX_PIXEL_STRETCH = 4  # anamorphic pixels wider or taller than this are taken for damage
 
+def decoder_threads() -> int: # for one stream; 0 leaves it to FFmpeg
+    "How many threads may decode: the first number of `OMP_NUM_THREADS`"
+    return int(re.match(r'\d{0,3}', os.environ.get('OMP_NUM_THREADS', ''))[0] or 0)
+
+
 def first_picture_stream(
     container:av.container.InputContainer, # an open file
     path # its path, for the error
@@ -128,7 +135,7 @@ def first_picture_stream(
     if not streams: raise MediaError(path, 'has no video stream')
     stream = streams[0]
     if stream.codec_context is None: raise MediaError(path, 'needs a video decoder that this FFmpeg lacks')
-    stream.thread_type = 'AUTO'
+    stream.thread_type, stream.codec_context.thread_count = 'AUTO', decoder_threads()
     stream.codec_context.options = {'max_pixels': str(MAX_PIXELS)}
     return stream
 
