@@ -89,7 +89,7 @@ def halves(whole: int) -> tuple[int, ...]:
 
 CASES = {
     'dare': Case('DARE, an epoch, 4,396 features from disk', 'videos', halves(ROWS), dare, 8000),
-    'gevaden': Case('GEVADEN, an epoch, shots of 2,048 features', 'videos', halves(857), gevaden),
+    'gevaden': Case('GEVADEN, an epoch, shots of 2,048 features', 'videos', halves(1070), gevaden),
     'amuse': Case('AMUSE, a step', 'pictures in a batch', halves(512), amuse),
     'completion': Case('completion, rank 20, 4,396 features from disk', 'videos', halves(ROWS), complete),
 }

@@ -138,8 +138,8 @@ def test_a_malformed_video_is_named(tmp_path, path, value, words):
     ({**COUNTS, '12_102': [1, float('nan')]}, 'annotated_dm_count.json, video 12_102: .*found nan at position 1'),
     ({**COUNTS, '12_102': [1, '1']}, "annotated_dm_count.json, video 12_102: .*found '1' at position 1"),
     ({**COUNTS, '12_102': 4}, 'annotated_dm_count.json, video 12_102: expected a list of numbers, found 4'),
-    ({'11_101': [1]}, 'expected comment counts for every video, found none for 12_102'),
-    ({**COUNTS, '13_103': [1]}, 'expected annotations for every video, found none for 13_103'),
+    ({'11_101': [1]}, 'annotated_dm_count.json: expected comment counts for every video of annotated_data.json, found none for 12_102'),
+    ({**COUNTS, '13_103': [1]}, 'annotated_data.json: expected annotations for every video of annotated_dm_count.json, found none for 13_103'),
     ('{"11_101": [1], "12_102": [], "11_101": [2]}', "expected each key once, found '11_101' twice"),
     ('[1, 2]', 'expected an object in braces'),
 ])

@@ -151,9 +151,10 @@ def load_gif_thumbnails(
     "The published annotations, checked and unchanged; `ValueError` names the video and GIF that is malformed."
     videos, gifs = read_annotations(folder)
     counts = read_comment_counts(folder)
-    for having, other, wanted in ((videos.index, counts, 'comment counts'), (counts, videos.index, 'annotations')):
+    both = (videos.index, 'annotated_data.json', 'annotations'), (counts, 'annotated_dm_count.json', 'comment counts')
+    for (having, source, _), (other, file, wanted) in (both, both[::-1]):
         lacking = [key for key in having if key not in other]
-        if lacking: raise ValueError(f'{folder}: expected {wanted} for every video, found none for {lacking[0]} ({len(lacking)} such)')
+        if lacking: raise ValueError(f'{Path(folder)/file}: expected {wanted} for every video of {source}, found none for {lacking[0]} ({len(lacking)} such)')
     gifs = flag_gifs(gifs, counts)
     return GIFThumbnails(videos, gifs, {key: counts[key] for key in videos.index}, find_problems(videos, gifs, counts))
 

@@ -7,7 +7,6 @@ __all__ = ['PUBLISHED', 'IMAGE_COLUMNS', 'read_class_descriptions', 'find_classe
            'read_image_list', 'OpenImagesDataset']
 
 # %% ../../nbs/data/11_open_images.ipynb #132f6ba4
-import csv
 import math
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -25,7 +24,7 @@ from scipy.sparse import csr_matrix
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .files import require_file
+from .files import read_rows, require_file
 
 # %% ../../nbs/data/11_open_images.ipynb #6870b8ea
 PUBLISHED = 'https://storage.googleapis.com/openimages/web/download_v7.html'
@@ -36,15 +35,13 @@ def read_class_descriptions(
 ) -> pd.Series: # display names, by class id such as /m/0bt9lr
     "The names of the classes; `ValueError` names the line that is not an id and a name, or repeats an id."
     names = {}
-    with open(require_file(path, 'the class descriptions of Open Images', PUBLISHED), encoding='utf-8-sig', newline='') as file:
-        rows = csv.reader(file)
-        for row in rows:
-            if rows.line_num == 1 and row[:1] == ['LabelName'] or not row: continue
-            place = f'{path}, line {rows.line_num}'
-            if len(row) != 2 or not row[0].startswith('/') or not row[1]:
-                raise ValueError(f'{place}: expected a class id and a name such as "/m/0bt9lr,Dog", found {row}')
-            if row[0] in names: raise ValueError(f'{place}: the class {row[0]} was there before, as {names[row[0]]!r}')
-            names[row[0]] = row[1]
+    for line, row in read_rows(require_file(path, 'the class descriptions of Open Images', PUBLISHED)):
+        if line == 1 and row[:1] == ['LabelName'] or not row: continue
+        place = f'{path}, line {line}'
+        if len(row) != 2 or not row[0].startswith('/') or not row[1]:
+            raise ValueError(f'{place}: expected a class id and a name such as "/m/0bt9lr,Dog", found {row}')
+        if row[0] in names: raise ValueError(f'{place}: the class {row[0]} was there before, as {names[row[0]]!r}')
+        names[row[0]] = row[1]
     if not names: raise ValueError(f'{path}: expected a class id and a name in each line, found none')
     return pd.Series(names, name='class_name', dtype='str').rename_axis('class_id')
 
@@ -83,7 +80,7 @@ def csv_blocks(
             for block in tqdm(reader, desc=path.name, unit=' MB', unit_scale=.25, delay=2, leave=False):
                 yield row, block
                 row += len(block)
-    except ValueError as error: raise ValueError(f'{path}: {error}') from None
+    except ValueError as error: raise ValueError(f'{path}: {str(error).splitlines()[0]}') from None
 
 # %% ../../nbs/data/11_open_images.ipynb #bb68bf19
 def of_distinct(
@@ -203,6 +200,7 @@ def read_image_list(
         except ValueError as error: raise ValueError(f'{path}, {error}') from None
         part = block.select(['ImageID', *IMAGE_COLUMNS]).to_pandas().assign(rotation=rotation)
         parts.append(part if wanted is None else part[[name in wanted for name in part.ImageID]])
+    if not parts: raise ValueError(f'{path}: expected a row for each image, found none')
     table = pd.concat(parts).rename(columns=IMAGE_COLUMNS | {'ImageID': 'image_id'}).set_index('image_id')
     if table.index.has_duplicates:
         raise ValueError(f'{path}: the image {table.index[table.index.duplicated()][0]} is there more than once')

@@ -243,8 +243,10 @@ def read_table(
     path:Path, # of a CSV file
     columns:list[str] # that it must have
 ) -> pd.DataFrame: # all columns as text
-    "A CSV file; `ValueError` if columns are missing or a row has no value in them"
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
+    "A CSV file; `ValueError` if it is none, if columns are missing or a row has no value in them"
+    try: table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
+    except ValueError as error: raise ValueError(f'{path.name}: is no CSV table in UTF-8 ({str(error).splitlines()[0]})') from None
+    if not isinstance(table.index, pd.RangeIndex): raise ValueError(f'{path.name}, row 2: has more values than there are columns')
     missing = [name for name in columns if name not in table]
     if missing: raise ValueError(f'{path.name}: no column {", ".join(missing)}; found {", ".join(table.columns)}')
     for name in columns:

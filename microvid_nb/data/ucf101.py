@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from .files import require_file
+from .files import read_text, require_file
 from ..media.video import MediaError, probe
 
 # %% ../../nbs/data/12_ucf101.ipynb #c270b7c6
@@ -23,7 +23,7 @@ def numbered_lines(
     path:str|Path, # a text file, with line ends of any kind
 ) -> list[tuple[int, str]]: # line number from 1, text without surrounding space; blank lines are left out
     "The lines of a list with their numbers; `FileNotFoundError` says where UCF101 is published."
-    lines = require_file(path, 'a list of UCF101', PUBLISHED).read_text(encoding='utf-8-sig').splitlines()
+    lines = read_text(require_file(path, 'a list of UCF101', PUBLISHED)).splitlines()
     return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 # %% ../../nbs/data/12_ucf101.ipynb #75d7156c

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from .files import require_file
+from .files import read_text, require_file
 from .gif_thumbnails import as_dict, parse_json, whole_numbers
 
 # %% ../../nbs/data/13_vine.ipynb #43a9280d
@@ -31,7 +31,7 @@ def read_venue_names(
 ) -> list[str]: # [venues], the name of label 0 first
     "The names of the venue categories; `ValueError` names the line that is malformed, or what is missing or there twice."
     path, names = require_file(path, 'the names of the venue categories', PUBLISHED), {}
-    for number, line in enumerate(path.read_text(encoding='utf-8-sig').splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip(): continue
         venue, colons, name = line.partition('::::')
         where = f'{path}, line {number}'

@@ -309,7 +309,7 @@ def attempt(reader: str, path: Path) -> dict:
         said = f'{type(error).__name__}: {error}'
     finally:
         faulthandler.cancel_dump_traceback_later()
-    return {'said': said, 'seconds': time.perf_counter() - started, 'megabytes': megabytes('VmHWM') - before}
+    return {'said': said, 'name': path.name, 'seconds': time.perf_counter() - started, 'megabytes': megabytes('VmHWM') - before}
 
 
 class Worker:
@@ -352,8 +352,9 @@ class Worker:
 
 
 def check(reader: str, answer: dict):
-    """Read, or refused with a documented error of one line, within bounds."""
-    assert answer['said'] == 'read' or answer['said'].startswith('refused: '), f'{reader}: {answer["said"]}'
+    """Read, or refused with a documented error of one line that names the file, within bounds."""
+    said = answer['said']
+    assert said == 'read' or said.startswith('refused: ') and answer['name'] in said and '\n' not in said, f'{reader}: {said}'
     assert answer['seconds'] < SECONDS, f'{reader}: {answer}'
     assert answer['megabytes'] < MEGABYTES, f'{reader}: {answer}'
 
