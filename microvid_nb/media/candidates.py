@@ -42,6 +42,13 @@ def gradients(
     return cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=1 / 255), cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=1 / 255)
 
 
+def byte_histogram(
+    levels:np.ndarray # uint8 [H, W]
+) -> np.ndarray: # int64 [256]
+    "How many pixels have each level"
+    return cv2.calcHist([levels], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+
+
 def histogram_quantile(
     histogram:np.ndarray, # counts [bins]
     share:float # 0 to 1
@@ -57,8 +64,8 @@ def edge_steepness(
     "How steep the steepest 0.5 % of gradients are, in whichever of R, G and B they are steepest"
     channels = cv2.split(image)
     slope = reduce(cv2.max, (cv2.magnitude(*gradients(channel)) for channel in channels))
-    slopes = np.bincount(cv2.convertScaleAbs(slope, alpha=256 / 6).ravel(), minlength=256)  # bins of 6/256; Sobel's kernel has weight 8
-    levels = [np.bincount(channel[::2, ::2].ravel(), minlength=256) for channel in channels]
+    slopes = byte_histogram(cv2.convertScaleAbs(slope, alpha=256 / 6))  # bins of 6/256; Sobel's kernel has weight 8
+    levels = [byte_histogram(channel[::2, ::2]) for channel in channels]
     span = max(histogram_quantile(level, .99) - histogram_quantile(level, .01) for level in levels) / 255
     return histogram_quantile(slopes, .995) * 6 / 256 / 8 / max(span, .02)
 
@@ -70,7 +77,7 @@ def quality_of_one(
     image = limit_side(image)
     mean, deviation = cv2.meanStdDev(image)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    levels = np.bincount(grey.ravel(), minlength=256)
+    levels = byte_histogram(grey)
     fullest = np.sort(levels.reshape(128, 2).sum(1))[:-7:-1].sum() / grey.size
     luminance, contrast = mean.ravel() @ (.2126, .7152, .0722) / 255, np.sqrt(np.mean((deviation / 255)**2))
     return luminance, cv2.magnitude(*gradients(grey)).mean(), fullest, contrast, edge_steepness(image)

@@ -151,5 +151,7 @@ def full_frame(
 ) -> tuple[float, np.ndarray]: # its presentation time; uint8 RGB [H, W, 3] at the size displayed
     "One frame of a surveyed clip at full size; a time outside the clip gives its first or last frame"
     time = float(np.clip(time, survey.frames.times[0], max(survey.look_times[-1], survey.end - 1e-3)))
+    kept, info = np.flatnonzero(survey.frames.times == time), survey.frames.info
+    if len(kept) and survey_size(info) == (info.width, info.height): return time, survey.frames.images[kept[0]].copy()
     looks = iter_frames(survey.path, fps=1 / SHOT, start=time)
     return next(looks, None) or deque(iter_frames(survey.path, fps=1 / SHOT), maxlen=1)[0]
