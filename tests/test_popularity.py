@@ -158,7 +158,7 @@ def test_picture_that_explains(scorer, survey):
 
 @pytest.mark.parametrize('text, message', [
     ('word,count\ndog,3\nDog,4\n', "row 3: word 'Dog' is listed twice"), ('word,count\ndog,-3\n', "row 2: count .*found '-3'"), ('word,count\ndog,2.5\n', "row 2: count .*found '2.5'"),
-    ('topic,times\ndog,3\n', 'no column word, count; found topic, times'), ('word,count\n', 'topics.csv: expected topics with counts'), ('', 'topics.csv: is empty')])
+    ('topic,times\ndog,3\n', 'no column word, count; found topic, times'), ('word,count\n', 'topics.csv: expected topics with counts'), ('', 'topics.csv: is no CSV table')])
 def test_wrong_topic_files_are_named(scorer, survey, tmp_path, text, message):
     (tmp_path/'topics.csv').write_text(text)
     with pytest.raises(ValueError, match=message):

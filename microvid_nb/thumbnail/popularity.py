@@ -31,8 +31,7 @@ def topic_counts(
     place = ''
     if isinstance(topics, (str, Path)):
         place = f'{Path(topics).name}: '
-        try: topics = read_topics(topics)
-        except pd.errors.EmptyDataError: raise ValueError(f'{place}is empty, expected a line "word,count" and a topic in each further line') from None
+        topics = read_topics(topics)
     if isinstance(topics, pd.DataFrame): topics = dict(zip(topics['word'], topics['count']))
     counts = pd.Series(dict(topics), dtype=float)
     bad = counts[~(np.isfinite(counts) & (counts >= 0))]
