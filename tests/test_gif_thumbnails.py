@@ -182,6 +182,7 @@ def test_a_missing_file_says_where_it_is_published(tmp_path, name):
     ('{"13_103": {"seconds": NaN, "video_url": ""}}', 'video 13_103, seconds: .*found nan'),
     ('{"13_103": {"seconds": 60, "video_url": null}}', 'video 13_103: .*video_url in quotes, found None'),
     ('{"13_103": 60}', 'video 13_103: expected an object in braces'),
+    ('{"13\\n103": 60}', r"unannotated_data.json: expected keys that can be printed, found '13\\n103'"),
 ])
 def test_malformed_pilot_videos_are_named(tmp_path, text, words):
     (tmp_path / 'unannotated_data.json').write_text(text)

@@ -37,11 +37,12 @@ def as_dict(
     where:str, # its place, for the error
     fields:Sequence[str]=(), # keys that it must have
 ) -> dict: # key -> value
-    "The pairs as a dictionary; `ValueError` for a key given twice, a field that is missing, or something else than an object."
+    "The pairs as a dictionary; `ValueError` for a key given twice or one that can't be printed, a field that is missing, or something else than an object."
     if type(pairs) is not tuple: raise ValueError(f'{where}: expected an object in braces, found {pairs!r:.80}')
     twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
     if twice: raise ValueError(f'{where}: expected each key once, found {twice[0]!r} twice')
     found = dict(pairs)
+    if odd := [key for key in found if not key.isprintable()]: raise ValueError(f'{where}: expected keys that can be printed, found {odd[0]!r:.80}')
     missing = [field for field in fields if field not in found]
     if missing: raise ValueError(f'{where}: expected the fields {", ".join(fields)}, found no {missing[0]!r}')
     return found

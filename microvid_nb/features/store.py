@@ -166,8 +166,11 @@ def read_part(
     columns:list[str]|None=None, # all if not given
 ) -> pa.Table: # its rows
     "A part file; `ValueError` says what to do where it is damaged."
-    try: return pq.ParquetFile(file).read(columns)
-    except (pa.ArrowException, OSError) as error:
+    try:
+        table = pq.ParquetFile(file).read(columns)
+        table.validate(full=True) # is all text UTF-8?
+        return table
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise ValueError(f'{file}: is damaged ({first_line(error)}): delete it, and the next run makes its rows anew') from None
 
 # %% ../../nbs/features/08_store.ipynb #7d8db2df
@@ -176,7 +179,7 @@ def read_schema(
 ) -> pa.Schema: # with the identity of an extractor
     "The schema of a part; `ValueError` where it is damaged, or was written by something else."
     try: schema = pq.read_schema(file)
-    except (pa.ArrowException, OSError): schema = read_part(file).schema
+    except (pa.ArrowException, UnicodeDecodeError, OSError): schema = read_part(file).schema
     about = part_identity(file, schema)
     last = [('reason', None)] if 'reason' in schema.names else [('warning', None), ('feature', about.get('feature_dim'))]
     found = [(name, getattr(schema.field(name).type, 'list_size', None)) for name in schema.names]
