@@ -19,12 +19,17 @@ MISSING = {'visual': 0, 'acoustic': 169 / ROWS, 'text': 24707 / ROWS}  # DARE, s
 
 def write_blocks(folder: Path, rows: int, rank: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """A matrix of a given rank with as much noise, in a file for each modality, written a chunk at a time."""
-    blocks = {name: np.lib.format.open_memmap(folder / f'{name}.npy', 'w+', np.float32, (rows, width)) for name, width in WIDTHS.items()}
+    blocks = {
+        name: np.lib.format.open_memmap(folder / f'{name}.npy', 'w+', np.float32, (rows, width))
+        for name, width in WIDTHS.items()
+    }
     columns = {name: rng.standard_normal((rank, width), dtype=np.float32) / rank**.5 for name, width in WIDTHS.items()}
     for start in range(0, rows, 4096):
         factors = rng.standard_normal((min(4096, rows - start), rank), dtype=np.float32)
         for name, block in blocks.items():
-            block[start:start + 4096] = factors @ columns[name] + rng.standard_normal((len(factors), WIDTHS[name]), dtype=np.float32)
+            block[start : start + 4096] = factors @ columns[name] + rng.standard_normal(
+                (len(factors), WIDTHS[name]), dtype=np.float32
+            )
     return blocks
 
 
@@ -42,8 +47,16 @@ def complete(rows: int, folder: Path, rank: int = 20, passes: int = 10) -> dict:
         fitted.complete(blocks, masks, out=blocks)  # in place: what is known stays as it is
         ended = time.perf_counter()
     error = np.square(blocks['text'][~masks['text']] - truth).mean() / truth.var()
-    return {'seconds': ended - started, 'fit_seconds': middle - started, 'passes': len(fitted.history), 'own_megabytes': peak.own, 'whole_megabytes': peak.whole, 'megabytes_before': peak.before,
-            'data_megabytes': sum(block.nbytes for block in blocks.values()) / 2**20, 'error': float(error)}
+    return {
+        'seconds': ended - started,
+        'fit_seconds': middle - started,
+        'passes': len(fitted.history),
+        'own_megabytes': peak.own,
+        'whole_megabytes': peak.whole,
+        'megabytes_before': peak.before,
+        'data_megabytes': sum(block.nbytes for block in blocks.values()) / 2**20,
+        'error': float(error),
+    }
 
 
 def main() -> None:
@@ -51,7 +64,9 @@ def main() -> None:
     parser.add_argument('--rows', type=int, default=ROWS)
     parser.add_argument('--rank', type=int, default=20)
     parser.add_argument('--passes', type=int, default=10, help='at most')
-    parser.add_argument('--folder', type=Path, help='where the files go for the time of the run; a temporary folder if not given')
+    parser.add_argument(
+        '--folder', type=Path, help='where the files go for the time of the run; a temporary folder if not given'
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         found = complete(args.rows, Path(folder), args.rank, args.passes)

@@ -13,7 +13,13 @@ from microvid_nb.media.sample_clip import FPS, sample_pictures
 ROOT = Path(__file__).resolve().parent.parent
 MEDIA = Path(os.environ.get('MICROVID_MEDIA', ROOT.parent / 'shared' / 'media'))
 DRAWN = {'drawn 340 x 256': (340, 256), 'drawn 1280 x 720': (1280, 720), 'drawn 1920 x 1080': (1920, 1080)}
-REAL = ['drew_ducks.mp4', 'androidx_man_dog_bed_0.mp4', 'androidx_rooftop_rot90_hevc.mp4', 'torchcodec_nasa.mp4', 'mdn_toy_frog.mp4']
+REAL = [
+    'drew_ducks.mp4',
+    'androidx_man_dog_bed_0.mp4',
+    'androidx_rooftop_rot90_hevc.mp4',
+    'torchcodec_nasa.mp4',
+    'mdn_toy_frog.mp4',
+]
 
 
 def draw_clip(path: Path, width: int, height: int) -> Path:
@@ -32,12 +38,22 @@ def repeat_clip(path: Path, source: Path, times: int) -> Path:
     with av.open(str(source)) as given, av.open(str(path), 'w') as made:
         stream = given.streams.video[0]
         copy = made.add_stream_from_template(stream)
-        packets = [(bytes(packet), packet.pts, packet.dts, packet.is_keyframe) for packet in given.demux(stream) if packet.dts is not None]
+        packets = [
+            (bytes(packet), packet.pts, packet.dts, packet.is_keyframe)
+            for packet in given.demux(stream)
+            if packet.dts is not None
+        ]
         length = stream.duration
         for i in range(times):
             for data, pts, dts, key in packets:
                 packet = av.Packet(data)
-                packet.pts, packet.dts, packet.time_base, packet.stream, packet.is_keyframe = pts + i * length, dts + i * length, stream.time_base, copy, key
+                packet.pts, packet.dts, packet.time_base, packet.stream, packet.is_keyframe = (
+                    pts + i * length,
+                    dts + i * length,
+                    stream.time_base,
+                    copy,
+                    key,
+                )
                 made.mux(packet)
     return path
 

@@ -16,8 +16,16 @@ def describe() -> dict:
     """Processor, cores, memory, GPU and versions, without the machine's name."""
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {'processor': cpuinfo.get_cpu_info().get('brand_raw', platform.processor()), 'cores': os.cpu_count(), 'memory_gib': round(memory), 'gpu': gpu,
-            'system': platform.system(), 'python': platform.python_version(), 'threads': torch.get_num_threads(), **{name: version(name) for name in PACKAGES}}
+    return {
+        'processor': cpuinfo.get_cpu_info().get('brand_raw', platform.processor()),
+        'cores': os.cpu_count(),
+        'memory_gib': round(memory),
+        'gpu': gpu,
+        'system': platform.system(),
+        'python': platform.python_version(),
+        'threads': torch.get_num_threads(),
+        **{name: version(name) for name in PACKAGES},
+    }
 
 
 def megabytes(name: str) -> float:
@@ -28,7 +36,8 @@ def megabytes(name: str) -> float:
 class Peak:
     """The most memory while a block runs: `whole` with the pages of mapped files, `own` without them, which is looked at twenty times a second."""
     def __enter__(self):
-        Path('/proc/self/clear_refs').write_text('5')  # VmHWM starts anew; ru_maxrss would be inherited from whoever started the process
+        # VmHWM starts anew; ru_maxrss would be inherited from whoever started the process
+        Path('/proc/self/clear_refs').write_text('5')
         self.before, self.own, self.done = megabytes('RssAnon'), 0., threading.Event()
         self.watcher = threading.Thread(target=self.watch)
         self.watcher.start()

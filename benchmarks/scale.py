@@ -34,7 +34,9 @@ def dare(videos: int, folder: Path) -> dict:
     """An epoch of DARE at its default sizes, 188 venues, 43,868 external sounds; features on disk."""
     rng = np.random.default_rng(0)
     size = sum(block.nbytes for block in write_blocks(folder, videos, 20, rng).values())
-    sounds = gather_sounds(rng.standard_normal((43_868, WIDTHS['acoustic']), dtype=np.float32), rng.random((43_868, 313)) < .02)
+    sounds = gather_sounds(
+        rng.standard_normal((43_868, WIDTHS['acoustic']), dtype=np.float32), rng.random((43_868, 313)) < 0.02
+    )
     venue = rng.integers(188, size=videos)
     with Peak() as peak:
         started = time.perf_counter()
@@ -42,10 +44,17 @@ def dare(videos: int, folder: Path) -> dict:
         history = train_dare(DARE(), gather_videos(*mapped, venue, venues=188), sounds, epochs=1, progress=False)
         whole = time.perf_counter() - started
     seconds = float(history.seconds[0])
-    return {'seconds': seconds, 'seconds_before': whole - seconds, 'own_megabytes': peak.own, 'whole_megabytes': peak.whole, 'data_megabytes': size / 2**20}
+    return {
+        'seconds': seconds,
+        'seconds_before': whole - seconds,
+        'own_megabytes': peak.own,
+        'whole_megabytes': peak.whole,
+        'data_megabytes': size / 2**20,
+    }
 
 
-SECONDS = (0, 1, 10, 25, 50, 75, 90, 95, 99, 100), (3, 31, 63, 101, 190, 289, 472, 605, 1047, 1602)  # percentiles of the length of the published videos, which have a shot a second
+# percentiles of the length of the published videos, which have a shot a second
+SECONDS = (0, 1, 10, 25, 50, 75, 90, 95, 99, 100), (3, 31, 63, 101, 190, 289, 472, 605, 1047, 1602)
 
 
 def gevaden(videos: int, folder: Path) -> dict:
@@ -57,8 +66,21 @@ def gevaden(videos: int, folder: Path) -> dict:
         made.append(shot_video(str(i), rng.standard_normal((shots, 2048), dtype=np.float32), gifs, np.zeros(shots)))
     model, size = GEVADEN(), sum(video.shots.nbytes for video in made)
     with Peak() as peak:
-        history = fit(model, shot_loader(made), gevaden_loss, torch.optim.Adam(model.parameters(), 1e-4), 1, clip=5., progress=False)
-    return {'seconds': float(history.seconds[0]), 'own_megabytes': peak.own, 'whole_megabytes': peak.whole, 'data_megabytes': size / 2**20}
+        history = fit(
+            model,
+            shot_loader(made),
+            gevaden_loss,
+            torch.optim.Adam(model.parameters(), 1e-4),
+            1,
+            clip=5.0,
+            progress=False,
+        )
+    return {
+        'seconds': float(history.seconds[0]),
+        'own_megabytes': peak.own,
+        'whole_megabytes': peak.whole,
+        'data_megabytes': size / 2**20,
+    }
 
 
 def amuse(pictures: int, folder: Path) -> dict:
@@ -71,7 +93,13 @@ def amuse(pictures: int, folder: Path) -> dict:
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
     with Peak() as peak:
         history = fit(model, [batch] * steps, amuse_loss, optimizer, 2, progress=False)  # the first epoch is a warm-up
-    found = {'seconds': float(history.seconds[1]) / steps, 'own_megabytes': peak.own, 'whole_megabytes': peak.whole, 'data_megabytes': (images.nbytes + frames.nbytes) / 2**20, 'width': width}
+    found = {
+        'seconds': float(history.seconds[1]) / steps,
+        'own_megabytes': peak.own,
+        'whole_megabytes': peak.whole,
+        'data_megabytes': (images.nbytes + frames.nbytes) / 2**20,
+        'width': width,
+    }
     return found | ({'gpu_megabytes': torch.cuda.max_memory_allocated() / 2**20} if gpu else {})
 
 
@@ -102,10 +130,19 @@ def run_case(name: str, share: int) -> dict:
         size = max(16, size // share)
         done = subprocess.run([sys.executable, __file__, '--measure', name, str(size)], capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f'{case.work}, {size:,} {case.unit}: ended with {done.returncode}\n{done.stderr[-2000:]}')
+            raise RuntimeError(
+                f'{case.work}, {size:,} {case.unit}: ended with {done.returncode}\n{done.stderr[-2000:]}'
+            )
         rows.append({'n': size, **json.loads(done.stdout.splitlines()[-1])})
-        print(f'{case.work}, {size:,} {case.unit}: {rows[-1]["seconds"]:.3g} s, {rows[-1]["own_megabytes"]:,.0f} MB ({rows[-1]["whole_megabytes"]:,.0f} MB with pages of mapped files)', flush=True)
-    skipped = [f'{case.work}: no GPU here, so AlexNet has an eighth of its width'] if name == 'amuse' and not torch.cuda.is_available() else []
+        print(
+            f'{case.work}, {size:,} {case.unit}: {rows[-1]["seconds"]:.3g} s, {rows[-1]["own_megabytes"]:,.0f} MB ({rows[-1]["whole_megabytes"]:,.0f} MB with pages of mapped files)',
+            flush=True,
+        )
+    skipped = (
+        [f'{case.work}: no GPU here, so AlexNet has an eighth of its width']
+        if name == 'amuse' and not torch.cuda.is_available()
+        else []
+    )
     return {'work': case.work, 'unit': case.unit, 'skipped': skipped, 'machine': describe(), 'rows': rows}
 
 
@@ -132,7 +169,12 @@ def main() -> None:
             continue
         if not args.small:  # after each case, so that what was measured stays
             known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-            RESULT.write_text(json.dumps({key: {**known, name: found}[key] for key in CASES if key in {**known, name: found}}, indent=1) + '\n')
+            RESULT.write_text(
+                json.dumps(
+                    {key: {**known, name: found}[key] for key in CASES if key in {**known, name: found}}, indent=1
+                )
+                + '\n'
+            )
         if max(row['whole_megabytes'] for row in found['rows']) > CASES[name].limit:
             print(f'{found["work"]}: takes more than {CASES[name].limit:,.0f} MB', file=sys.stderr, flush=True)
             failed += 1

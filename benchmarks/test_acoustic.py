@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from microvid_nb.data.synthesis import SoundLibrary
+from microvid_nb.data.world.synthesis import SoundLibrary
 from microvid_nb.features.acoustic import HOP, RATE, WINDOW, acoustic_descriptor
 
 
@@ -25,16 +25,24 @@ def mfcc(samples):
 
 
 def statistic_by_statistic(samples):
-    return np.concatenate([spectrum(samples).mean(1), spectrum(samples).max(1), mfcc(samples).mean(1), mfcc(samples).max(1)])
+    return np.concatenate(
+        [spectrum(samples).mean(1), spectrum(samples).max(1), mfcc(samples).mean(1), mfcc(samples).max(1)]
+    )
 
 
 @pytest.mark.parametrize('side', ['peer', 'ours'])
 def test_acoustic_descriptor(benchmark, sound, side):
-    benchmark.extra_info.update(work='acoustic descriptor of 10 s', peer='librosa, a call for each statistic', side=side, at_least=3)
+    benchmark.extra_info.update(
+        work='acoustic descriptor of 10 s', peer='librosa, a call for each statistic', side=side, at_least=3
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # librosa's transform uses one, too
-    found = benchmark.pedantic(acoustic_descriptor if side == 'ours' else statistic_by_statistic, (sound,), rounds=15, warmup_rounds=2)
+    found = benchmark.pedantic(
+        acoustic_descriptor if side == 'ours' else statistic_by_statistic, (sound,), rounds=15, warmup_rounds=2
+    )
     torch.set_num_threads(threads)
     ends = [513, 1026, 1039, 1052, 1065, 1078, 1091]
-    for ours, theirs in zip(np.split(np.asarray(found), ends), np.split(statistic_by_statistic(sound.astype(float)), ends)):
-        assert np.abs(ours - theirs).max() <= 1e-5 * max(np.abs(theirs).max(), .1)
+    for ours, theirs in zip(
+        np.split(np.asarray(found), ends), np.split(statistic_by_statistic(sound.astype(float)), ends)
+    ):
+        assert np.abs(ours - theirs).max() <= 1e-5 * max(np.abs(theirs).max(), 0.1)

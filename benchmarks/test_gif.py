@@ -41,7 +41,11 @@ def match_one_by_one(generated, shots):
     return [closest_disjoint_match(sample, shots) for sample in generated]
 
 
-PEERS = {'linear_sum_assignment, NumPy differences': assign_by_differences, 'linear_sum_assignment, SciPy cdist': assign_by_cdist, 'a call for each sample': match_one_by_one}
+PEERS = {
+    'linear_sum_assignment, NumPy differences': assign_by_differences,
+    'linear_sum_assignment, SciPy cdist': assign_by_cdist,
+    'a call for each sample': match_one_by_one,
+}
 
 
 @pytest.mark.parametrize('peer', PEERS)
@@ -49,14 +53,21 @@ PEERS = {'linear_sum_assignment, NumPy differences': assign_by_differences, 'lin
 def test_matching(benchmark, video, peer, side):
     shots, generated = video
     few = 100
-    benchmark.extra_info.update(work=f'disjoint matching of 10,000 samples, against {peer}', peer=peer, side=side, problems=few if side == 'peer' else SAMPLES,
-                                at_least=50 if peer.startswith('linear_sum_assignment') else None)
+    benchmark.extra_info.update(
+        work=f'disjoint matching of 10,000 samples, against {peer}',
+        peer=peer,
+        side=side,
+        problems=few if side == 'peer' else SAMPLES,
+        at_least=50 if peer.startswith('linear_sum_assignment') else None,
+    )
     if side == 'ours':
         benchmark.pedantic(closest_disjoint_match, (generated, shots), rounds=5, warmup_rounds=1)
     elif peer == 'a call for each sample':
         benchmark.pedantic(match_one_by_one, (generated[:few], shots), rounds=5, warmup_rounds=1)
     else:
-        found = benchmark.pedantic(PEERS[peer], (generated[:few].double().numpy(), shots.double().numpy()), rounds=5, warmup_rounds=1)
+        found = benchmark.pedantic(
+            PEERS[peer], (generated[:few].double().numpy(), shots.double().numpy()), rounds=5, warmup_rounds=1
+        )
         assert torch.equal(torch.tensor(np.array(found)), closest_disjoint_match(generated[:few], shots))
 
 
@@ -70,7 +81,9 @@ def sample_and_match(model, shots, samples, at_once):
 def test_sampling_and_matching(benchmark, video, peer, side):
     shots, model = video[0], GEVADEN().eval()
     samples, at_once = (SAMPLES, 1000) if side == 'ours' else (1000, 1000) if '1,000' in peer else (10, 1)
-    benchmark.extra_info.update(work=f'GEVADEN, sampling and matching 10,000, against {peer}', peer=peer, side=side, problems=samples)
+    benchmark.extra_info.update(
+        work=f'GEVADEN, sampling and matching 10,000, against {peer}', peer=peer, side=side, problems=samples
+    )
     benchmark.pedantic(sample_and_match, (model, shots, samples, at_once), rounds=3, warmup_rounds=1)
 
 
@@ -87,14 +100,28 @@ def test_perceptual_matching_error(benchmark, video, side):
     shots, _ = video
     rng = np.random.default_rng(0)
     targets = torch.tensor(rng.integers(SHOTS, size=BATCH))
-    generated = torch.stack([shots[rng.integers(SHOTS, size=4)].mean(0) for _ in range(BATCH)]) + .1*torch.tensor(rng.standard_normal((BATCH, WIDTH)), dtype=torch.float32)
-    benchmark.extra_info.update(work='PME, 300 shots of 2048 features, batch of 64', peer='CVXPY + Clarabel, one by one', side=side, problems=1 if side == 'peer' else BATCH, at_least=5000)
+    generated = torch.stack([shots[rng.integers(SHOTS, size=4)].mean(0) for _ in range(BATCH)]) + 0.1 * torch.tensor(
+        rng.standard_normal((BATCH, WIDTH)), dtype=torch.float32
+    )
+    benchmark.extra_info.update(
+        work='PME, 300 shots of 2048 features, batch of 64',
+        peer='CVXPY + Clarabel, one by one',
+        side=side,
+        problems=1 if side == 'peer' else BATCH,
+        at_least=5000,
+    )
     if side == 'ours':
         benchmark.pedantic(perceptual_matching_error, (generated, shots, targets), rounds=15, warmup_rounds=2)
     else:
         numbers = iter(range(3))
         solved = []
-        benchmark.pedantic(lambda i: solved.append(solve_cone_program(generated[i].double().numpy(), shots.double().numpy(), targets[i].item())), setup=lambda: ((next(numbers),), {}), rounds=3)
+        benchmark.pedantic(
+            lambda i: solved.append(
+                solve_cone_program(generated[i].double().numpy(), shots.double().numpy(), targets[i].item())
+            ),
+            setup=lambda: ((next(numbers),), {}),
+            rounds=3,
+        )
         found = voronoi_projection(generated[:3], shots, targets[:3])
         np.testing.assert_allclose(solved, found.error, atol=1e-6)
         assert found.gap.max() <= 1e-8
@@ -116,8 +143,17 @@ print(memory('VmHWM') - before)
 @pytest.mark.parametrize('samples', [1000, SAMPLES, 3*SAMPLES])
 def test_memory_is_steady(benchmark, samples):
     """Beyond its input matching takes some copies of `CHUNK` numbers for each thread, however many samples there are: all distances of 30,000 are 108 MB."""
-    taken = float(subprocess.run([sys.executable, '-c', CODE, str(samples)], capture_output=True, text=True, check=True).stdout)
+    taken = float(
+        subprocess.run([sys.executable, '-c', CODE, str(samples)], capture_output=True, text=True, check=True).stdout
+    )
     limit = 3*8*CHUNK*torch.get_num_threads()/2**20
-    benchmark.extra_info.update(memory=f'disjoint matching beyond its input, {samples:,} samples', megabytes=taken, limit=limit, series='disjoint matching', n=samples, unit='samples')
+    benchmark.extra_info.update(
+        memory=f'disjoint matching beyond its input, {samples:,} samples',
+        megabytes=taken,
+        limit=limit,
+        series='disjoint matching',
+        n=samples,
+        unit='samples',
+    )
     benchmark.pedantic(lambda: None)
     assert taken < limit

@@ -23,13 +23,23 @@ def peak(path, folder) -> float:
 @pytest.fixture(scope='module')
 def peaks(clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp('long')
-    return {minutes: peak(repeat_clip(folder / f'{minutes}.mp4', clips['drawn 1280 x 720'], 5 * minutes), folder) for minutes in (2, 10)}
+    return {
+        minutes: peak(repeat_clip(folder / f'{minutes}.mp4', clips['drawn 1280 x 720'], 5 * minutes), folder)
+        for minutes in (2, 10)
+    }
 
 
 @pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='peak memory is read from /proc')
 @pytest.mark.parametrize('minutes', [2, 10])
 def test_peak_memory(benchmark, peaks, minutes):
-    benchmark.extra_info.update(memory=f'thumbnail + GIF, {minutes} min of 1280 x 720, the process', megabytes=peaks[minutes], limit=400, series='thumbnail + GIF', n=minutes, unit='minutes')
+    benchmark.extra_info.update(
+        memory=f'thumbnail + GIF, {minutes} min of 1280 x 720, the process',
+        megabytes=peaks[minutes],
+        limit=400,
+        series='thumbnail + GIF',
+        n=minutes,
+        unit='minutes',
+    )
     benchmark.pedantic(lambda: None)
     assert peaks[minutes] < 400
     assert peaks[10] < 1.1 * peaks[2]

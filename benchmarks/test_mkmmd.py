@@ -17,7 +17,10 @@ POINTS, WIDTH = 128, 4096
 def samples():
     """Source and target, float32, and five bandwidths."""
     generator = torch.Generator().manual_seed(0)
-    source, target = torch.randn(POINTS, WIDTH, generator=generator), torch.randn(POINTS, WIDTH, generator=generator) + .05
+    source, target = (
+        torch.randn(POINTS, WIDTH, generator=generator),
+        torch.randn(POINTS, WIDTH, generator=generator) + 0.05,
+    )
     return source.requires_grad_(), target.requires_grad_(), heuristic_bandwidths(source, target)
 
 
@@ -40,7 +43,12 @@ def value_and_gradients(function, source, target, bandwidths):
 
 @pytest.mark.parametrize('side', ['peer', 'ours'])
 def test_mk_mmd(benchmark, samples, side):
-    benchmark.extra_info.update(work='MK-MMD forward and backward, 128 + 128 points of 4096, 5 kernels', peer='all differences, [256, 256, 4096]', side=side, at_least=500)
+    benchmark.extra_info.update(
+        work='MK-MMD forward and backward, 128 + 128 points of 4096, 5 kernels',
+        peer='all differences, [256, 256, 4096]',
+        side=side,
+        at_least=500,
+    )
     if side == 'ours':
         benchmark.pedantic(value_and_gradients, (by_products, *samples), rounds=30, warmup_rounds=3)
     else:
@@ -66,9 +74,19 @@ print(memory('VmHWM') - before)
 @pytest.mark.parametrize('points', [256, 512, 1024, 2048])
 def test_memory(benchmark, points):
     """Beyond its input it takes O(n^2 + nd): some copies of the samples and of the kernels, never n*n*d."""
-    taken = float(subprocess.run([sys.executable, '-c', CODE, str(points), str(WIDTH)], capture_output=True, text=True, check=True).stdout)
+    taken = float(
+        subprocess.run(
+            [sys.executable, '-c', CODE, str(points), str(WIDTH)], capture_output=True, text=True, check=True
+        ).stdout
+    )
     samples, kernels = 2*points*WIDTH*4/2**20, 5*(2*points)**2*4/2**20
-    benchmark.extra_info.update(memory=f'MK-MMD and gradients beyond its input, {points} + {points} points of {WIDTH} (all differences: {(2*points)**2*WIDTH*4/2**20:,.0f} MB)',
-                                megabytes=taken, limit=12*(samples + kernels), series='MK-MMD', n=points, unit='points')
+    benchmark.extra_info.update(
+        memory=f'MK-MMD and gradients beyond its input, {points} + {points} points of {WIDTH} (all differences: {(2 * points) ** 2 * WIDTH * 4 / 2**20:,.0f} MB)',
+        megabytes=taken,
+        limit=12 * (samples + kernels),
+        series='MK-MMD',
+        n=points,
+        unit='points',
+    )
     benchmark.pedantic(lambda: None)
     assert taken < 12*(samples + kernels)

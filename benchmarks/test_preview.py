@@ -27,8 +27,12 @@ def aim(path) -> float | None:
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('side', ['peer', 'ours'])
 def test_thumbnail_and_gif(benchmark, clips, tmp_path, name, side):
-    benchmark.extra_info.update(work=f'thumbnail + GIF, {name}', peer='bare decode', side=side, at_most=aim(clips[name]))
+    benchmark.extra_info.update(
+        work=f'thumbnail + GIF, {name}', peer='bare decode', side=side, at_most=aim(clips[name])
+    )
     if side == 'peer':
         benchmark.pedantic(decode, (clips[name],), rounds=7, warmup_rounds=1)
     else:
-        benchmark.pedantic(make_preview, (clips[name], tmp_path / 'a.jpg', tmp_path / 'a.gif'), rounds=7, warmup_rounds=1)
+        benchmark.pedantic(
+            make_preview, (clips[name], tmp_path / 'a.jpg', tmp_path / 'a.gif'), rounds=7, warmup_rounds=1
+        )

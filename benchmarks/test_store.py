@@ -11,7 +11,8 @@ from conftest import draw_clip
 from microvid_nb.features.extractors import VisualFeatures
 from microvid_nb.features.store import extract_features, local_client, read_features
 
-VISUAL = VisualFeatures(weights='random')  # DARE's AlexNet at full size, a picture a second; the time is the same with published weights
+# DARE's AlexNet at full size, a picture a second; the time is the same with published weights
+VISUAL = VisualFeatures(weights='random')
 CLIPS = 16  # of twelve seconds
 VIDEOS = 4_000, 8_000, 16_000  # for the memory
 
@@ -47,16 +48,26 @@ def copies(tmp_path_factory) -> list[Path]:
 @pytest.fixture(scope='module', params=[1, 2], ids=['one worker', 'two workers'])
 def workers(request, copies, tmp_path_factory):
     with local_client(request.param) as client:
-        extract_features(copies[:4], tmp_path_factory.mktemp('warm'), VISUAL, client, progress=False)  # the network is made
+        # the network is made
+        extract_features(copies[:4], tmp_path_factory.mktemp('warm'), VISUAL, client, progress=False)
         yield request.param, client
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason='two workers need two cores')
 def test_two_workers(benchmark, workers, copies, tmp_path):
     count, client = workers
-    benchmark.extra_info.update(work=f'feature extraction, {CLIPS} clips of 12 s, AlexNet', peer='one worker', side='peer' if count == 1 else 'ours', at_least=1.7)
+    benchmark.extra_info.update(
+        work=f'feature extraction, {CLIPS} clips of 12 s, AlexNet',
+        peer='one worker',
+        side='peer' if count == 1 else 'ours',
+        at_least=1.7,
+    )
     rounds = iter(range(100))
-    benchmark.pedantic(lambda out: extract_features(copies, out, VISUAL, client, progress=False), setup=lambda: ((tmp_path / str(next(rounds)),), {}), rounds=3)
+    benchmark.pedantic(
+        lambda out: extract_features(copies, out, VISUAL, client, progress=False),
+        setup=lambda: ((tmp_path / str(next(rounds)),), {}),
+        rounds=3,
+    )
     assert len(read_features(tmp_path / '0')) == CLIPS
 
 
@@ -70,7 +81,12 @@ def peaks(tmp_path_factory):
         for i in range(videos):
             (folder / str(videos) / f'{i}.mp4').write_bytes(b'a video')
         for count in (1, 2):
-            done = subprocess.run([sys.executable, script, folder / str(videos), folder / f'out{videos}_{count}', str(count)], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, script, folder / str(videos), folder / f'out{videos}_{count}', str(count)],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             found[videos, count] = float(done.stdout)
     return found
 
@@ -81,6 +97,13 @@ def peaks(tmp_path_factory):
 def test_memory_is_flat(benchmark, peaks, videos, count):
     limit = 1.1 * peaks[VIDEOS[0], count]
     who = f'feature store, {count} worker{"s"[:count - 1]}'
-    benchmark.extra_info.update(memory=f'{who}, {videos:,} videos, the process that writes', megabytes=peaks[videos, count], limit=limit, series=who, n=videos, unit='videos')
+    benchmark.extra_info.update(
+        memory=f'{who}, {videos:,} videos, the process that writes',
+        megabytes=peaks[videos, count],
+        limit=limit,
+        series=who,
+        n=videos,
+        unit='videos',
+    )
     benchmark.pedantic(lambda: None)
     assert peaks[videos, count] <= limit, peaks

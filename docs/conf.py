@@ -15,7 +15,8 @@ nb_mime_priority_overrides = [('html', 'application/vnd.jupyter.widget-view+json
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'deflist']
 myst_dmath_double_inline = True
 myst_heading_anchors = 4
-suppress_warnings = ['mystnb.mime_priority', 'myst.header', 'misc.highlighting_failure']  # signatures stand at the third level; defaults of signatures needn't be Python
+# signatures stand at the third level; defaults of signatures needn't be Python
+suppress_warnings = ['mystnb.mime_priority', 'myst.header', 'misc.highlighting_failure']
 exclude_patterns = ['conf.py']
 html_theme = 'sphinx_book_theme'
 html_title = project
@@ -23,6 +24,13 @@ html_copy_source, html_use_index = False, False
 html_static_path, html_css_files, html_favicon = ['static'], ['site.css'], 'static/favicon.svg'
 html_context = {'default_mode': 'auto'}
 html_theme_options = {
-    'repository_url': own['git_url'], 'repository_branch': own['branch'], 'path_to_docs': own['nbs_path'], 'use_repository_button': True, 'use_issues_button': True,
-    'use_edit_page_button': True, 'launch_buttons': {'colab_url': 'https://colab.research.google.com'}, 'show_toc_level': 2, 'home_page_in_toc': True,
+    'repository_url': own['git_url'],
+    'repository_branch': own['branch'],
+    'path_to_docs': own['nbs_path'],
+    'use_repository_button': True,
+    'use_issues_button': True,
+    'use_edit_page_button': True,
+    'launch_buttons': {'colab_url': 'https://colab.research.google.com'},
+    'show_toc_level': 2,
+    'home_page_in_toc': True,
 }

@@ -17,7 +17,9 @@ from itertools import chain, count
 from pathlib import Path
 
 # %% ../nbs/batch.ipynb #a0650fad
-VIDEO_SUFFIXES = set('.3g2 .3gp .asf .avi .divx .f4v .flv .gif .h264 .h265 .hevc .ivf .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogm .ogv .qt .rm .ts .vob .webm .wmv .y4m'.split())
+VIDEO_SUFFIXES = set(
+    '.3g2 .3gp .asf .avi .divx .f4v .flv .gif .h264 .h265 .hevc .ivf .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogm .ogv .qt .rm .ts .vob .webm .wmv .y4m'.split()
+)
 
 def find_videos(
     paths:list[str] # files, folders, patterns
@@ -27,7 +29,11 @@ def find_videos(
     for path in paths:
         matches = [] if Path(path).exists() else sorted(glob.glob(path, recursive=True))
         for match in map(Path, matches or [path]):
-            inside = [file for file in sorted(match.rglob('*')) if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()] if match.is_dir() else []
+            inside = (
+                [file for file in sorted(match.rglob('*')) if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
+                if match.is_dir()
+                else []
+            )
             found += inside or [match]
     return list(dict.fromkeys(found))
 
@@ -41,7 +47,11 @@ def output_names(
     names, taken = {}, set()
     for path, own in forms.items():
         numbered = (f'{own[-1]}_{number}' for number in count(2))
-        names[path] = next(name for name in chain((form for form in own if shared[form.lower()] == 1), numbered) if name.lower() not in taken)
+        names[path] = next(
+            name
+            for name in chain((form for form in own if shared[form.lower()] == 1), numbered)
+            if name.lower() not in taken
+        )
         taken.add(names[path].lower())
     return names
 
@@ -85,7 +95,11 @@ def for_each(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             record = {'path': str(file)} | attempt(job, file, names[file])
-        record |= {'warnings': [str(warning.message) for warning in caught if is_ours(warning)]} if 'error' not in record else {}
+        record |= (
+            {'warnings': [str(warning.message) for warning in caught if is_ours(warning)]}
+            if 'error' not in record
+            else {}
+        )
         for line in record.get('warnings', []): note(f'warning: {line}')
         if 'error' in record: note(f'error: {file}: {record["error"]}')
         elif not as_json: tqdm.write(describe(record))

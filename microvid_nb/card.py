@@ -28,7 +28,12 @@ from .training import load_checkpoint
 from .venue.video_to_venue import VenueEstimate, load_venue_model, read_clip, show_estimate
 
 # %% ../nbs/card.ipynb #937f3cb2
-LOADERS = {'thumbnail': load_topic_scorer, 'gif': load_gif_model, 'classify': load_classifier, 'venue': load_venue_model}
+LOADERS = {
+    'thumbnail': load_topic_scorer,
+    'gif': load_gif_model,
+    'classify': load_classifier,
+    'venue': load_venue_model,
+}
 
 def shipped(
     task:str, # one of `LOADERS`
@@ -36,6 +41,7 @@ def shipped(
     "The checkpoint of a task that comes with the package."
     return Path(find_spec('microvid_nb').origin).parent/'weights'/f'{task}.safetensors'
 
+# %% ../nbs/card.ipynb #937f3c01
 @dataclass(frozen=True)
 class Expert:
     "A model and where it is from."
@@ -43,13 +49,18 @@ class Expert:
     note:str # what its checkpoint says of itself
     own:bool # whether it is the user's
 
+# %% ../nbs/card.ipynb #937f3c02
 def load_experts(
     checkpoints:Mapping[str, str|Path]={}, # task -> the user's checkpoint; the package's where there is none
 ) -> dict[str, Expert]: # by task
     "A model for each question; `ValueError` names a task that isn't one, or a damaged file."
-    if other := set(checkpoints) - set(LOADERS): raise ValueError(f'{min(other)!r} is no task; there are {", ".join(LOADERS)}')
+    if other := set(checkpoints) - set(LOADERS):
+        raise ValueError(f'{min(other)!r} is no task; there are {", ".join(LOADERS)}')
     files = {task: checkpoints.get(task) or shipped(task) for task in LOADERS}
-    return {task: Expert(LOADERS[task](file), load_checkpoint(file)[1].note, task in checkpoints) for task, file in files.items()}
+    return {
+        task: Expert(LOADERS[task](file), load_checkpoint(file)[1].note, task in checkpoints)
+        for task, file in files.items()
+    }
 
 # %% ../nbs/card.ipynb #e201fdbc
 def shipped_topics() -> Path: # CSV of word,count
@@ -69,6 +80,7 @@ class Answers:
     venue:VenueEstimate # where
     clip:object # what the venue was estimated from: frames, sound, text
 
+# %% ../nbs/card.ipynb #1fa41c01
 def answer(
     path, # a video file
     folder, # to write pictures to
@@ -85,7 +97,16 @@ def answer(
     thumbnail, gif = select_thumbnail(survey, counts, ask['thumbnail'], lam), select_gif(survey, ask['gif'])
     gif_path = write_gif(folder/f'{name}-generated.gif', gif.shots, width=gif.shots[0].shape[2])
     clip = read_clip(survey, ask['venue'].settings.pictures, text)
-    return Answers(preview, thumbnail, counts, gif, Path(gif_path), classify_video(path, ask['classify']), ask['venue'].estimate(clip), clip)
+    return Answers(
+        preview,
+        thumbnail,
+        counts,
+        gif,
+        Path(gif_path),
+        classify_video(path, ask['classify']),
+        ask['venue'].estimate(clip),
+        clip,
+    )
 
 # %% ../nbs/card.ipynb #85e30f72
 def figure_element(
@@ -99,14 +120,19 @@ def figure_element(
     plt.close(figure)
     return Figure(Img(src=data_url(file.getvalue(), 'png'), alt=alt), cls='wide')
 
+# %% ../nbs/card.ipynb #85e30f01
 def sure(
     table:pd.DataFrame, # name, ..., probability; the most probable first
     count:int=4, # rows
 ) -> FT: # an element
     "Names with bars, and how probable each is."
-    rows = [(Span(str(row.iloc[0])), I(style=f'width:{100*row.iloc[-1]:.0f}%'), Span(f'{row.iloc[-1]:.0%}')) for _, row in table[:count].iterrows()]
+    rows = [
+        (Span(str(row.iloc[0])), I(style=f'width:{100 * row.iloc[-1]:.0f}%'), Span(f'{row.iloc[-1]:.0%}'))
+        for _, row in table[:count].iterrows()
+    ]
     return Div(*(part for row in rows for part in row), cls='sure')
 
+# %% ../nbs/card.ipynb #85e30f02
 def heading(
     question:str, # that is answered
     expert:Expert, # who answers
@@ -124,9 +150,14 @@ def attended(
     "The moments that the attention weighed most, in order of time."
     chosen = sorted(found.attention.argsort()[::-1][:count])
     def moment(k):
-        return Div(picture(found.frames[k], 200, f'moment at {found.times[k]:.2f} s'), Div(cls='bar', style=f'width:{100*found.attention[k]/found.attention.max():.0f}%'), f'{found.times[k]:.1f} s')
+        return Div(
+            picture(found.frames[k], 200, f'moment at {found.times[k]:.2f} s'),
+            Div(cls='bar', style=f'width:{100 * found.attention[k] / found.attention.max():.0f}%'),
+            f'{found.times[k]:.1f} s',
+        )
     return Div(*map(moment, chosen), cls='strip')
 
+# %% ../nbs/card.ipynb #1d35f801
 def expert_answers(
     answers:Answers, # about one clip
     experts:dict[str, Expert], # that gave them
@@ -136,14 +167,36 @@ def expert_answers(
     shots = ', '.join(f'{time:.1f}' for time in gif.times)
     joint = shows.joint.assign(both=shows.joint.behaviour + ' in: ' + shows.joint.scene)[['both', 'share']]
     heard = answers.venue.concepts
-    return [*heading('Which frame do viewers want to see now?', experts['thumbnail']), P(f'The one at {answers.thumbnail.time:.2f} s, for these topics:'),
-            figure_element(explain(answers.thumbnail, answers.topics, survey), 'similarity of frames and topics'),
-            *heading('Which three shots make a GIF?', experts['gif']),
-            Figure(Img(src=data_url(answers.gif_path.read_bytes(), 'gif'), alt='the generated GIF'), Figcaption(f'GEVADEN takes the shots at {shots} s, in this order')),
-            *heading('What is to be seen?', experts['classify']), Div(Div(P('Scene'), sure(shows.scene)), Div(P('Behaviour'), sure(shows.behaviour)), Div(P('Both'), sure(joint)), cls='columns'), attended(shows),
-            *heading('Where was it filmed?', experts['venue']), Div(Div(P('Venue'), sure(answers.venue.venues)), Div(P('Sounds heard, or nothing' if heard.empty else 'Sounds heard'), sure(heard)), cls='columns'),
-            *([P(f'Done without {" and ".join(answers.venue.missing)}, which the clip lacks.', cls='facts')] if answers.venue.missing else []),
-            figure_element(show_estimate(answers.clip, experts['venue'].model), 'spectrogram, sounds and venues')]
+    return [
+        *heading('Which frame do viewers want to see now?', experts['thumbnail']),
+        P(f'The one at {answers.thumbnail.time:.2f} s, for these topics:'),
+        figure_element(explain(answers.thumbnail, answers.topics, survey), 'similarity of frames and topics'),
+        *heading('Which three shots make a GIF?', experts['gif']),
+        Figure(
+            Img(src=data_url(answers.gif_path.read_bytes(), 'gif'), alt='the generated GIF'),
+            Figcaption(f'GEVADEN takes the shots at {shots} s, in this order'),
+        ),
+        *heading('What is to be seen?', experts['classify']),
+        Div(
+            Div(P('Scene'), sure(shows.scene)),
+            Div(P('Behaviour'), sure(shows.behaviour)),
+            Div(P('Both'), sure(joint)),
+            cls='columns',
+        ),
+        attended(shows),
+        *heading('Where was it filmed?', experts['venue']),
+        Div(
+            Div(P('Venue'), sure(answers.venue.venues)),
+            Div(P('Sounds heard, or nothing' if heard.empty else 'Sounds heard'), sure(heard)),
+            cls='columns',
+        ),
+        *(
+            [P(f'Done without {" and ".join(answers.venue.missing)}, which the clip lacks.', cls='facts')]
+            if answers.venue.missing
+            else []
+        ),
+        figure_element(show_estimate(answers.clip, experts['venue'].model), 'spectrogram, sounds and venues'),
+    ]
 
 # %% ../nbs/card.ipynb #e1fd51f7
 def full_card(

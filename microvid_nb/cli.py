@@ -19,10 +19,17 @@ import typer
 from .batch import find_videos, for_each, note
 
 # %% ../nbs/cli.ipynb #4a205500
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, context_settings={'help_option_names': ['-h', '--help']},
-                  help='Thumbnails, GIFs and facts of micro-videos, and the tables of the papers.')
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={'help_option_names': ['-h', '--help']},
+    help='Thumbnails, GIFs and facts of micro-videos, and the tables of the papers.',
+)
 
-Paths = Annotated[list[str], typer.Argument(help='Files, folders (searched for videos) and patterns.', metavar='PATHS...')]
+Paths = Annotated[
+    list[str], typer.Argument(help='Files, folders (searched for videos) and patterns.', metavar='PATHS...')
+]
 Out = Annotated[Path, typer.Option(help='Folder to write to; it is made.')]
 OptionalOut = Annotated[Path | None, typer.Option(help='Folder to write to as well; it is made.')]
 AsJSON = Annotated[bool, typer.Option('--json', help='Print one JSON list with a record a file.')]
@@ -35,7 +42,7 @@ def remark(
     "Why what was made of a file is poor, if it is"
     return f'  ({record["poor"]})' if record['poor'] else ''
 
-
+# %% ../nbs/cli.ipynb #4a205501
 def rows(
     table # a DataFrame
 ) -> list[dict]: # a dict a row, with plain numbers
@@ -54,6 +61,7 @@ def one_line():
         note(f'error: {problem}')
         raise typer.Exit(2)
 
+# %% ../nbs/cli.ipynb #42461301
 def save_figure(
     figure, # of matplotlib
     path:Path, # of the picture
@@ -72,10 +80,12 @@ def topic_model(
 ) -> tuple: # scorer and counts, or None and None
     "A model that knows words, and the words, which come together; else exit status 2 and one line."
     if model is None and topics is None: return None, None
-    if model is None or topics is None: raise ValueError('--model and --topics come together: a model that knows words, and a CSV of word,count')
+    if model is None or topics is None:
+        raise ValueError('--model and --topics come together: a model that knows words, and a CSV of word,count')
     from microvid_nb.thumbnail.popularity import load_topic_scorer, topic_counts
     scorer, counts = load_topic_scorer(model), topic_counts(topics)
-    for word in counts.index: scorer.space.find(word)   # a word without a vector is an error before the first video is read
+    # a word without a vector is an error before the first video is read
+    for word in counts.index: scorer.space.find(word)
     return scorer, counts
 
 # %% ../nbs/cli.ipynb #ec0a2ddd
@@ -96,12 +106,18 @@ def thumbnail(
     from microvid_nb.thumbnail.select import select_thumbnail
     with one_line():
         scorer, counts = topic_model(model, topics)
-        if explain and (counts is None or force is not None): raise ValueError('--explain goes with --model and --topics, and without --force')
+        if explain and (counts is None or force is not None):
+            raise ValueError('--explain goes with --model and --topics, and without --force')
 
     def job(file, name):
         survey = survey_video(file)
         chosen = select_thumbnail(survey, counts, scorer, lam, force)
-        record = {'thumbnail': str(write_jpeg(out / f'{name}.jpg', chosen.image)), 'time': chosen.time, 'index': chosen.index, 'poor': chosen.warning}
+        record = {
+            'thumbnail': str(write_jpeg(out / f'{name}.jpg', chosen.image)),
+            'time': chosen.time,
+            'index': chosen.index,
+            'poor': chosen.warning,
+        }
         if explain: record['explanation'] = why(chosen, counts, survey, out / f'{name}-why.png')
         return record | {'candidates': rows(chosen.scores)}
 
@@ -138,7 +154,13 @@ def gif(
     def job(file, name):
         chosen = select_gif(file, chooser)
         written = write_gif(out / f'{name}.gif', chosen.shots, fps, width or chosen.shots[0].shape[2])
-        return {'gif': str(written), 'bytes': written.stat().st_size, 'times': chosen.times.tolist(), 'poor': chosen.warning, 'shots': rows(chosen.scores)}
+        return {
+            'gif': str(written),
+            'bytes': written.stat().st_size,
+            'times': chosen.times.tolist(),
+            'poor': chosen.warning,
+            'shots': rows(chosen.scores),
+        }
 
     def describe(record):
         at = ', '.join(f'{time:.1f}' for time in record['times'])
@@ -167,8 +189,15 @@ def classify(
 
     def job(file, name):
         found = classify_video(file, classifier)
-        record = {'says': f'scene: {best(found.scene)}; behaviour: {best(found.behaviour)}', 'scene': rows(found.scene), 'behaviour': rows(found.behaviour), 'joint': rows(found.joint),
-                  'attention': [{'time': float(time), 'weight': float(weight)} for time, weight in zip(found.times, found.attention)]}
+        record = {
+            'says': f'scene: {best(found.scene)}; behaviour: {best(found.behaviour)}',
+            'scene': rows(found.scene),
+            'behaviour': rows(found.behaviour),
+            'joint': rows(found.joint),
+            'attention': [
+                {'time': float(time), 'weight': float(weight)} for time, weight in zip(found.times, found.attention)
+            ],
+        }
         if out: record['moments'] = save_figure(attention_strip(found).flat[0].figure, out / f'{name}-moments.png')
         return record
 
@@ -199,8 +228,13 @@ def venue(
     def job(file, name):
         clip = read_clip(file, estimator.settings.pictures, text or title_beside(file))
         found = estimator.estimate(clip)
-        record = {'says': f'{best(found.venues)}; heard: {", ".join(found.concepts.concept[:3]) or "nothing"}' + (f'; missing: {", ".join(found.missing)}' if found.missing else ''),
-                  'venues': rows(found.venues), 'concepts': rows(found.concepts), 'missing': list(found.missing)}
+        record = {
+            'says': f'{best(found.venues)}; heard: {", ".join(found.concepts.concept[:3]) or "nothing"}'
+            + (f'; missing: {", ".join(found.missing)}' if found.missing else ''),
+            'venues': rows(found.venues),
+            'concepts': rows(found.concepts),
+            'missing': list(found.missing),
+        }
         if out: record['picture'] = save_figure(show_estimate(clip, estimator), out / f'{name}-venue.png')
         return record
 
@@ -210,15 +244,20 @@ def venue(
 # %% ../nbs/cli.ipynb #503a3e66
 Workers = Annotated[int, typer.Option(min=1, help='Processes on this machine.')]
 Scheduler = Annotated[str | None, typer.Option(help='Address of a Dask scheduler, to work on its machines instead.')]
-Settings = Annotated[list[str] | None, typer.Option('--set', help='A setting of the extractor, such as --set network=vgg16.', metavar='NAME=VALUE')]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option('--set', help='A setting of the extractor, such as --set network=vgg16.', metavar='NAME=VALUE'),
+]
 
 def named_values(
     settings:list[str]|None, # NAME=VALUE
 ) -> dict[str, str]: # by name
     "Settings from the command line; `ValueError` where one has another form."
-    if bad := [each for each in settings or [] if '=' not in each]: raise ValueError(f'--set {bad[0]}: expected NAME=VALUE')
+    if bad := [each for each in settings or [] if '=' not in each]:
+        raise ValueError(f'--set {bad[0]}: expected NAME=VALUE')
     return dict(each.split('=', 1) for each in settings or [])
 
+# %% ../nbs/cli.ipynb #503a3e01
 def run_extraction(
     paths:list[str], # files, folders, patterns
     out:Path, # the store
@@ -229,7 +268,8 @@ def run_extraction(
 ):
     "Extracts, reports, and exits with the status that says how it went."
     from microvid_nb.features.store import extract_files, summary
-    with one_line(): outcomes = extract_files(find_videos(paths), out, name, named_values(settings), workers, scheduler, retry)
+    with one_line():
+        outcomes = extract_files(find_videos(paths), out, name, named_values(settings), workers, scheduler, retry)
     failed = outcomes[outcomes.outcome == 'failed']
     for row in failed.itertuples(): note(f'error: {row.path}: {row.reason}')
     print(f'{summary(outcomes)}: {out}')
@@ -249,6 +289,7 @@ def extract(
     "Extract a feature vector of each clip into a Parquet data set; run it again to resume."
     run_extraction(paths, out, extractor, workers, scheduler, retry, settings)
 
+# %% ../nbs/cli.ipynb #d1911c01
 @app.command()
 def features(
     kind:Annotated[str, typer.Argument(help='audio, text or visual.')], # modality
@@ -275,11 +316,16 @@ def candidates(
         table = found.quality.assign(representativeness=found.representativeness)
         table.insert(0, 'time', found.times)
         record = {'poor': found.warning, 'candidates': rows(table)}
-        for row in record['candidates'] if out else []: row['image'] = str(write_jpeg(out / f'{name}-{row["time"]:07.2f}s.jpg', full_frame(survey, row['time'])[1]))
+        for row in record['candidates'] if out else []:
+            row['image'] = str(write_jpeg(out / f'{name}-{row["time"]:07.2f}s.jpg', full_frame(survey, row['time'])[1]))
         return record
 
     def describe(record):
-        lines = [f'  {row["time"]:8.2f} s  stands for {row["representativeness"]:4.0%}' + (f'  {row["image"]}' if out else '') for row in record['candidates']]
+        lines = [
+            f'  {row["time"]:8.2f} s  stands for {row["representativeness"]:4.0%}'
+            + (f'  {row["image"]}' if out else '')
+            for row in record['candidates']
+        ]
         return '\n'.join([f'{record["path"]}  {len(lines)} candidates' + remark(record), *lines])
     raise typer.Exit(for_each(paths, job, describe, as_json).status)
 
@@ -297,7 +343,8 @@ def probe(
     def job(file, name):
         facts = {key: value for key, value in asdict(probe_video(file)).items() if key not in ('path', 'orientation')}
         if out:
-            with atomic_path(out / f'{name}.json') as temporary: temporary.write_text(json.dumps({'path': str(file)} | facts, indent=1))
+            with atomic_path(out / f'{name}.json') as temporary:
+                temporary.write_text(json.dumps({'path': str(file)} | facts, indent=1))
         return facts
 
     def describe(record):
@@ -327,7 +374,13 @@ def preview(
     def job(file, name):
         made = make_preview(file, out / f'{name}.jpg', out / f'{name}.gif', lam)
         cards.append(card_html(made))
-        return {'thumbnail': str(made.jpeg_path), 'time': made.thumbnail.time, 'gif': str(made.gif_path), 'times': made.gif.times.tolist(), 'seconds': round(made.seconds, 3)}
+        return {
+            'thumbnail': str(made.jpeg_path),
+            'time': made.thumbnail.time,
+            'gif': str(made.gif_path),
+            'times': made.gif.times.tolist(),
+            'seconds': round(made.seconds, 3),
+        }
 
     def describe(record): return f'{record["path"]}  {record["thumbnail"]}  {record["gif"]}  {record["seconds"]:.2f} s'
     outcome = for_each(paths, job, describe, as_json)
@@ -354,7 +407,11 @@ def card(
     from microvid_nb.card import EXPLAINED, FOOTER, answer, full_card, load_experts, shipped_topics
     from microvid_nb.preview import write_page
     from microvid_nb.thumbnail.popularity import topic_counts
-    started, cards, own = time.perf_counter(), [], {'thumbnail': thumbnail, 'gif': gif, 'classify': classify, 'venue': venue}
+    started, cards, own = (
+        time.perf_counter(),
+        [],
+        {'thumbnail': thumbnail, 'gif': gif, 'classify': classify, 'venue': venue},
+    )
     with one_line():
         experts = load_experts({task: file for task, file in own.items() if file})
         counts = topic_counts(topics or shipped_topics())
@@ -367,12 +424,31 @@ def card(
         found = answer(file, out, name, experts, counts, lam, title_beside(file))
         cards.append(full_card(found, experts))
         says = f'thumbnail {found.preview.thumbnail.time:.2f} s (by topics {found.thumbnail.time:.2f} s); {best(found.shows.scene, 1)}; {best(found.shows.behaviour, 1)}; {best(found.venue.venues, 1)}'
-        return {'thumbnail': str(found.preview.jpeg_path), 'time': found.preview.thumbnail.time, 'time by topics': found.thumbnail.time, 'gif': str(found.preview.gif_path), 'generated gif': str(found.gif_path),
-                'scene': rows(found.shows.scene), 'behaviour': rows(found.shows.behaviour), 'venues': rows(found.venue.venues), 'concepts': rows(found.venue.concepts), 'missing': list(found.venue.missing), 'says': says}
+        return {
+            'thumbnail': str(found.preview.jpeg_path),
+            'time': found.preview.thumbnail.time,
+            'time by topics': found.thumbnail.time,
+            'gif': str(found.preview.gif_path),
+            'generated gif': str(found.gif_path),
+            'scene': rows(found.shows.scene),
+            'behaviour': rows(found.shows.behaviour),
+            'venues': rows(found.venue.venues),
+            'concepts': rows(found.venue.concepts),
+            'missing': list(found.venue.missing),
+            'says': says,
+        }
 
     def describe(record): return f'{record["path"]}  {record["says"]}'
     outcome = for_each(paths, job, describe, as_json)
-    page = write_page(out / 'index.html', cards, outcome.failures, time.perf_counter() - started, 'What these clips are', EXPLAINED, FOOTER)
+    page = write_page(
+        out / 'index.html',
+        cards,
+        outcome.failures,
+        time.perf_counter() - started,
+        'What these clips are',
+        EXPLAINED,
+        FOOTER,
+    )
     (note if as_json else print)(f'page: {page}')
     raise typer.Exit(outcome.status)
 
@@ -391,7 +467,9 @@ def synth(
     print(f'{len(posts)} videos, {posts.duration.sum() / 60:.1f} min: {out}')
 
 # %% ../nbs/cli.ipynb #a0498489
-Scale = Annotated[str, typer.Option(help="'tiny' to try it out, 'small' for a laptop, 'full' for the paper's sizes on a GPU.")]
+Scale = Annotated[
+    str, typer.Option(help="'tiny' to try it out, 'small' for a laptop, 'full' for the paper's sizes on a GPU.")
+]
 Seed = Annotated[int, typer.Option(min=0, help='Of the world, the weights and the first round.')]
 
 @app.command()
@@ -433,9 +511,20 @@ def train_on_photographs(
     if task_of(task) != 'thumbnail': raise ValueError(f'only amuse is trained on Open Images, not {task}')
     types, chosen = {field.name: field.type for field in fields(OpenImagesTraining)}, {}
     for name, value in named_values(settings).items():
-        if types.get(name) not in (int, float, str): raise ValueError(f'--set {name}: there are {", ".join(each for each, kind in types.items() if kind in (int, float, str))}')
+        if types.get(name) not in (int, float, str):
+            raise ValueError(
+                f'--set {name}: there are {", ".join(each for each, kind in types.items() if kind in (int, float, str))}'
+            )
         chosen[name] = types[name](value)
-    train_open_images(source, target, vectors, out, OpenImagesTraining(**{'seed': seed} | chosen), {'published': True, 'none': False}.get(weights, weights), progress=sys.stderr.isatty())
+    train_open_images(
+        source,
+        target,
+        vectors,
+        out,
+        OpenImagesTraining(**{'seed': seed} | chosen),
+        {'published': True, 'none': False}.get(weights, weights),
+        progress=sys.stderr.isatty(),
+    )
     return out / 'amuse.safetensors'
 
 # %% ../nbs/cli.ipynb #ad5c655e

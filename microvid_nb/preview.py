@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fastcore.xml import (FT, NotStr, B, Body, Code, Div, Figcaption, Figure, Footer, H1, H2, Head, Header, Html, I, Img, Li, Main, Meta, P, Section, Small, Span,
-                          Strong, Style, Title, Ul, to_xml)
+from fastcore.xml import (
+    FT, NotStr, B, Body, Code, Div, Figcaption, Figure, Footer, H1, H2, Head, Header, Html, I, Img, Li, Main, Meta,
+    P, Section, Small, Span, Strong, Style, Title, Ul, to_xml)
 
 from .gif.select import GIFThumbnail, select_gif
 from .media.render import atomic_path, jpeg_bytes, resize_stack, write_gif, write_jpeg
@@ -38,7 +39,7 @@ class Preview:
         "The file."
         return self.survey.path
 
-
+# %% ../nbs/preview.ipynb #b686f501
 def make_preview(
     path, # a video file
     jpeg_path, # file to write the thumbnail to
@@ -94,7 +95,7 @@ def data_url(
     "A picture as text, to be put into a page"
     return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
 
-
+# %% ../nbs/preview.ipynb #bdb52201
 def picture(
     image:np.ndarray, # uint8 RGB [H, W, 3]
     width:int, # pixels at most
@@ -116,7 +117,11 @@ def timeline(
         place = f'left:{percent(at - start)};width:{percent(.94 * survey.shot_length)};height:{height:.0f}%'
         return I(cls='shown' if chosen else None, title=f'{at:.1f} s', style=place)
     bars = map(bar, shots.time, shots.place, heights)
-    return Div(*bars, B(style=f'left:{percent(preview.thumbnail.time - start)}', title=f'thumbnail, {preview.thumbnail.time:.2f} s'), cls='line')
+    return Div(
+        *bars,
+        B(style=f'left:{percent(preview.thumbnail.time - start)}', title=f'thumbnail, {preview.thumbnail.time:.2f} s'),
+        cls='line',
+    )
 
 # %% ../nbs/preview.ipynb #433672af
 def candidate_strip(
@@ -126,9 +131,13 @@ def candidate_strip(
     scores = preview.thumbnail.scores
     def card(i, row):
         made_of = ', '.join(f'{name} {value:.2f}' for name, value in row.items() if name not in ('time', 'score'))
-        return Div(picture(preview.survey.candidates.images[i], 220, f'candidate at {row.time:.2f} s'),
-                   Div(cls='bar', style=f'width:{100 * max(row.score, 0) / max(scores.score.max(), 1e-9):.0f}%'),
-                   Small(Span(f'{row.time:.2f} s'), Strong(f'{row.score:.2f}')), title=made_of, cls='chosen' if i == preview.thumbnail.index else None)
+        return Div(
+            picture(preview.survey.candidates.images[i], 220, f'candidate at {row.time:.2f} s'),
+            Div(cls='bar', style=f'width:{100 * max(row.score, 0) / max(scores.score.max(), 1e-9):.0f}%'),
+            Small(Span(f'{row.time:.2f} s'), Strong(f'{row.score:.2f}')),
+            title=made_of,
+            cls='chosen' if i == preview.thumbnail.index else None,
+        )
     return Div(*(card(i, row) for i, row in scores.iterrows()), cls='strip')
 
 # %% ../nbs/preview.ipynb #37dcc970
@@ -142,11 +151,26 @@ def card(
     facts = f'{length:.1f} s · {info.width} x {info.height} · {info.fps:.4g} fps · {info.codec} · {sound} · done in {preview.seconds:.2f} s'
     problems = [P(text, cls='warning') for text in dict.fromkeys(filter(None, (chosen.warning, gif.warning)))]
     return Section(
-        H2(Path(preview.path).name), P(facts, cls='facts'), *problems,
-        Div(Figure(picture(chosen.image, 640, 'the thumbnail'), Figcaption(f'Thumbnail at {chosen.time:.2f} s')),
-            Figure(Img(src=data_url(preview.gif_path.read_bytes(), 'gif'), alt='the GIF', style='width:640px' if info.width >= info.height else 'height:340px'),
-                   Figcaption(f'GIF of the shots at {", ".join(f"{at:.1f}" for at in gif.times)} s, {preview.gif_path.stat().st_size / 1e3:.0f} kB')), cls='pair'),
-        timeline(preview), candidate_strip(preview))
+        H2(Path(preview.path).name),
+        P(facts, cls='facts'),
+        *problems,
+        Div(
+            Figure(picture(chosen.image, 640, 'the thumbnail'), Figcaption(f'Thumbnail at {chosen.time:.2f} s')),
+            Figure(
+                Img(
+                    src=data_url(preview.gif_path.read_bytes(), 'gif'),
+                    alt='the GIF',
+                    style='width:640px' if info.width >= info.height else 'height:340px',
+                ),
+                Figcaption(
+                    f'GIF of the shots at {", ".join(f"{at:.1f}" for at in gif.times)} s, {preview.gif_path.stat().st_size / 1e3:.0f} kB'
+                ),
+            ),
+            cls='pair',
+        ),
+        timeline(preview),
+        candidate_strip(preview),
+    )
 
 # %% ../nbs/preview.ipynb #4d0fbdbd
 HOW_TO_READ = ('The strip under each pair is the clip from left to right: bars show how much moves, the coloured ones are the shots of the GIF, the upright mark is where the '
@@ -163,14 +187,31 @@ def write_page(
 ) -> Path: # the file
     "Writes a page about many clips that needs no other file"
     cards = list(cards)
-    failed = [Section(H2('Could not be used'), Ul(*(Li(Code(Path(name).name), ' ', reason) for name, reason in failures.items())))] if failures else []
-    head = Head(Meta(charset='utf-8'), Meta(name='viewport', content='width=device-width, initial-scale=1'), Title(title), Style(STYLE))
+    failed = (
+        [
+            Section(
+                H2('Could not be used'),
+                Ul(*(Li(Code(Path(name).name), ' ', reason) for name, reason in failures.items())),
+            )
+        ]
+        if failures
+        else []
+    )
+    head = Head(
+        Meta(charset='utf-8'),
+        Meta(name='viewport', content='width=device-width, initial-scale=1'),
+        Title(title),
+        Style(STYLE),
+    )
     count = f'{len(cards)} clip{"s" if len(cards) != 1 else ""} in {seconds:.1f} s'
-    body = Body(Header(H1(title), P(count + '. ' + explained)), Main(NotStr(''.join(cards)), *failed), Footer(P(footer)))
-    with atomic_path(path) as temporary: temporary.write_text('<!doctype html>\n' + to_xml(Html(head, body, lang='en')), encoding='utf-8')
+    body = Body(
+        Header(H1(title), P(count + '. ' + explained)), Main(NotStr(''.join(cards)), *failed), Footer(P(footer))
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text('<!doctype html>\n' + to_xml(Html(head, body, lang='en')), encoding='utf-8')
     return Path(path)
 
-
+# %% ../nbs/preview.ipynb #4d0fbd01
 def card_html(
     preview:Preview # of one clip
 ) -> str: # its part of the page, which needs much less memory than the preview itself

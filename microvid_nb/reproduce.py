@@ -34,12 +34,23 @@ def save_result(
 ) -> Path: # the file
     "Writes a table with what made it on every row."
     path = result_path(out, task, table, data, scale, seed)
-    labelled = result.assign(data=data, scale=scale, seed=seed, command=f'microvid reproduce {task} --data {data} --scale {scale} --seed {seed}')
+    labelled = result.assign(
+        data=data,
+        scale=scale,
+        seed=seed,
+        command=f'microvid reproduce {task} --data {data} --scale {scale} --seed {seed}',
+    )
     with atomic_path(path) as temporary: labelled.to_csv(temporary, index=False, float_format='%.6g')
     return path
 
 # %% ../nbs/reproduce.ipynb #76d9bab3
-DATA = {'thumbnail': ('microworld',), 'gif': ('microworld', 'gif_thumbnails'), 'classify': ('microworld', 'ucf101'), 'venue': ('microworld', 'vine', 'esc10')} # task -> its data sets
+# task -> its data sets
+DATA = {
+    'thumbnail': ('microworld',),
+    'gif': ('microworld', 'gif_thumbnails'),
+    'classify': ('microworld', 'ucf101'),
+    'venue': ('microworld', 'vine', 'esc10'),
+}
 PAPERS = {'amuse': 'thumbnail', 'gevaden': 'gif', 'dare': 'venue'} # name of a method -> task
 SIZES = ('tiny', 'small', 'full')
 
@@ -74,7 +85,8 @@ def reproduce(
 ) -> list: # of the files written
     "Makes the tables of a paper anew; `ValueError` names what there is no experiment for."
     task = task_of(task)
-    if data not in DATA[task]: raise ValueError(f'{task} has no experiments on {data!r}; there are {", ".join(DATA[task])}')
+    if data not in DATA[task]:
+        raise ValueError(f'{task} has no experiments on {data!r}; there are {", ".join(DATA[task])}')
     if data != 'microworld' and folder is None: raise ValueError(f'{data}: say in which folder the published files are')
     module, sizes = experiments_of(task, scale)
     if data == 'microworld': tables = module.reproduce_microworld(sizes, seed, progress)
@@ -94,4 +106,6 @@ def train_model(
     task = task_of(task)
     module, sizes = experiments_of(task, scale)
     model = module.train_microworld_model(sizes, seed, progress)
-    return save_checkpoint(out, model, model.settings, f'MicroWorld, microvid train {task} --scale {scale} --seed {seed}', half)
+    return save_checkpoint(
+        out, model, model.settings, f'MicroWorld, microvid train {task} --scale {scale} --seed {seed}', half
+    )

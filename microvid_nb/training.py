@@ -44,7 +44,8 @@ def named_parts(
 ) -> dict[str, Tensor]: # scalars by name, 'loss' among them
     "The scalars of a loss by name; `ValueError` where there is no 'loss' or something is no scalar tensor."
     parts = dict(result) if isinstance(result, Mapping) else {'loss': result}
-    if 'loss' not in parts: raise ValueError(f"a loss that returns several values names the one to minimise 'loss'; found {list(parts)}")
+    if 'loss' not in parts:
+        raise ValueError(f"a loss that returns several values names the one to minimise 'loss'; found {list(parts)}")
     for name, part in parts.items():
         if not isinstance(part, Tensor) or part.numel() != 1:
             found = f'shape {list(part.shape)}' if isinstance(part, Tensor) else type(part).__name__
@@ -76,7 +77,7 @@ def random_state() -> dict: # tensors, numbers and tuples
     return {'python': random.getstate(), 'numpy': ('MT19937', key.tolist(), *rest), 'torch': torch.get_rng_state(),
             'device': None if device is None else torch.get_device_module(device).get_rng_state()}
 
-
+# %% ../nbs/training.ipynb #590d5801
 def set_random_state(
     state:dict, # from `random_state`
 ):
@@ -84,7 +85,8 @@ def set_random_state(
     random.setstate(state['python'])
     np.random.set_state(state['numpy'])
     torch.set_rng_state(state['torch'])
-    if state['device'] is not None: torch.get_device_module(torch.accelerator.current_accelerator()).set_rng_state(state['device'])
+    if state['device'] is not None:
+        torch.get_device_module(torch.accelerator.current_accelerator()).set_rng_state(state['device'])
 
 # %% ../nbs/training.ipynb #6325cb34
 @contextmanager
@@ -107,7 +109,16 @@ def loader_generators(
     return found
 
 # %% ../nbs/training.ipynb #4ebf60bf
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool)
+DTYPES = (
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+)
 
 def checksum(
     tensors:dict[str, Tensor], # on the CPU
@@ -120,15 +131,17 @@ def checksum(
         digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
-
+# %% ../nbs/training.ipynb #4ebf6001
 def refuse_bad_numbers(
     tensors:dict[str, Tensor], # by name
     path:str|Path, # their file, for the error
 ):
     "Passes where all tensors are of common types and finite; else a `ValueError` names the first that is not."
     for name, tensor in tensors.items():
-        if tensor.dtype not in DTYPES: raise ValueError(f'{path}: {name} is of type {tensor.dtype}, which no model of this project has')
-        if tensor.is_floating_point() and not tensor.isfinite().all(): raise ValueError(f'{path}: {name} holds NaN or infinity')
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f'{path}: {name} is of type {tensor.dtype}, which no model of this project has')
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f'{path}: {name} holds NaN or infinity')
 
 # %% ../nbs/training.ipynb #350a8e31
 def write_tensors(
@@ -153,12 +166,15 @@ def read_tensors(
     try:
         with safe_open(path, framework='pt', device='cpu') as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # a clone, so that the file may be replaced
+            # a clone, so that the file may be replaced
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f'{path}: refused, it is damaged, cut off, or no safetensors file ({error})') from None
-    if 'microvid_nb' not in metadata: raise ValueError(f'{path}: refused, it is a safetensors file but no checkpoint of microvid_nb')
+    if 'microvid_nb' not in metadata:
+        raise ValueError(f'{path}: refused, it is a safetensors file but no checkpoint of microvid_nb')
     refuse_bad_numbers(tensors, path)
-    if checksum(tensors, metadata['microvid_nb']) != metadata.get('sha256'): raise ValueError(f'{path}: refused, its content does not fit its checksum: it was damaged or changed')
+    if checksum(tensors, metadata['microvid_nb']) != metadata.get('sha256'):
+        raise ValueError(f'{path}: refused, its content does not fit its checksum: it was damaged or changed')
     try: return tensors, dict(json.loads(metadata['microvid_nb']))
     except (ValueError, TypeError, RecursionError): raise ValueError(f'{path}: refused, its description is not JSON as microvid_nb writes it') from None
 
@@ -189,18 +205,31 @@ def save_checkpoint(
     "Writes a model's weights and settings; `ValueError` where a weight is not finite, or too large for float16."
     weights = model.state_dict()
     if half: weights = {name: halved(weight) for name, weight in weights.items()}
-    write_tensors(path, weights, {'kind': 'model', **asdict(CheckpointInfo(type(model).__name__, asdict(settings), version('microvid_nb'), note))})
+    write_tensors(
+        path,
+        weights,
+        {
+            'kind': 'model',
+            **asdict(CheckpointInfo(type(model).__name__, asdict(settings), version('microvid_nb'), note)),
+        },
+    )
     return Path(path)
 
-
+# %% ../nbs/training.ipynb #ede16601
 def load_checkpoint(
     path:str|Path, # a file of `save_checkpoint`
 ) -> tuple[dict[str, Tensor], CheckpointInfo]: # weights by name, and what they are
     "The weights and settings of a saved model; `ValueError` where the file is damaged, hostile or something else."
     weights, about = read_tensors(path)
     kinds = {'model': str, 'settings': dict, 'version': str, 'note': str}
-    if about.pop('kind', None) != 'model' or about.keys() != kinds.keys() or not all(isinstance(about[name], kind) for name, kind in kinds.items()):
-        raise ValueError(f'{path}: refused, it is a checkpoint of microvid_nb but not a model that was saved by save_checkpoint')
+    if (
+        about.pop('kind', None) != 'model'
+        or about.keys() != kinds.keys()
+        or not all(isinstance(about[name], kind) for name, kind in kinds.items())
+    ):
+        raise ValueError(
+            f'{path}: refused, it is a checkpoint of microvid_nb but not a model that was saved by save_checkpoint'
+        )
     return weights, CheckpointInfo(**about)
 
 # %% ../nbs/training.ipynb #ae5e2e68
@@ -212,11 +241,27 @@ def check_weights(
     "Passes where names, shapes and types are those of the model; else a `ValueError` says all differences."
     expected = model.state_dict()
     both = [(name, weights[name], tensor) for name, tensor in expected.items() if name in weights]
-    said = {'missing': [name for name in expected if name not in weights], 'unexpected': [name for name in weights if name not in expected],
-            'of another shape': [f'{name} is {list(found.shape)}, not {list(wanted.shape)}' for name, found, wanted in both if found.shape != wanted.shape],
-            'of another type': [f'{name} is {found.dtype}, not {wanted.dtype}' for name, found, wanted in both if found.dtype not in (wanted.dtype, halved(wanted).dtype)]}
-    problems = [f'{len(names)} {kind}: {", ".join(names[:6])}{", ..." if len(names) > 6 else ""}' for kind, names in said.items() if names]
-    if problems: raise ValueError(f'{path}: these are not the weights of this {type(model).__name__}: {"; ".join(problems)}')
+    said = {
+        'missing': [name for name in expected if name not in weights],
+        'unexpected': [name for name in weights if name not in expected],
+        'of another shape': [
+            f'{name} is {list(found.shape)}, not {list(wanted.shape)}'
+            for name, found, wanted in both
+            if found.shape != wanted.shape
+        ],
+        'of another type': [
+            f'{name} is {found.dtype}, not {wanted.dtype}'
+            for name, found, wanted in both
+            if found.dtype not in (wanted.dtype, halved(wanted).dtype)
+        ],
+    }
+    problems = [
+        f'{len(names)} {kind}: {", ".join(names[:6])}{", ..." if len(names) > 6 else ""}'
+        for kind, names in said.items()
+        if names
+    ]
+    if problems:
+        raise ValueError(f'{path}: these are not the weights of this {type(model).__name__}: {"; ".join(problems)}')
 
 # %% ../nbs/training.ipynb #87acffc5
 def is_of_type(
@@ -229,7 +274,7 @@ def is_of_type(
     if isinstance(value, bool): return kind is bool
     return isinstance(value, (int, float) if kind is float else origin or kind)
 
-
+# %% ../nbs/training.ipynb #87acff01
 def rebuild_settings(
     kind:type, # a frozen dataclass
     values:dict, # its fields as JSON has them
@@ -238,10 +283,13 @@ def rebuild_settings(
     "Settings from a file; `ValueError` where a field is missing, unknown or of another type."
     def tuples(value): return tuple(map(tuples, value)) if isinstance(value, list) else value
     expected, values = typing.get_type_hints(kind), {name: tuples(value) for name, value in values.items()}
-    if values.keys() != expected.keys(): raise ValueError(f'{path}: {kind.__name__} has the fields {list(expected)}, the file has {list(values)}')
+    if values.keys() != expected.keys():
+        raise ValueError(f'{path}: {kind.__name__} has the fields {list(expected)}, the file has {list(values)}')
     for name, value in values.items():
-        if is_dataclass(expected[name]) and isinstance(value, dict): values[name] = value = rebuild_settings(expected[name], value, path)
-        if not is_of_type(value, expected[name]): raise ValueError(f'{path}: {name} of {kind.__name__} should be {expected[name]}, found {value!r}')
+        if is_dataclass(expected[name]) and isinstance(value, dict):
+            values[name] = value = rebuild_settings(expected[name], value, path)
+        if not is_of_type(value, expected[name]):
+            raise ValueError(f'{path}: {name} of {kind.__name__} should be {expected[name]}, found {value!r}')
     return kind(**values)
 
 # %% ../nbs/training.ipynb #73797d4e
@@ -273,14 +321,15 @@ def split_tensors(
     if isinstance(tree, Tensor):
         tensors[name] = tree
         return {'tensor': name}
-    if isinstance(tree, Mapping): return {'dict': [[key, split_tensors(value, tensors, f'{name}/{key}')] for key, value in tree.items()]}
+    if isinstance(tree, Mapping):
+        return {'dict': [[key, split_tensors(value, tensors, f'{name}/{key}')] for key, value in tree.items()]}
     if isinstance(tree, (list, tuple)):
         items = [split_tensors(value, tensors, f'{name}/{i}') for i, value in enumerate(tree)]
         return items if isinstance(tree, list) else {'tuple': items}
     if tree is None or isinstance(tree, (bool, int, float, str)): return tree
     raise ValueError(f'{name} is a {type(tree).__name__}, which a checkpoint cannot hold')
 
-
+# %% ../nbs/training.ipynb #d2bf1f01
 def join_tensors(
     tree, # what `split_tensors` returned
     tensors:dict[str, Tensor], # by name
@@ -299,7 +348,7 @@ class Best(NamedTuple):
     value: float   # of the figure that is watched
     weights: dict  # of the model then
 
-
+# %% ../nbs/training.ipynb #0a820801
 class TrainingRun:
     "A model in training with everything that changes: optimizer, schedule, history, best weights."
     def __init__(self,
@@ -313,10 +362,19 @@ class TrainingRun:
         accelerator:Accelerator, # knows the devices
         seed:int, # of the run
     ):
-        self.accelerator, self.model, self.optimizer, self.scheduler, self.clip, self.best_by = accelerator, model, optimizer, scheduler, clip, best
+        self.accelerator, self.model, self.optimizer, self.scheduler, self.clip, self.best_by = (
+            accelerator,
+            model,
+            optimizer,
+            scheduler,
+            clip,
+            best,
+        )
         self.history, self.best, self.losses = [], None, losses
         if accelerator.num_processes > 1 and not isinstance(loader, DataLoader):
-            raise ValueError(f'several processes share the batches of a DataLoader, not those of a {type(loader).__name__}')
+            raise ValueError(
+                f'several processes share the batches of a DataLoader, not those of a {type(loader).__name__}'
+            )
         self.loader = accelerator.prepare(loader) if isinstance(loader, DataLoader) else loader
         self.objectives, self.stepper = accelerator.prepare(Objectives(model, losses), optimizer)
         self.plan = self.describe(seed)
@@ -333,7 +391,9 @@ def step(self:TrainingRun,
         parts = self.objectives(k, batch)
         values = {name: float(part.detach()) for name, part in parts.items()}
         if not all(map(math.isfinite, values.values())):
-            raise FloatingPointError(f'{where}: the loss is not finite: {", ".join(f"{name} {value:.4g}" for name, value in values.items())}')
+            raise FloatingPointError(
+                f'{where}: the loss is not finite: {", ".join(f"{name} {value:.4g}" for name, value in values.items())}'
+            )
         self.stepper.zero_grad()
         self.accelerator.backward(parts['loss'])
         if self.clip is not None: self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
@@ -343,7 +403,7 @@ def step(self:TrainingRun,
         add_columns(row, values if len(self.losses) == 1 else {f'loss_{k + 1}': loss, **values})
     return row
 
-
+# %% ../nbs/training.ipynb #a20eb801
 def add_columns(
     row:dict, # gets the values
     values:dict, # new columns
@@ -367,7 +427,10 @@ def train_epoch(self:TrainingRun,
         sums.update(row)
         bar.update()
         bar.set_postfix(epoch=epoch, loss=f'{row["loss"]:.4g}', refresh=False)
-    if not number: raise ValueError(f'the loader gave no batch in epoch {epoch}: it should be iterable once for each epoch, as a list or a DataLoader is')
+    if not number:
+        raise ValueError(
+            f'the loader gave no batch in epoch {epoch}: it should be iterable once for each epoch, as a list or a DataLoader is'
+        )
     return pd.DataFrame(gather_object([{name: total/number for name, total in sums.items()}])).mean().to_dict()
 
 # %% ../nbs/training.ipynb #fcb1aa1c
@@ -380,14 +443,15 @@ def finish_epoch(self:TrainingRun,
     "Judges the model, moves the schedule on and adds the row to the history."
     if validate is not None:
         self.model.eval()
-        with torch.no_grad(), separate_randomness(): figures = {name: float(value) for name, value in validate(self.model).items()}
+        with torch.no_grad(), separate_randomness():
+            figures = {name: float(value) for name, value in validate(self.model).items()}
         add_columns(row, gather_object([figures])[0])
     if self.best_by is not None: self.keep_best(row)
     add_columns(row, {'learning_rate': self.optimizer.param_groups[0]['lr'], 'seconds': time.perf_counter() - started})
     if self.scheduler is not None: self.scheduler.step()
     self.history.append(row)
 
-
+# %% ../nbs/training.ipynb #fcb1aa01
 @patch
 def keep_best(self:TrainingRun,
     row:dict, # of this epoch
@@ -397,7 +461,9 @@ def keep_best(self:TrainingRun,
     if name not in row: raise ValueError(f'best watches {name!r}, and the history has {list(row)}')
     if math.isnan(row[name]): return
     if self.best is None or row[name] != self.best.value and choose(row[name], self.best.value) == row[name]:
-        self.best = Best(row[name], {key: tensor.detach().to('cpu', copy=True) for key, tensor in self.model.state_dict().items()})
+        self.best = Best(
+            row[name], {key: tensor.detach().to('cpu', copy=True) for key, tensor in self.model.state_dict().items()}
+        )
 
 # %% ../nbs/training.ipynb #6f53fec1
 @patch
@@ -406,24 +472,47 @@ def describe(self:TrainingRun,
 ) -> dict: # what JSON can say
     "The plan of a run: what must be the same for going on."
     settings = getattr(self.model, 'settings', None)
-    plan = {'model': type(self.model).__name__, 'settings': asdict(settings) if is_dataclass(settings) else None, 'losses': len(self.losses),
-            'optimizer': type(self.optimizer).__name__, 'scheduler': self.scheduler and type(self.scheduler).__name__, 'clip': self.clip, 'best': self.best_by and self.best_by[0],
-            'batches': len(self.loader) if hasattr(self.loader, '__len__') else None, 'seed': seed,
-            'precision': self.accelerator.mixed_precision, 'processes': self.accelerator.num_processes}
+    plan = {
+        'model': type(self.model).__name__,
+        'settings': asdict(settings) if is_dataclass(settings) else None,
+        'losses': len(self.losses),
+        'optimizer': type(self.optimizer).__name__,
+        'scheduler': self.scheduler and type(self.scheduler).__name__,
+        'clip': self.clip,
+        'best': self.best_by and self.best_by[0],
+        'batches': len(self.loader) if hasattr(self.loader, '__len__') else None,
+        'seed': seed,
+        'precision': self.accelerator.mixed_precision,
+        'processes': self.accelerator.num_processes,
+    }
     for i, group in enumerate(self.optimizer.param_groups):
-        plan |= {f'{name} of parameter group {i}': value for name, value in group.items() if name not in ('params', 'param_names')}
+        plan |= {
+            f'{name} of parameter group {i}': value
+            for name, value in group.items()
+            if name not in ('params', 'param_names')
+        }
     return json.loads(json.dumps(plan, default=str))
 
-
+# %% ../nbs/training.ipynb #6f53fe01
 @patch
 def write(self:TrainingRun,
     path:Path, # file to write
 ):
     "Writes everything that is needed for going on after this epoch."
     scaler, tensors = self.accelerator.scaler, {}
-    chance = {'global': random_state(), 'loader': [generator.get_state() for generator in loader_generators(self.loader)]}
-    state = {'model': self.model.state_dict(), 'optimizer': self.optimizer.state_dict(), 'scheduler': self.scheduler and self.scheduler.state_dict(), 'scaler': scaler and scaler.state_dict(),
-             'chance': gather_object([chance]), 'history': self.history, 'best': self.best}
+    chance = {
+        'global': random_state(),
+        'loader': [generator.get_state() for generator in loader_generators(self.loader)],
+    }
+    state = {
+        'model': self.model.state_dict(),
+        'optimizer': self.optimizer.state_dict(),
+        'scheduler': self.scheduler and self.scheduler.state_dict(),
+        'scaler': scaler and scaler.state_dict(),
+        'chance': gather_object([chance]),
+        'history': self.history,
+        'best': self.best,
+    }
     if self.accelerator.is_main_process:
         tree = split_tensors(state, tensors)
         write_tensors(path, tensors, {'kind': 'run', 'state': tree, 'plan': self.plan})
@@ -438,8 +527,13 @@ def resume(self:TrainingRun,
     tensors, about = read_tensors(path)
     try: plan, state = dict(about['plan']), join_tensors(about['state'], tensors)
     except (KeyError, TypeError, ValueError): raise ValueError(f'{path}: refused, it is not the checkpoint of a training run') from None
-    other = [f'{name} was {plan[name]}, now {value}' for name, value in self.plan.items() if plan.get(name, value) != value]
-    if other: raise ValueError(f'{path}: is of another run ({"; ".join(other)}): go on with the same plan, or name another folder')
+    other = [
+        f'{name} was {plan[name]}, now {value}' for name, value in self.plan.items() if plan.get(name, value) != value
+    ]
+    if other:
+        raise ValueError(
+            f'{path}: is of another run ({"; ".join(other)}): go on with the same plan, or name another folder'
+        )
     check_weights(state['model'], self.model, path)
     self.model.load_state_dict(state['model'])
     self.optimizer.load_state_dict(state['optimizer'])
@@ -468,19 +562,41 @@ def fit(
 ) -> pd.DataFrame: # an epoch a row: epoch, loss, its parts, figures of `validate`, learning_rate, seconds
     "Trains a model and returns its history; `FloatingPointError` names epoch and batch where a loss is not finite, `ValueError` a checkpoint of another plan."
     AcceleratorState._reset_state()  # else the precision of the first run in this process would bind all others
-    accelerator = Accelerator(mixed_precision=mixed_precision or 'no', kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision or 'no',
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
     file = None if checkpoint is None else Path(checkpoint)/'training.safetensors'
     with separate_randomness():
         set_seed(seed, device_specific=True)
-        run = TrainingRun(model, loader, tuple(loss) if isinstance(loss, Sequence) else (loss,), optimizer, scheduler, clip, best, accelerator, seed)
+        run = TrainingRun(
+            model,
+            loader,
+            tuple(loss) if isinstance(loss, Sequence) else (loss,),
+            optimizer,
+            scheduler,
+            clip,
+            best,
+            accelerator,
+            seed,
+        )
         if file and file.is_file(): run.resume(file)
-        if len(run.history) > epochs: raise ValueError(f'{file}: has {len(run.history)} epochs already, more than the {epochs} asked for')
+        if len(run.history) > epochs:
+            raise ValueError(f'{file}: has {len(run.history)} epochs already, more than the {epochs} asked for')
         batches = run.plan['batches']
-        with tqdm(total=batches and batches*epochs, initial=(batches or 0)*len(run.history), unit='batch', delay=2, leave=False, disable=not (progress and accelerator.is_main_process)) as bar:
+        with tqdm(
+            total=batches and batches * epochs,
+            initial=(batches or 0) * len(run.history),
+            unit='batch',
+            delay=2,
+            leave=False,
+            disable=not (progress and accelerator.is_main_process),
+        ) as bar:
             for epoch in range(len(run.history) + 1, epochs + 1):
                 started = time.perf_counter()
                 run.finish_epoch({'epoch': epoch, **run.train_epoch(epoch, bar)}, validate, started)
-                if file: run.write(file)
+                if file:
+                    run.write(file)
     if run.best is not None: model.load_state_dict(run.best.weights)
     model.eval()
     return pd.DataFrame(run.history)
@@ -491,9 +607,11 @@ def rounds(
     seeds:Iterable=range(5), # a round for each
 ) -> pd.DataFrame: # index (seed, method), a figure a column
     "The figures of all rounds."
-    return pd.concat({seed: pd.DataFrame.from_dict(run(seed), orient='index') for seed in seeds}, names=['seed', 'method'])
+    return pd.concat(
+        {seed: pd.DataFrame.from_dict(run(seed), orient='index') for seed in seeds}, names=['seed', 'method']
+    )
 
-
+# %% ../nbs/training.ipynb #c37c9e01
 def mean_sd(
     table:pd.DataFrame, # of `rounds`
     digits:int=2, # after the point
@@ -501,7 +619,10 @@ def mean_sd(
     "Mean and standard deviation (of a sample: over n - 1) of each figure, as the papers print them."
     groups = table.groupby('method', sort=False)
     mean, sd = groups.mean(), groups.std()
-    return pd.DataFrame({name: [f'{m:.{digits}f} ± {s:.{digits}f}' for m, s in zip(mean[name], sd[name])] for name in table}, index=mean.index)
+    return pd.DataFrame(
+        {name: [f'{m:.{digits}f} ± {s:.{digits}f}' for m, s in zip(mean[name], sd[name])] for name in table},
+        index=mean.index,
+    )
 
 # %% ../nbs/training.ipynb #4e8cdc9d
 class PairedTest(NamedTuple):
@@ -509,13 +630,16 @@ class PairedTest(NamedTuple):
     difference: float  # mean of a - b
     p: float           # probability of a difference at least as large if there is none
 
-
+# %% ../nbs/training.ipynb #4e8cdc01
 def paired_t(
     a:pd.Series, # a figure of one method, by seed
     b:pd.Series, # of another method, by the same seeds
 ) -> PairedTest: # NaN for p where all rounds agree
     "Compares two methods over the same rounds; `ValueError` where the rounds differ or are fewer than two."
-    if len(a) < 2 or not a.index.equals(b.index): raise ValueError(f'a paired test needs two or more rounds with the same seeds, found {list(a.index)} and {list(b.index)}')
+    if len(a) < 2 or not a.index.equals(b.index):
+        raise ValueError(
+            f'a paired test needs two or more rounds with the same seeds, found {list(a.index)} and {list(b.index)}'
+        )
     difference = a - b
     if difference.std() == 0: return PairedTest(float(difference.mean()), math.nan if difference.iloc[0] == 0 else 0.)
     return PairedTest(float(difference.mean()), float(ttest_rel(a, b).pvalue))

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
 from microvid_nb.data.files import real_folder
-from microvid_nb.features.acoustic import RATE, AutoencoderSettings, StackedDenoisingAutoencoder, acoustic_descriptor, acoustic_descriptors, layer_loss
+from microvid_nb.features.acoustic import (
+    RATE, AutoencoderSettings, StackedDenoisingAutoencoder, acoustic_descriptor, acoustic_descriptors, layer_loss)
 from microvid_nb.features.sound_experiment import esc10_table, other_sounds
 from microvid_nb.media.audio import read_audio
 from microvid_nb.training import load_model, save_checkpoint
 
-ENDS = [513, 1026, 1039, 1052, 1065, 1078, 1091]  # mean and maximum of the spectrum; MFCC, slopes and curvatures by mean, then by maximum
+# mean and maximum of the spectrum; MFCC, slopes and curvatures by mean, then by maximum
+ENDS = [513, 1026, 1039, 1052, 1065, 1078, 1091]
 
 
 def by_librosa(samples):
@@ -114,7 +116,11 @@ def rows():
     """Six hidden causes and some noise in 60 columns, 700 rows."""
     generator = torch.Generator().manual_seed(0)
     causes = torch.randn(700, 6, generator=generator)
-    return torch.tanh(causes @ torch.randn(6, 60, generator=generator)) * 3 + .1 * torch.randn(700, 60, generator=generator) + 5
+    return (
+        torch.tanh(causes @ torch.randn(6, 60, generator=generator)) * 3
+        + 0.1 * torch.randn(700, 60, generator=generator)
+        + 5
+    )
 
 
 SETTINGS = AutoencoderSettings(sizes=(60, 40, 20), layer_epochs=25, epochs=25)
@@ -148,7 +154,10 @@ def test_finds_clean_inputs_better_than_components_of_the_same_number(rows, lear
         kept = clean * (torch.rand(clean.shape, generator=torch.Generator().manual_seed(1)) >= .3)
         ours = (sda.decode(sda.encode_scaled(kept / .7)) - clean).square().mean()
         pca = PCA(20, random_state=0).fit(sda.standardise(rows[:500]).numpy())
-        theirs = min((torch.from_numpy(pca.inverse_transform(pca.transform(x.numpy()))) - clean).square().mean() for x in (kept, kept / .7))
+        theirs = min(
+            (torch.from_numpy(pca.inverse_transform(pca.transform(x.numpy()))) - clean).square().mean()
+            for x in (kept, kept / 0.7)
+        )
     assert ours < .9 * theirs
 
 
@@ -163,9 +172,11 @@ def test_targets_are_clean_and_codes_go_up_unmasked(rows):
     masked = StackedDenoisingAutoencoder(AutoencoderSettings(sizes=(60, 40, 20), corruption=.9))
     torch.nn.init.zeros_(masked.decoders[0].weight)
     torch.nn.init.zeros_(masked.decoders[0].bias)
-    assert torch.isclose(layer_loss(masked, 0, x), x.square().mean())   # nothing is predicted, so the error is the whole of the clean input
+    # nothing is predicted, so the error is the whole of the clean input
+    assert torch.isclose(layer_loss(masked, 0, x), x.square().mean())
     calm = trained(rows[:200], epochs=0, layer_epochs=3)[0]
-    assert torch.equal(calm.encode(rows), calm.encode(rows))            # codes are the same each time: nothing is masked outside training
+    # codes are the same each time: nothing is masked outside training
+    assert torch.equal(calm.encode(rows), calm.encode(rows))
 
 
 def test_scaling(rows):
@@ -234,7 +245,9 @@ def test_other_sounds_leave_out_the_labelled(sounds):
 
 
 def test_esc10_is_told_apart(sounds):
-    table = esc10_table(sounds, AutoencoderSettings(layer_epochs=10, epochs=10), trees=50, progress=False).set_index(['features', 'classifier'])
+    table = esc10_table(sounds, AutoencoderSettings(layer_epochs=10, epochs=10), trees=50, progress=False).set_index(
+        ['features', 'classifier']
+    )
     assert np.isclose(table.accuracy['none', 'most frequent class'], .1)
     assert table.accuracy['descriptor', 'random forest'] > .65 and table.accuracy['SDA', 'softmax'] > .65
 

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from microvid_nb.features.text import SemanticSpace
 from microvid_nb.thumbnail.amuse import (
-    AMUSE, AMUSEBatch, AMUSESettings, PairedPictures, VARIANTS, across_loss, amuse_loss, attend, domain_gap, hinge_rank_loss, layer_gap, new_amuse, ordering_accuracy, variant)
+    AMUSE, AMUSEBatch, AMUSESettings, PairedPictures, VARIANTS, across_loss, amuse_loss, attend, domain_gap,
+    hinge_rank_loss, layer_gap, new_amuse, ordering_accuracy, variant)
 from microvid_nb.thumbnail.mkmmd import heuristic_bandwidths, mk_mmd, optimal_kernel_weights
 from microvid_nb.training import fit, load_model, save_checkpoint
 
@@ -34,16 +35,26 @@ def model(space):
 @pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(1)
-    return AMUSEBatch(torch.rand(6, 3, 32, 32, generator=generator), torch.rand(6, 4, generator=generator) < .5, torch.rand(5, 3, 32, 32, generator=generator)**2)
+    return AMUSEBatch(
+        torch.rand(6, 3, 32, 32, generator=generator),
+        torch.rand(6, 4, generator=generator) < 0.5,
+        torch.rand(5, 3, 32, 32, generator=generator) ** 2,
+    )
 
 
 @settings(max_examples=60, deadline=None)
 @given(pairs=st.integers(0, 8), words=st.integers(2, 7), margin=st.floats(0, 2), seed=st.integers(0, 10**6))
 def test_hinge_rank_loss_by_two_loops(pairs, words, margin, seed):
     generator = torch.Generator().manual_seed(seed)
-    scores, compared = torch.randn(pairs, words, generator=generator, dtype=torch.float64), torch.rand(pairs, words, generator=generator) < .6
+    scores, compared = (
+        torch.randn(pairs, words, generator=generator, dtype=torch.float64),
+        torch.rand(pairs, words, generator=generator) < 0.6,
+    )
     labels = torch.randint(words, (pairs,), generator=generator)
-    expected = [sum(max(0, margin - row[w] + row[j]) for j in range(words) if allowed[j]) for row, w, allowed in zip(scores.tolist(), labels.tolist(), compared.tolist())]
+    expected = [
+        sum(max(0, margin - row[w] + row[j]) for j in range(words) if allowed[j])
+        for row, w, allowed in zip(scores.tolist(), labels.tolist(), compared.tolist())
+    ]
     np.testing.assert_allclose(hinge_rank_loss(scores, labels, compared, margin), expected, atol=1e-12)
 
 
@@ -61,7 +72,10 @@ def test_ranking_loss_by_loops(model, batch, same_attention):
                     seen = model.attention(s)[w]*v
                     expected += max(0., (.5 - s[w] @ W @ seen + s[j] @ W @ seen).item())
                 if not same_attention and not labels[j]:
-                    expected += max(0., (.5 - s[w] @ W @ (model.attention(s)[w]*v) + s[j] @ W @ (model.attention(s)[j]*v)).item())
+                    expected += max(
+                        0.0,
+                        (0.5 - s[w] @ W @ (model.attention(s)[w] * v) + s[j] @ W @ (model.attention(s)[j] * v)).item(),
+                    )
     assert model.ranking_loss(visual, batch.labels).item() == pytest.approx(expected/6, rel=1e-4)
 
 
@@ -70,10 +84,18 @@ def test_ranking_loss_by_loops(model, batch, same_attention):
 def test_across_loss_by_loops(rows, words, margin, seed):
     """Words that all pictures show, or none, have no pairs and count nothing."""
     generator = torch.Generator().manual_seed(seed)
-    scores, labels = torch.randn(rows, words, generator=generator, dtype=torch.float64, requires_grad=True), torch.rand(rows, words, generator=generator) < .5
+    scores, labels = (
+        torch.randn(rows, words, generator=generator, dtype=torch.float64, requires_grad=True),
+        torch.rand(rows, words, generator=generator) < 0.5,
+    )
     expected = 0.
     for w in range(words):
-        pairs = [max(0., margin - scores[i, w].item() + scores[k, w].item()) for i in range(rows) for k in range(rows) if labels[i, w] and not labels[k, w]]
+        pairs = [
+            max(0.0, margin - scores[i, w].item() + scores[k, w].item())
+            for i in range(rows)
+            for k in range(rows)
+            if labels[i, w] and not labels[k, w]
+        ]
         expected += np.mean(pairs) if pairs else 0.
     loss = across_loss(scores, labels, margin)
     assert loss.item() == pytest.approx(expected, abs=1e-9)
@@ -87,8 +109,8 @@ def test_ranking_across_pictures_is_added(model, batch):
     parts, plain = amuse_loss(both, batch), amuse_loss(model, batch)
     assert parts['across'].item() == pytest.approx(across_loss(model(batch.images), batch.labels).item(), rel=1e-5)
     assert parts['loss'].item() == pytest.approx(plain['loss'].item() + .7*parts['across'].item(), rel=1e-5)
-    with torch.no_grad():                                        # a number added to all words of a picture: nothing to Eq. 6, something to this
-        shifted = model(batch.images) + torch.arange(6.)[:, None]
+    with torch.no_grad():  # a number added to all words of a picture: nothing to Eq. 6, something to this
+        shifted = model(batch.images) + torch.arange(6.0)[:, None]
         assert across_loss(shifted, batch.labels) != across_loss(model(batch.images), batch.labels)
 
 
@@ -106,7 +128,10 @@ def test_objective(model, batch):
 def test_kernel_weights_of_the_program(batch):
     source, target = torch.randn(20, 5), torch.randn(18, 5) + 1
     bandwidths = heuristic_bandwidths(source, target)
-    torch.testing.assert_close(layer_gap(source, target, optimal_weights=True), mk_mmd(source, target, bandwidths, optimal_kernel_weights(source, target, bandwidths)))
+    torch.testing.assert_close(
+        layer_gap(source, target, optimal_weights=True),
+        mk_mmd(source, target, bandwidths, optimal_kernel_weights(source, target, bandwidths)),
+    )
     model = AMUSE(replace(SMALL, optimal_weights=True))
     loss = amuse_loss(model, batch)['loss']
     loss.backward()
@@ -121,7 +146,12 @@ def test_unseen_words_need_no_training(model, space, batch):
     attention = torch.relu(model.to_attention.weight @ point[0])
     torch.testing.assert_close(model.attention(point)[0], attention)
     visual = model.network.forward_layers(batch.images, ('fc8',))['fc8']
-    torch.testing.assert_close(found[:, 0], (model.to_semantic(attend(visual, attention[None])[:, 0]) @ point[0]).detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found[:, 0],
+        (model.to_semantic(attend(visual, attention[None])[:, 0]) @ point[0]).detach(),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     torch.testing.assert_close(model.similarities(batch.images, WORDS, space), model(batch.images).detach())
     with pytest.raises(ValueError, match="no vector for 'unicorn'"):
@@ -146,10 +176,25 @@ def test_frozen_layers_stay(space):
     torch.manual_seed(0)
     model = new_amuse(replace(SMALL, frozen=('conv1', 'conv2', 'conv3')), space)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    pairs = PairedPictures(TensorDataset(torch.rand(8, 3, 32, 32), torch.rand(8, 4) < .5), TensorDataset(torch.rand(8, 3, 32, 32)), range(4))
-    fit(model, DataLoader(pairs, 4), amuse_loss, torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2), 1, progress=False)
+    pairs = PairedPictures(
+        TensorDataset(torch.rand(8, 3, 32, 32), torch.rand(8, 4) < 0.5),
+        TensorDataset(torch.rand(8, 3, 32, 32)),
+        range(4),
+    )
+    fit(
+        model,
+        DataLoader(pairs, 4),
+        amuse_loss,
+        torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2),
+        1,
+        progress=False,
+    )
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    frozen = {name for name in before if name.startswith(('network.features.0.', 'network.features.3.', 'network.features.6.'))}
+    frozen = {
+        name
+        for name in before
+        if name.startswith(('network.features.0.', 'network.features.3.', 'network.features.6.'))
+    }
     assert len(frozen) == 6 and changed == set(before) - frozen
 
 
@@ -167,7 +212,12 @@ def test_learns_what_a_picture_shows_and_closes_a_gap(space):
     for mu in (0., 2.):
         torch.manual_seed(0)
         model = new_amuse(replace(SMALL, words=WORDS[:3], mu=mu), space)
-        loader = DataLoader(PairedPictures(TensorDataset(*source), TensorDataset(target[0]), range(3)), 40, shuffle=True, generator=torch.Generator().manual_seed(0))
+        loader = DataLoader(
+            PairedPictures(TensorDataset(*source), TensorDataset(target[0]), range(3)),
+            40,
+            shuffle=True,
+            generator=torch.Generator().manual_seed(0),
+        )
         history = fit(model, loader, amuse_loss, torch.optim.Adam(model.parameters(), 3e-3), 12, progress=False)
         assert history.ranking.iloc[-1] < .5*history.ranking.iloc[0]
         assert ordering_accuracy(model.similarities(test[0], WORDS[:3], space), test[1]).mean() > .8
@@ -178,14 +228,18 @@ def test_learns_what_a_picture_shows_and_closes_a_gap(space):
 def test_file(model, space, batch, tmp_path):
     again = load_model(save_checkpoint(tmp_path/'amuse.safetensors', model, model.settings), {AMUSE: AMUSESettings})
     assert again.settings == model.settings
-    torch.testing.assert_close(again.similarities(batch.images, ['gym', 'dog'], space), model.similarities(batch.images, ['gym', 'dog'], space))
+    torch.testing.assert_close(
+        again.similarities(batch.images, ['gym', 'dog'], space), model.similarities(batch.images, ['gym', 'dog'], space)
+    )
 
 
 def test_other_backbones(space):
     resnet = new_amuse(replace(SMALL, backbone='resnet3d10', layers=('pool', 'fc')), space).eval()
     assert resnet.similarities(torch.rand(2, 3, 8, 32, 32), ['gym'], space).shape == (2, 1)
     vgg = new_amuse(replace(SMALL, backbone='vgg16'), space)
-    assert amuse_loss(vgg, AMUSEBatch(torch.rand(2, 3, 32, 32), torch.eye(2, 4) > 0, torch.rand(2, 3, 32, 32)))['loss'].isfinite()
+    assert amuse_loss(vgg, AMUSEBatch(torch.rand(2, 3, 32, 32), torch.eye(2, 4) > 0, torch.rand(2, 3, 32, 32)))[
+        'loss'
+    ].isfinite()
 
 
 def test_ordering_accuracy():
@@ -198,5 +252,13 @@ def test_ordering_accuracy():
 
 
 def test_pairs():
-    pairs = PairedPictures(TensorDataset(torch.arange(2.)[:, None], torch.eye(2, 3)), TensorDataset(torch.arange(5.)[:, None]), [2, 0])
-    assert [(int(p.images), p.labels.tolist(), int(p.frames)) for p in pairs] == [(0, [False, True], 0), (1, [False, False], 1), (0, [False, True], 2), (1, [False, False], 3), (0, [False, True], 4)]
+    pairs = PairedPictures(
+        TensorDataset(torch.arange(2.0)[:, None], torch.eye(2, 3)), TensorDataset(torch.arange(5.0)[:, None]), [2, 0]
+    )
+    assert [(int(p.images), p.labels.tolist(), int(p.frames)) for p in pairs] == [
+        (0, [False, True], 0),
+        (1, [False, False], 1),
+        (0, [False, True], 2),
+        (1, [False, False], 3),
+        (0, [False, True], 4),
+    ]

@@ -67,39 +67,80 @@ class Page:
         self.public = {node.name: node for node in defined if node.name in getattr(self.module, '__all__', [])}
         self.constants = [node for node in body if isinstance(node, ast.Assign)]
         self.patched = [(owner, node) for node in defined if (owner := patch_of(node)) in self.public]
-        cells = [''.join(cell['source']) for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'code']
-        visible = [node for source in cells if not re.search(r'^#\| *(hide|default_exp|export)', source, re.M) for node in parsed(source)]
+        cells = [
+            ''.join(cell['source'])
+            for cell in json.loads(path.read_text(encoding='utf-8'))['cells']
+            if cell['cell_type'] == 'code'
+        ]
+        visible = [
+            node
+            for source in cells
+            if not re.search(r'^#\| *(hide|default_exp|export)', source, re.M)
+            for node in parsed(source)
+        ]
         nodes = [node for tree in visible for node in ast.walk(tree)]
-        self.names, self.attributes = {node.id for node in nodes if isinstance(node, ast.Name)}, {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        self.names, self.attributes = (
+            {node.id for node in nodes if isinstance(node, ast.Name)},
+            {node.attr for node in nodes if isinstance(node, ast.Attribute)},
+        )
         self.texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
         self.displayed = {called(node.value) for node in visible if isinstance(node, ast.Expr)}
 
     def methods(self):
         """Label, function and definition of the public methods of its classes."""
-        inside = [(name, each) for name, node in self.public.items() if isinstance(node, ast.ClassDef) for each in node.body if isinstance(each, ast.FunctionDef)]
+        inside = [
+            (name, each)
+            for name, node in self.public.items()
+            if isinstance(node, ast.ClassDef)
+            for each in node.body
+            if isinstance(each, ast.FunctionDef)
+        ]
         for owner, node in inside + self.patched:
             if node.name == '__init__' or not node.name.startswith('_'):
-                yield f'{owner}.{node.name}', function_of(inspect.getattr_static(getattr(self.module, owner), node.name)), node
+                yield (
+                    f'{owner}.{node.name}',
+                    function_of(inspect.getattr_static(getattr(self.module, owner), node.name)),
+                    node,
+                )
 
     def functions(self):
-        return [(name, function_of(getattr(self.module, name)), node) for name, node in self.public.items() if isinstance(node, ast.FunctionDef)]
+        return [
+            (name, function_of(getattr(self.module, name)), node)
+            for name, node in self.public.items()
+            if isinstance(node, ast.FunctionDef)
+        ]
 
     def makers(self, name: str) -> set[str]:
         """What says that it gives something of a class: functions, classes by their methods, fields of records, and tables."""
         whole = [(each, node) for each, node in self.public.items()] + [(node.name, node) for _, node in self.patched]
-        found = {target.id for node in self.constants for target in node.targets if isinstance(target, ast.Name) and name in called_in(node.value)}
+        found = {
+            target.id
+            for node in self.constants
+            for target in node.targets
+            if isinstance(target, ast.Name) and name in called_in(node.value)
+        }
         for outer, tree in whole:
             for node in ast.walk(tree):
-                if isinstance(node, ast.FunctionDef) and node.returns and name in {part.id for part in ast.walk(node.returns) if isinstance(part, ast.Name)}:
+                if (
+                    isinstance(node, ast.FunctionDef)
+                    and node.returns
+                    and name in {part.id for part in ast.walk(node.returns) if isinstance(part, ast.Name)}
+                ):
                     found |= {node.name, outer} - {name}
-                if isinstance(node, ast.AnnAssign) and name in {part.id for part in ast.walk(node.annotation) if isinstance(part, ast.Name)}:
+                if isinstance(node, ast.AnnAssign) and name in {
+                    part.id for part in ast.walk(node.annotation) if isinstance(part, ast.Name)
+                }:
                     found.add(node.target.id)
         return found
 
 
 def patch_of(node) -> str:
     """The class that a function is patched into."""
-    if isinstance(node, ast.FunctionDef) and any('patch' in ast.unparse(each) for each in node.decorator_list) and node.args.args:
+    if (
+        isinstance(node, ast.FunctionDef)
+        and any('patch' in ast.unparse(each) for each in node.decorator_list)
+        and node.args.args
+    ):
         return ast.unparse(node.args.args[0].annotation).split('|')[0].strip()
     return ''
 
@@ -123,7 +164,9 @@ def called_in(tree) -> set[str]:
 
 def fields(node) -> list[ast.AnnAssign]:
     """The fields of a named tuple or data class."""
-    made = isinstance(node, ast.ClassDef) and any(word in ast.unparse(each) for word in ('NamedTuple', 'dataclass') for each in node.bases + node.decorator_list)
+    made = isinstance(node, ast.ClassDef) and any(
+        word in ast.unparse(each) for word in ('NamedTuple', 'dataclass') for each in node.bases + node.decorator_list
+    )
     return [each for each in node.body if isinstance(each, ast.AnnAssign)] if made else []
 
 
@@ -136,7 +179,9 @@ def is_shown(page: Page, node) -> bool:
     what makes it is used, and it is displayed or one of its parts is read."""
     if is_command(node): return node.name in page.texts
     if node.name in page.names: return True
-    parts = {each.target.id for each in fields(node)} | {each.name for each in node.body if isinstance(node, ast.ClassDef) and isinstance(each, ast.FunctionDef)}
+    parts = {each.target.id for each in fields(node)} | {
+        each.name for each in node.body if isinstance(node, ast.ClassDef) and isinstance(each, ast.FunctionDef)
+    }
     makers = page.makers(node.name) & (page.names | page.attributes) if isinstance(node, ast.ClassDef) else set()
     return bool(makers and (parts & page.attributes or makers & page.displayed))
 
@@ -144,10 +189,20 @@ def is_shown(page: Page, node) -> bool:
 def undescribed(function, node) -> list[str]:
     """The parameters of which nothing is said, by a comment or, for commands, by the text that `--help` shows; and the result."""
     hints = typing.get_type_hints(function, include_extras=True) if is_command(node) else {}
-    helped = {name for name, hint in hints.items() if any(getattr(about, 'help', '') for about in getattr(hint, '__metadata__', ()))}
+    helped = {
+        name
+        for name, hint in hints.items()
+        if any(getattr(about, 'help', '') for about in getattr(hint, '__metadata__', ()))
+    }
     said = docments(function, args_kwargs=True)
-    missing = [f'({name})' for name, about in said.items() if name not in ('self', 'cls', 'return') and not about and name not in helped]
-    gives = any(isinstance(each, (ast.Yield, ast.YieldFrom, ast.Return)) and each.value is not None for each in inside(node))
+    missing = [
+        f'({name})'
+        for name, about in said.items()
+        if name not in ('self', 'cls', 'return') and not about and name not in helped
+    ]
+    gives = any(
+        isinstance(each, (ast.Yield, ast.YieldFrom, ast.Return)) and each.value is not None for each in inside(node)
+    )
     return missing + ['->'] * (gives and not node.returns and not said.get('return'))
 
 
@@ -160,7 +215,11 @@ def inside(function):
         if not isinstance(node, (ast.FunctionDef, ast.Lambda, ast.ClassDef)): stack += ast.iter_child_nodes(node)
 
 
-MODULES = {found[1]: path for path in PAGES if (found := re.search(r'#\| *default_exp +([\w.]+)', path.read_text(encoding='utf-8')))}
+MODULES = {
+    found[1]: path
+    for path in PAGES
+    if (found := re.search(r'#\| *default_exp +([\w.]+)', path.read_text(encoding='utf-8')))
+}
 
 
 @functools.cache
@@ -171,31 +230,67 @@ def page_of(name: str) -> Page:
 @pytest.mark.parametrize('name', MODULES)
 def test_says_what_it_is(name):
     page = page_of(name)
-    labelled = [*page.public.items(), *((label, node) for label, _, node in page.methods() if node.name not in ('__init__', 'forward'))]
-    mute = [label for label, node in labelled if not re.match(r'["\'`(]?[A-Z0-9`\d]\S*( \S+)+', ast.get_docstring(node) or '')]
+    labelled = [
+        *page.public.items(),
+        *((label, node) for label, _, node in page.methods() if node.name not in ('__init__', 'forward')),
+    ]
+    mute = [
+        label
+        for label, node in labelled
+        if not re.match(r'["\'`(]?[A-Z0-9`\d]\S*( \S+)+', ast.get_docstring(node) or '')
+    ]
     assert not mute, f'{name}: no sentence says what {", ".join(mute)} is'
 
 
 @pytest.mark.parametrize('name', MODULES)
 def test_says_what_it_takes_and_gives(name):
     page = page_of(name)
-    wrong = [f'{each}.{field.target.id}' for each, node in page.public.items() for field in fields(node) if '#' not in page.lines[field.end_lineno - 1]]
-    wrong += [label + part for label, function, node in [*page.functions(), *page.methods()] for part in undescribed(function, node)]
+    wrong = [
+        f'{each}.{field.target.id}'
+        for each, node in page.public.items()
+        for field in fields(node)
+        if '#' not in page.lines[field.end_lineno - 1]
+    ]
+    wrong += [
+        label + part
+        for label, function, node in [*page.functions(), *page.methods()]
+        for part in undescribed(function, node)
+    ]
     assert not wrong, f'{name}: nothing is said of {", ".join(wrong)}'
 
 
 def raised(function) -> set[str]:
     """The errors that a function raises by itself and that callers are told of."""
-    found = {ast.unparse(getattr(each.exc, 'func', each.exc)) for each in inside(function) if isinstance(each, ast.Raise) and each.exc}
-    return {error for error in found if error.endswith('Error')} - {'NotImplementedError', 'IndexError'}  # of what subclasses give, and of what iteration expects
+    found = {
+        ast.unparse(getattr(each.exc, 'func', each.exc))
+        for each in inside(function)
+        if isinstance(each, ast.Raise) and each.exc
+    }
+    # of what subclasses give, and of what iteration expects
+    return {error for error in found if error.endswith('Error')} - {'NotImplementedError', 'IndexError'}
 
 
 @pytest.mark.parametrize('name', MODULES)
 def test_names_its_errors(name):
     page, silent = page_of(name), []
-    own = [(owner, each) for owner, node in page.public.items() if isinstance(node, ast.ClassDef) for each in node.body if isinstance(each, ast.FunctionDef)]
-    for owner, node in [*own, *page.patched, *((each, node) for each, node in page.public.items() if isinstance(node, ast.FunctionDef) and not is_command(node))]:
-        if node.name.startswith('_') and node.name not in ('__init__', '__post_init__'): continue
+    own = [
+        (owner, each)
+        for owner, node in page.public.items()
+        if isinstance(node, ast.ClassDef)
+        for each in node.body
+        if isinstance(each, ast.FunctionDef)
+    ]
+    for owner, node in [
+        *own,
+        *page.patched,
+        *(
+            (each, node)
+            for each, node in page.public.items()
+            if isinstance(node, ast.FunctionDef) and not is_command(node)
+        ),
+    ]:
+        if node.name.startswith('_') and node.name not in ('__init__', '__post_init__'):
+            continue
         said = ast.get_docstring(page.public[owner] if node.name.startswith('__') else node) or ''
         silent += [f'{owner}.{node.name}: {error}' for error in raised(node) if error not in said]
     assert not silent, f'{name}: raised without a word in the docstring: {", ".join(silent)}'

@@ -8,7 +8,17 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / 'microvid_nb'
 TASKS = {'thumbnail', 'gif', 'classify', 'venue'}
-FLOORS = [{'media'}, {'data'}, {'training'}, {'features'}, TASKS, {'reproduce', 'preview', 'batch', 'papers'}, {'card'}, {'cli'}]  # from the ground up
+# from the ground up
+FLOORS = [
+    {'media'},
+    {'data'},
+    {'training'},
+    {'features'},
+    TASKS,
+    {'reproduce', 'preview', 'batch', 'papers'},
+    {'card'},
+    {'cli'},
+]
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if path.stem not in ('__init__', '_modidx'))
 
 
@@ -28,7 +38,8 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
-            base = named(path).split('.')[:-node.level] if node.level else []  # nbdev exports imports of the package as relative ones
+            # nbdev exports imports of the package as relative ones
+            base = named(path).split('.')[:-node.level] if node.level else []
             module = '.'.join([*base, *filter(None, [node.module])])
             found |= {module} if module != 'microvid_nb' else {f'microvid_nb.{alias.name}' for alias in node.names}
     return {name for name in found if name.split('.')[0] == 'microvid_nb'}

@@ -21,7 +21,10 @@ def test_readme_is_in_step_with_the_figures():
 
 def run(side, median, spread=.1, problems=1, **aim):
     stats = {'q1': median * (1 - spread), 'median': median, 'q3': median * (1 + spread), 'rounds': 5}
-    return {'stats': stats, 'extra_info': {'work': 'some work', 'peer': 'a peer', 'side': side, 'problems': problems, **aim}}
+    return {
+        'stats': stats,
+        'extra_info': {'work': 'some work', 'peer': 'a peer', 'side': side, 'problems': problems, **aim},
+    }
 
 
 def test_ratios_and_their_spread():
@@ -32,16 +35,22 @@ def test_ratios_and_their_spread():
     assert cost['kind'] == 'cost' and cost['ratio'] == pytest.approx([5.4 / 2.2, 3, 6.6 / 1.8])
     assert table.compared([run('peer', 2., at_most=2.5)]) == []  # the other side failed
     said = table.speed_table({'speed': [gain, cost]}).splitlines()[2:]
-    assert said[0].endswith('| 150 (123 to 183) times faster | ≥ 100 | yes |') and said[1].endswith('| 3 (2.45 to 3.67) of its time | ≤ 2.5 | **no** |')
+    assert said[0].endswith('| 150 (123 to 183) times faster | ≥ 100 | yes |') and said[1].endswith(
+        '| 3 (2.45 to 3.67) of its time | ≤ 2.5 | **no** |'
+    )
 
 
 @pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='peak memory is read from /proc')
 @pytest.mark.parametrize('case', ['dare', 'amuse', 'completion'])
 def test_a_small_measurement(case):
-    done = subprocess.run([sys.executable, FOLDER / 'scale.py', '--measure', case, '64'], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, FOLDER / 'scale.py', '--measure', case, '64'], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found['seconds'] > 0 and found['whole_megabytes'] > found['data_megabytes'] > 0 and found['own_megabytes'] > 100
+    assert (
+        found['seconds'] > 0 and found['whole_megabytes'] > found['data_megabytes'] > 0 and found['own_megabytes'] > 100
+    )
 
 
 @pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='peak memory is read from /proc')

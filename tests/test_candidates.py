@@ -17,7 +17,9 @@ def colour(rng, low=0, high=256):
 
 
 def mosaic(rng):
-    return cv2.resize(rng.integers(0, 256, (12, 16, 3)).astype(np.uint8), (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(
+        rng.integers(0, 256, (12, 16, 3)).astype(np.uint8), (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST
+    )
 
 
 def discs(rng):
@@ -34,11 +36,15 @@ def checkers(rng):
 
 def title(rng):
     image = np.full((HEIGHT, WIDTH, 3), colour(rng, 60), np.uint8)
-    return cv2.putText(image, f'scene {rng.integers(99)}', (20, 140), cv2.FONT_HERSHEY_SIMPLEX, 2, colour(rng, 0, 120), 5, cv2.LINE_AA)
+    return cv2.putText(
+        image, f'scene {rng.integers(99)}', (20, 140), cv2.FONT_HERSHEY_SIMPLEX, 2, colour(rng, 0, 120), 5, cv2.LINE_AA
+    )
 
 
 def sky(rng):
-    image = np.ascontiguousarray(np.stack([X * 255 // WIDTH, Y * 255 // HEIGHT, (X + Y) % 256], -1).astype(np.uint8)[..., rng.permutation(3)])
+    image = np.ascontiguousarray(
+        np.stack([X * 255 // WIDTH, Y * 255 // HEIGHT, (X + Y) % 256], -1).astype(np.uint8)[..., rng.permutation(3)]
+    )
     return cv2.circle(image, (int(rng.integers(60, 260)), int(rng.integers(60, 180))), 40, colour(rng), -1)
 
 

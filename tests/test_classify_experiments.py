@@ -12,11 +12,12 @@ from sklearn.metrics import precision_score, recall_score
 
 from microvid_nb.classify.conv3d import Conv2DClassifier, ConvSettings
 from microvid_nb.classify.experiments import (
-    DROPOUTS, FUSIONS, PAPER_TABLE2, SPLITS, ClipFiles, WorldClips, beside_paper1, beside_paper2, compare, keep_clip, prepare_ucf101, printed_tables, reproduce_microworld,
-    reproduce_real, train_microworld_model, world_round)
+    DROPOUTS, FUSIONS, PAPER_TABLE2, SPLITS, ClipFiles, WorldClips, beside_paper1, beside_paper2, compare,
+    keep_clip, prepare_ucf101, printed_tables, reproduce_microworld, reproduce_real, train_microworld_model,
+    world_round)
 from microvid_nb.classify.systems import SCALES, Clips, confusions, mean_precision, per_class, scores_of, train_network
 from microvid_nb.classify.video import load_classifier
-from microvid_nb.data.motions import ACTIONS, action_clip
+from microvid_nb.data.world.motions import ACTIONS, action_clip
 from microvid_nb.media.render import write_video
 from microvid_nb.training import save_checkpoint
 
@@ -27,10 +28,15 @@ labels = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, m
 @given(labels)
 def test_measures_against_counting(pairs):
     truth, said = np.array(pairs).T
-    table, counts = per_class(truth, said, 'abcd'), confusions(truth, said, 'abcd').pivot(index='true', columns='said', values='clips').to_numpy()
+    table, counts = (
+        per_class(truth, said, 'abcd'),
+        confusions(truth, said, 'abcd').pivot(index='true', columns='said', values='clips').to_numpy(),
+    )
     for k in range(4):
         tp, fp, fn = (sum((truth == k) & (said == k)), sum((truth != k) & (said == k)), sum((truth == k) & (said != k)))
-        assert table.precision[k] == pytest.approx(tp/(tp + fp) if tp + fp else 0) and table.recall[k] == pytest.approx(tp/(tp + fn) if tp + fn else 0)
+        assert table.precision[k] == pytest.approx(tp / (tp + fp) if tp + fp else 0) and table.recall[
+            k
+        ] == pytest.approx(tp / (tp + fn) if tp + fn else 0)
         assert table.clips[k] == tp + fn == counts[k].sum() and counts[k, k] == tp
 
 
@@ -38,8 +44,12 @@ def test_measures_against_counting(pairs):
 def test_mean_precision_against_sklearn(pairs):
     truth, said = np.array(pairs).T
     there = np.unique(truth)
-    assert mean_precision(truth, said, 4) == pytest.approx(precision_score(truth, said, labels=there, average='macro', zero_division=0))
-    assert per_class(truth, said, 'abcd').recall[there].mean() == pytest.approx(recall_score(truth, said, labels=there, average='macro', zero_division=0))
+    assert mean_precision(truth, said, 4) == pytest.approx(
+        precision_score(truth, said, labels=there, average='macro', zero_division=0)
+    )
+    assert per_class(truth, said, 'abcd').recall[there].mean() == pytest.approx(
+        recall_score(truth, said, labels=there, average='macro', zero_division=0)
+    )
 
 
 def random_clips(n=24, classes=12):
@@ -72,7 +82,10 @@ def tables():
 
 def test_all_tables_of_microworld(tables):
     assert set(tables) == {'table1', 'table2', 'curves', 'classes', 'confusion', 'fusion', 'videos'}
-    assert tables['table1'].groupby(['task', 'network'])['round'].nunique().eq(TINY.rounds).all() and len(tables['table1']) == 4*TINY.rounds
+    assert (
+        tables['table1'].groupby(['task', 'network'])['round'].nunique().eq(TINY.rounds).all()
+        and len(tables['table1']) == 4 * TINY.rounds
+    )
     assert sorted(tables['table2'].dropout.unique()) == sorted(DROPOUTS) and len(tables['table2']) == 4*TINY.rounds
     assert len(tables['fusion']) == TINY.rounds*(len(FUSIONS) + 2)
     assert tables['videos'].pooling.tolist() == ['mean', 'attention']
@@ -84,19 +97,36 @@ def test_all_tables_of_microworld(tables):
 
 def test_tables_beside_the_paper(tables):
     shown = beside_paper1(tables['table1'], 'scene')
-    assert shown.loc['training precision', 'UCF101, paper: 3D'] == .952 and '±' in shown.loc['validation precision', 'MicroWorld: 3D']
-    assert beside_paper2(tables['table2'])['UCF101, paper: validation precision'].tolist() == PAPER_TABLE2.loc['validation precision'].tolist()
+    assert (
+        shown.loc['training precision', 'UCF101, paper: 3D'] == 0.952
+        and '±' in shown.loc['validation precision', 'MicroWorld: 3D']
+    )
+    assert (
+        beside_paper2(tables['table2'])['UCF101, paper: validation precision'].tolist()
+        == PAPER_TABLE2.loc['validation precision'].tolist()
+    )
     rows = tables['table1'][tables['table1'].task == 'scene']
     by_hand = rows.pivot(index='round', columns='network', values='validation precision')
-    assert compare(rows, 'network', '3D', '2D', 'validation precision').difference == pytest.approx((by_hand['3D'] - by_hand['2D']).mean())
+    assert compare(rows, 'network', '3D', '2D', 'validation precision').difference == pytest.approx(
+        (by_hand['3D'] - by_hand['2D']).mean()
+    )
 
 
 def test_curves_and_confusions_agree_with_the_table(tables):
     last = tables['curves'].groupby(['round', 'task', 'network', 'dropout']).last()
-    rows = pd.concat([tables['table1'], tables['table2']]).drop_duplicates(['round', 'task', 'network', 'dropout']).set_index(['round', 'task', 'network', 'dropout'])
-    assert last['validation precision'].loc[rows.index].to_numpy() == pytest.approx(rows['validation precision'].to_numpy())
+    rows = (
+        pd.concat([tables['table1'], tables['table2']])
+        .drop_duplicates(['round', 'task', 'network', 'dropout'])
+        .set_index(['round', 'task', 'network', 'dropout'])
+    )
+    assert last['validation precision'].loc[rows.index].to_numpy() == pytest.approx(
+        rows['validation precision'].to_numpy()
+    )
     counts = tables['confusion']
-    accuracy = counts[counts.true == counts.said].groupby(['task', 'network']).clips.sum()/counts.groupby(['task', 'network']).clips.sum()
+    accuracy = (
+        counts[counts.true == counts.said].groupby(['task', 'network']).clips.sum()
+        / counts.groupby(['task', 'network']).clips.sum()
+    )
     by_table = tables['table1'].groupby(['task', 'network'])['validation accuracy'].mean()
     assert accuracy.reindex(by_table.index, fill_value=0).to_numpy() == pytest.approx(by_table.to_numpy())
 
@@ -119,7 +149,10 @@ def test_the_saved_figures_say_what_the_page_says():
     assert action['round'].nunique() == 5
     better = compare(action, 'network', '3D', '2D', 'validation precision')
     assert better.difference > .3 and better.p < .001
-    assert abs(compare(scene, 'network', '3D', '2D', 'validation precision').difference) < .03 and scene['validation precision'].min() > .9
+    assert (
+        abs(compare(scene, 'network', '3D', '2D', 'validation precision').difference) < 0.03
+        and scene['validation precision'].min() > 0.9
+    )
 
 
 @pytest.fixture
@@ -128,14 +161,26 @@ def ucf101(tmp_path):
     lists = tmp_path/'ucfTrainTestlist'
     lists.mkdir()
     (lists/'classInd.txt').write_text('1 Hammering\n2 HammerThrow\n')
-    files = {(name, group): f'{name}/v_{name}_g{group:02}_c01.avi' for name in ('Hammering', 'HammerThrow') for group in range(1, 7)}
+    files = {
+        (name, group): f'{name}/v_{name}_g{group:02}_c01.avi'
+        for name in ('Hammering', 'HammerThrow')
+        for group in range(1, 7)
+    }
     for (name, group), path in files.items():
-        images = action_clip(np.random.default_rng(group), 12, 8, 36, 48, action='hop' if name == 'Hammering' else 'walk left').images
+        images = action_clip(
+            np.random.default_rng(group), 12, 8, 36, 48, action='hop' if name == 'Hammering' else 'walk left'
+        ).images
         write_video(tmp_path/'UCF-101'/path, images, fps=8)
     for number in SPLITS:
         held = {2*number - 1, 2*number}
-        (lists/f'trainlist0{number}.txt').write_text('\r\n'.join(f'{path} {1 + (name == "HammerThrow")}' for (name, group), path in files.items() if group not in held))
-        (lists/f'testlist0{number}.txt').write_text('\n'.join(path for (name, group), path in files.items() if group in held))
+        (lists / f'trainlist0{number}.txt').write_text(
+            '\r\n'.join(
+                f'{path} {1 + (name == "HammerThrow")}' for (name, group), path in files.items() if group not in held
+            )
+        )
+        (lists / f'testlist0{number}.txt').write_text(
+            '\n'.join(path for (name, group), path in files.items() if group in held)
+        )
     return tmp_path
 
 
@@ -144,7 +189,9 @@ SMALLEST = replace(TINY, network=ConvSettings(2, (4,), 8), batch=4, epochs=1)
 
 def test_the_protocol_of_ucf101(ucf101):
     tables = reproduce_real(ucf101, SMALLEST, 0, progress=False)
-    assert set(tables) == {'table1', 'table2', 'curves', 'classes', 'confusion', 'left_out'} and not len(tables['left_out'])
+    assert set(tables) == {'table1', 'table2', 'curves', 'classes', 'confusion', 'left_out'} and not len(
+        tables['left_out']
+    )
     assert tables['table1']['round'].tolist() == [1, 1, 2, 2, 3, 3] and len(tables['table2']) == 12
     assert tables['classes']['class'].unique().tolist() == ['Hammering', 'HammerThrow']
     assert tables['classes'].groupby(['round', 'network', 'dropout']).clips.sum().eq(4).all()
@@ -164,7 +211,11 @@ def test_clips_are_made_once_and_damage_is_told(ucf101):
 
 def test_missing_videos_are_named(ucf101):
     (ucf101/'UCF-101/Hammering/v_Hammering_g03_c01.avi').unlink()
-    with pytest.raises(FileNotFoundError, match=r'1 of 12 videos are missing, such as Hammering/v_Hammering_g03_c01.avi; .*crcv.ucf.edu'): reproduce_real(ucf101, SMALLEST, progress=False)
+    with pytest.raises(
+        FileNotFoundError,
+        match=r'1 of 12 videos are missing, such as Hammering/v_Hammering_g03_c01.avi; .*crcv.ucf.edu',
+    ):
+        reproduce_real(ucf101, SMALLEST, progress=False)
 
 
 def test_a_clip_is_of_the_longest_action(tmp_path):
@@ -181,8 +232,13 @@ def test_a_clip_is_of_the_longest_action(tmp_path):
 def test_labels_of_microworld_are_in_order():
     from microvid_nb.classify.experiments import draw_clips
     from microvid_nb.data.microworld import MicroWorld
-    from microvid_nb.data.world_views import ActionClips
+    from microvid_nb.data.world.views import ActionClips
     made = draw_clips(MicroWorld(0), TINY, progress=False)
     assert isinstance(made, WorldClips) and len(made.clips) == TINY.train + TINY.other
     one = ActionClips(MicroWorld(0), [7], TINY.frames, TINY.fps, TINY.side)[0]
-    assert torch.equal(made.clips[7], one.clip) and made.action[7] == one.action and made.scene[7] == one.scene and len(ACTIONS) == 12
+    assert (
+        torch.equal(made.clips[7], one.clip)
+        and made.action[7] == one.action
+        and made.scene[7] == one.scene
+        and len(ACTIONS) == 12
+    )

@@ -7,16 +7,24 @@ from hypothesis import strategies as st
 
 from microvid_nb.classify.joint import Moments, SceneSettings, TwoStreamSettings
 from microvid_nb.classify.video import (
-    MIRRORED, LocalFeatures, VideoToClass, VideoToClassSettings, VideoTraining, attention_strip, classify_video, load_classifier, mirror, moments_of, read_moments,
-    right_answers, story_moments, thinned, train_attention, train_networks, video_batch)
+    MIRRORED, LocalFeatures, VideoToClass, VideoToClassSettings, VideoTraining, attention_strip, classify_video,
+    load_classifier, mirror, moments_of, read_moments, right_answers, story_moments, thinned, train_attention,
+    train_networks, video_batch)
 from microvid_nb.data.microworld import MicroWorld, draw_file
-from microvid_nb.data.motions import ACTIONS
+from microvid_nb.data.world.motions import ACTIONS
 from microvid_nb.features.flow import flow_stacks, optical_flow
 from microvid_nb.media.render import write_video
 from microvid_nb.media.video import MediaError
 from microvid_nb.training import save_checkpoint
 
-SETTINGS = VideoToClassSettings(scene=SceneSettings(width=1/64), streams=TwoStreamSettings(backbone='alexnet', width=1/64), fps=8., side=32, hop=4, moments=12)
+SETTINGS = VideoToClassSettings(
+    scene=SceneSettings(width=1 / 64),
+    streams=TwoStreamSettings(backbone='alexnet', width=1 / 64),
+    fps=8.0,
+    side=32,
+    hop=4,
+    moments=12,
+)
 
 
 @pytest.fixture(scope='module')
@@ -54,7 +62,12 @@ def test_thinned_is_even_and_bounded(n, most):
 def test_any_length_gives_moments(tmp_path, frames, fps):
     seen = read_moments(blob(tmp_path/'a.mp4', frames, fps), SETTINGS)
     n = len(seen.times)
-    assert 1 <= n <= 12 and seen.pictures.shape == (n, 3, 32, 32) and seen.stacks.shape == (n, 20, 32, 32) and len(seen.frames) == n
+    assert (
+        1 <= n <= 12
+        and seen.pictures.shape == (n, 3, 32, 32)
+        and seen.stacks.shape == (n, 20, 32, 32)
+        and len(seen.frames) == n
+    )
     assert seen.pictures.dtype == torch.uint8 and seen.stacks.abs().max() <= 1 and (np.diff(seen.times) > 0).all()
 
 
@@ -69,14 +82,22 @@ def test_no_flow_across_a_cut():
 def test_the_same_file_gives_the_same_answer(tmp_path, checkpoint):
     clip = blob(tmp_path/'a.mp4', 60)
     one, two = (classify_video(clip, load_classifier(checkpoint)) for _ in range(2))
-    assert one.scene.equals(two.scene) and one.behaviour.equals(two.behaviour) and (one.attention == two.attention).all()
+    assert (
+        one.scene.equals(two.scene) and one.behaviour.equals(two.behaviour) and (one.attention == two.attention).all()
+    )
     for found, names in ((one.scene, SETTINGS.scenes), (one.behaviour, SETTINGS.behaviours)):
-        assert sorted(found.iloc[:, 0]) == sorted(names) and found.probability.sum() == pytest.approx(1, abs=1e-5) and found.probability.is_monotonic_decreasing
+        assert (
+            sorted(found.iloc[:, 0]) == sorted(names)
+            and found.probability.sum() == pytest.approx(1, abs=1e-5)
+            and found.probability.is_monotonic_decreasing
+        )
     assert one.attention.sum() == pytest.approx(1, abs=1e-5) and len(one.joint) == 5
     best = one.joint.iloc[0]
     assert (best.behaviour, best.scene) == (one.behaviour.behaviour[0], one.scene.scene[0])
     assert best.share == pytest.approx(one.behaviour.probability[0]*one.scene.probability[0], rel=1e-4)
-    assert one.behaviour.probability.to_numpy() == pytest.approx((one.behaviour.appearance + one.behaviour.motion).to_numpy()/2, abs=1e-6)
+    assert one.behaviour.probability.to_numpy() == pytest.approx(
+        (one.behaviour.appearance + one.behaviour.motion).to_numpy() / 2, abs=1e-6
+    )
 
 
 def test_attention_against_numpy(checkpoint, stories):
@@ -122,7 +143,12 @@ def test_mirrored_flow_is_the_flow_of_the_mirrored_clip(seed):
 def test_mirrored_actions():
     names = list(ACTIONS)
     assert all(MIRRORED[MIRRORED[k]] == k for k in range(12))
-    assert {names[k]: names[MIRRORED[k]] for k in range(12) if MIRRORED[k] != k} == {'walk left': 'walk right', 'walk right': 'walk left', 'circle left': 'circle right', 'circle right': 'circle left'}
+    assert {names[k]: names[MIRRORED[k]] for k in range(12) if MIRRORED[k] != k} == {
+        'walk left': 'walk right',
+        'walk right': 'walk left',
+        'circle left': 'circle right',
+        'circle right': 'circle left',
+    }
 
 
 def test_stories_are_drawn_as_their_files_are_read(tmp_path):
@@ -135,19 +161,27 @@ def test_stories_are_drawn_as_their_files_are_read(tmp_path):
 
 def test_training_changes_only_what_it_should(stories):
     torch.manual_seed(0)
-    model, training = VideoToClass(SETTINGS), VideoTraining(scene_epochs=1, stream_epochs=1, attention_epochs=2, batch=4)
+    model, training = (
+        VideoToClass(SETTINGS),
+        VideoTraining(scene_epochs=1, stream_epochs=1, attention_epochs=2, batch=4),
+    )
     train_networks(model, stories, training, progress=False)
     assert (model.attention.w == 0).all()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     train_attention(model, stories, training, progress=False)
-    assert [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])] == ['attention.w']
+    assert [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])] == [
+        'attention.w'
+    ]
 
 
 def test_settings_survive_the_file(tmp_path):
-    named = VideoToClassSettings(('in', 'out'), ('sit',), SceneSettings(2, width=1/64), TwoStreamSettings(1, width=1/64), 8., 32, 4, 8)
+    named = VideoToClassSettings(
+        ('in', 'out'), ('sit',), SceneSettings(2, width=1 / 64), TwoStreamSettings(1, width=1 / 64), 8.0, 32, 4, 8
+    )
     again = load_classifier(save_checkpoint(tmp_path/'m', VideoToClass(named), named))
     assert again.settings == named
-    with pytest.raises(ValueError, match='1 names for 2 scenes'): VideoToClass(VideoToClassSettings(('in',), ('sit',), named.scene, named.streams))
+    with pytest.raises(ValueError, match='1 names for 2 scenes'):
+        VideoToClass(VideoToClassSettings(('in',), ('sit',), named.scene, named.streams))
 
 
 def test_damaged_checkpoints_are_refused(tmp_path, checkpoint):
@@ -166,8 +200,13 @@ def test_real_clips(checkpoint, media):
     import matplotlib
     matplotlib.use('Agg')
     model = load_classifier(checkpoint)
-    for name in ('openl3_dog_portrait.mp4', 'tfjs_squats_portrait.mp4', 'intel_people-detection.gif', 'streamio_sideways_rot90.mov'):
-        found = classify_video(media/'videos'/name, model)
+    for name in (
+        'openl3_dog_portrait.mp4',
+        'tfjs_squats_portrait.mp4',
+        'intel_people-detection.gif',
+        'streamio_sideways_rot90.mov',
+    ):
+        found = classify_video(media / 'videos' / name, model)
         assert np.isfinite(found.attention).all() and found.joint.share.between(0, 1).all()
         axes = attention_strip(found, 4)
         assert axes.size == min(4, len(found.times))

@@ -25,7 +25,12 @@ def test_thumbnail_and_gif(sample, tmp_path):
     code, out, _ = microvid('gif', sample, '--out', tmp_path, '--json', '--width', 200, '--fps', 5)
     record, = json.loads(out)
     gif = Image.open(record['gif'])
-    assert code == 0 and gif.size == (200, 112) and gif.n_frames == 24 and record['bytes'] == (tmp_path / 'sample.gif').stat().st_size
+    assert (
+        code == 0
+        and gif.size == (200, 112)
+        and gif.n_frames == 24
+        and record['bytes'] == (tmp_path / 'sample.gif').stat().st_size
+    )
     assert len(record['times']) == 3 and record['times'] == sorted(record['times'])
 
 

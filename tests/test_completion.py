@@ -5,12 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microvid_nb.features.completion import CompletionSettings, Factorization, choose_rank, complete_modalities, factorize, hide
+from microvid_nb.features.completion import (
+    CompletionSettings, Factorization, choose_rank, complete_modalities, factorize, hide)
 
 
 def planted(rows, widths, rank, rng, noise=0.):
     factors = rng.normal(size=(rows, rank))
-    return {name: 3**i * (factors @ rng.normal(size=(rank, width)) + rng.normal(size=width) + noise * rng.normal(size=(rows, width))) for i, (name, width) in enumerate(widths.items())}
+    return {
+        name: 3**i
+        * (factors @ rng.normal(size=(rank, width)) + rng.normal(size=width) + noise * rng.normal(size=(rows, width)))
+        for i, (name, width) in enumerate(widths.items())
+    }
 
 
 def unknown_error(truth, found, masks):
@@ -47,12 +52,26 @@ def loops(x, known, rank, ridge, rounds, seed):
     """Alternating ridge regressions of a row, then of a column with its mean, at a time; the matrix and the objective."""
     means, columns = np.zeros(x.shape[1]), np.random.default_rng(seed).normal(size=(x.shape[1], rank))
     for _ in range(rounds):
-        rows = np.array([np.linalg.solve(columns[has].T @ columns[has] + ridge * np.eye(rank), columns[has].T @ (x[i, has] - means[has])) for i, has in enumerate(known)])
+        rows = np.array(
+            [
+                np.linalg.solve(
+                    columns[has].T @ columns[has] + ridge * np.eye(rank), columns[has].T @ (x[i, has] - means[has])
+                )
+                for i, has in enumerate(known)
+            ]
+        )
         constant, penalty = np.c_[rows, np.ones(len(rows))], len(x) * ridge * np.diag([1] * rank + [0])
-        both = np.array([np.linalg.solve(constant[has].T @ constant[has] + penalty, constant[has].T @ x[has, j]) for j, has in enumerate(known.T)])
+        both = np.array(
+            [
+                np.linalg.solve(constant[has].T @ constant[has] + penalty, constant[has].T @ x[has, j])
+                for j, has in enumerate(known.T)
+            ]
+        )
         columns, means = both[:, :rank], both[:, rank]
     found = rows @ columns.T + means
-    return found, np.square((x - found)[known]).sum() + ridge * (np.square(rows).sum() + len(x) * np.square(columns).sum())
+    return found, np.square((x - found)[known]).sum() + ridge * (
+        np.square(rows).sum() + len(x) * np.square(columns).sum()
+    )
 
 
 @pytest.mark.parametrize('by_entry', [False, True])
@@ -61,11 +80,17 @@ def test_agrees_with_loops(by_entry, seed):
     rng = np.random.default_rng(seed)
     blocks = planted(40, {'visual': 9, 'text': 6}, 2, rng, noise=.3)
     masks = {name: rng.random(block.shape if by_entry else 40) < .75 for name, block in blocks.items()}
-    fitted = factorize(blocks, masks, 2, CompletionSettings(passes=200, tolerance=-1, ridge=.05, chunk=17), progress=False)
+    fitted = factorize(
+        blocks, masks, 2, CompletionSettings(passes=200, tolerance=-1, ridge=0.05, chunk=17), progress=False
+    )
     ours = np.concatenate(list(fitted.complete(blocks, masks).values()), 1)
-    known = np.concatenate([np.broadcast_to(masks[name].reshape(40, -1), block.shape) for name, block in blocks.items()], 1)
+    known = np.concatenate(
+        [np.broadcast_to(masks[name].reshape(40, -1), block.shape) for name, block in blocks.items()], 1
+    )
     stacked = np.concatenate(list(blocks.values()), 1)
-    theirs, objective = min((loops(stacked / fitted.scales, known, 2, .05, 300, start) for start in range(2)), key=lambda pair: pair[1])
+    theirs, objective = min(
+        (loops(stacked / fitted.scales, known, 2, 0.05, 300, start) for start in range(2)), key=lambda pair: pair[1]
+    )
     assert np.isclose(fitted.history[-1] * fitted.size, objective, rtol=1e-6)
     np.testing.assert_allclose(ours[~known], (theirs * fitted.scales)[~known], atol=1e-4)
     assert (np.diff(fitted.history) < 1e-12).all()
@@ -77,7 +102,10 @@ def test_chunks_change_nothing(seed, chunk, by_entry):
     rng = np.random.default_rng(seed)
     blocks = planted(60, {'visual': 8, 'text': 5}, 2, rng, noise=.2)
     masks = {name: rng.random(block.shape if by_entry else 60) < .8 for name, block in blocks.items()}
-    found = [complete_modalities(blocks, masks, 2, CompletionSettings(passes=3, ridge=.01, chunk=size), progress=False) for size in (chunk, 1000)]
+    found = [
+        complete_modalities(blocks, masks, 2, CompletionSettings(passes=3, ridge=0.01, chunk=size), progress=False)
+        for size in (chunk, 1000)
+    ]
     for name in blocks:
         np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-6, atol=1e-6)
 
@@ -89,7 +117,10 @@ def test_memory_maps(tmp_path):
     for name, block in truth.items():
         np.save(tmp_path / f'{name}.npy', block.astype(np.float32))
     blocks = {name: np.load(tmp_path / f'{name}.npy', mmap_mode='r') for name in truth}
-    out = {name: np.lib.format.open_memmap(tmp_path / f'{name} out.npy', 'w+', np.float32, block.shape) for name, block in blocks.items()}
+    out = {
+        name: np.lib.format.open_memmap(tmp_path / f'{name} out.npy', 'w+', np.float32, block.shape)
+        for name, block in blocks.items()
+    }
     complete_modalities(blocks, masks, 3, CompletionSettings(chunk=64), out=out, progress=False)
     assert unknown_error(truth, {name: np.load(tmp_path / f'{name} out.npy') for name in truth}, masks) < 2e-3
     in_place = {name: np.load(tmp_path / f'{name}.npy', mmap_mode='r+') for name in truth}

@@ -5,11 +5,12 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch.utils.data import DataLoader
 
-from microvid_nb.classify.conv3d import (ClipBatch, Conv2DClassifier, Conv3DClassifier, ConvSettings, clip_loss, continuous_actions, count_weights, even_subset,
-                                         flat_settings, middle_square, read_actions, without_repetitions)
+from microvid_nb.classify.conv3d import (
+    ClipBatch, Conv2DClassifier, Conv3DClassifier, ConvSettings, clip_loss, continuous_actions, count_weights,
+    even_subset, flat_settings, middle_square, read_actions, without_repetitions)
 from microvid_nb.data.microworld import MicroWorld
-from microvid_nb.data.motions import action_clip
-from microvid_nb.data.world_views import ActionClips, as_tensor, draw_all
+from microvid_nb.data.world.motions import action_clip
+from microvid_nb.data.world.views import ActionClips, as_tensor, draw_all
 from microvid_nb.media.render import write_video
 from microvid_nb.media.video import MediaError, iter_frames
 from microvid_nb.training import fit, load_model, save_checkpoint
@@ -24,7 +25,9 @@ def network(kind, settings=SMALL, seed=0):
 
 
 def clip_of(n=2, frames=8, side=20, seed=0):
-    return torch.randint(0, 256, (n, 3, frames, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (n, 3, frames, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 # --- files
@@ -33,7 +36,10 @@ def clip_of(n=2, frames=8, side=20, seed=0):
 @pytest.fixture(scope='module')
 def scenes():
     """Two clips of different places, uint8 [24, 90, 120, 3] each."""
-    return [action_clip(np.random.default_rng(seed), 24, 12, 90, 120, action=action).images for seed, action in ((3, 'walk left'), (4, 'hop'))]
+    return [
+        action_clip(np.random.default_rng(seed), 24, 12, 90, 120, action=action).images
+        for seed, action in ((3, 'walk left'), (4, 'hop'))
+    ]
 
 
 def test_actions_end_at_cuts_and_leave_out_repetitions(tmp_path, scenes):
@@ -44,7 +50,9 @@ def test_actions_end_at_cuts_and_leave_out_repetitions(tmp_path, scenes):
     assert [tuple(action.clip.shape) for action in found] == [(3, 10, 48, 48)]*2 and found[0].clip.dtype == torch.uint8
     assert found[0].times[-1] < 2.1 and found[1].times[0] == pytest.approx(4, abs=.05)
     assert all((np.diff(action.times) > 0).all() for action in found)
-    assert list(np.concatenate([action.times for action in found])) == sorted(np.concatenate([action.times for action in found]))
+    assert list(np.concatenate([action.times for action in found])) == sorted(
+        np.concatenate([action.times for action in found])
+    )
 
 
 def test_frames_are_those_of_the_file(tmp_path, scenes):
@@ -52,7 +60,8 @@ def test_frames_are_those_of_the_file(tmp_path, scenes):
     path = write_video(tmp_path/'video.mp4', scenes[0], fps=12)
     action, = read_actions(path, frames=6, size=48)
     shown = dict(iter_frames(path, 50, 48))
-    for image, time in zip(action.clip.permute(1, 2, 3, 0).numpy(), action.times): assert np.array_equal(image, shown[time][:, 8:56])
+    for image, time in zip(action.clip.permute(1, 2, 3, 0).numpy(), action.times):
+        assert np.array_equal(image, shown[time][:, 8:56])
 
 
 def test_long_actions_are_divided(tmp_path, scenes):
@@ -64,7 +73,9 @@ def test_long_actions_are_divided(tmp_path, scenes):
 def test_a_still_video_is_one_frame_again_and_again(tmp_path, scenes):
     path = write_video(tmp_path/'still.mp4', np.repeat(scenes[0][:1], 20, 0), fps=10)
     action, = read_actions(path, frames=5, size=32)
-    assert action.clip.shape == (3, 5, 32, 32) and set(action.times) == {0.} and (action.clip == action.clip[:, :1]).all()
+    assert (
+        action.clip.shape == (3, 5, 32, 32) and set(action.times) == {0.0} and (action.clip == action.clip[:, :1]).all()
+    )
 
 
 def test_portrait_and_landscape_give_one_size(tmp_path, scenes):
@@ -79,7 +90,9 @@ def test_real_clips(media):
     assert paths
     for path in paths:
         actions = list(read_actions(path, frames=8, size=64, longest=4.))
-        assert actions and all(action.clip.shape == (3, 8, 64, 64) and (np.diff(action.times) >= 0).all() for action in actions)
+        assert actions and all(
+            action.clip.shape == (3, 8, 64, 64) and (np.diff(action.times) >= 0).all() for action in actions
+        )
 
 
 def test_no_video(tmp_path):
@@ -143,8 +156,19 @@ def slow_block(x, convolution, norm, time):
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (1, 1)))
     out = np.zeros((len(w), t, h, v))
     for a, b, d in np.ndindex(t, h, v): out[:, a, b, d] = np.tensordot(w, padded[:, a:a + 3, b:b + 3, d:d + 3], 4)
-    pooled = np.stack([out[:, i:i + time, j:j + 2, k:k + 2].max((1, 2, 3)) for i in range(0, t, time) for j in range(0, h, 2) for k in range(0, v, 2)], 1)
-    mean, var, gain, bias = (tensor.detach().double().numpy()[:, None] for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias))
+    pooled = np.stack(
+        [
+            out[:, i : i + time, j : j + 2, k : k + 2].max((1, 2, 3))
+            for i in range(0, t, time)
+            for j in range(0, h, 2)
+            for k in range(0, v, 2)
+        ],
+        1,
+    )
+    mean, var, gain, bias = (
+        tensor.detach().double().numpy()[:, None]
+        for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    )
     pooled = np.maximum((pooled - mean)/np.sqrt(var + norm.eps)*gain + bias, 0)
     return pooled.reshape(len(w), -(-t//time), -(-h//2), -(-v//2))
 
@@ -196,7 +220,11 @@ def test_order_matters_to_one_of_them(seed):
 def test_equally_many_weights(sizes):
     flat = flat_settings(sizes)
     deep, shallow = count_weights(Conv3DClassifier, sizes), count_weights(Conv2DClassifier, flat)
-    assert abs(shallow/deep - 1) < .05 and (flat.classes, flat.hidden, flat.dropout) == (sizes.classes, sizes.hidden, sizes.dropout)
+    assert abs(shallow / deep - 1) < 0.05 and (flat.classes, flat.hidden, flat.dropout) == (
+        sizes.classes,
+        sizes.hidden,
+        sizes.dropout,
+    )
 
 
 def test_weights_are_counted():
@@ -239,7 +267,10 @@ def test_bad_clips(kind, x, words):
 
 def test_only_the_3d_network_learns_which_way_somebody_walks():
     """Walk left or right, 240 clips for training and 80 for the test; no frame tells, so the flat network stays near chance."""
-    drawn = [action_clip(np.random.default_rng(seed), 6, 8, 20, 20, action=('walk left', 'walk right')[seed % 2]).images for seed in range(320)]
+    drawn = [
+        action_clip(np.random.default_rng(seed), 6, 8, 20, 20, action=('walk left', 'walk right')[seed % 2]).images
+        for seed in range(320)
+    ]
     clips, labels = as_tensor(np.stack(drawn)).transpose(1, 2), torch.arange(320) % 2
     right = {}
     for kind in KINDS:

@@ -62,7 +62,13 @@ def test_corrupted_files(tmp_path, pictures, monkeypatch, suffix, threads):
         paths.append(tmp_path / f'{seed}{suffix}')
         paths[-1].write_bytes(corrupt(whole, seed))
     # all in one process of their own: a crash of the interpreter shows as an early end, and names its file
-    done = subprocess.run([sys.executable, '-c', WORKER], input='\n'.join(map(str, paths)), capture_output=True, text=True, timeout=len(paths) * SECONDS)
+    done = subprocess.run(
+        [sys.executable, '-c', WORKER],
+        input='\n'.join(map(str, paths)),
+        capture_output=True,
+        text=True,
+        timeout=len(paths) * SECONDS,
+    )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, f'{paths[len(answers)].name} ended the process:\n{done.stderr[-3000:]}'
     assert 'Traceback' not in done.stderr
@@ -71,4 +77,5 @@ def test_corrupted_files(tmp_path, pictures, monkeypatch, suffix, threads):
         assert said == 'made' or (said.startswith(f'{path}: ') and '\n' not in said), said
         assert len(warned) <= 1, warned
     made = sum(said == 'made' for said, _, _ in answers)
-    assert .3 * len(paths) < made < len(paths)  # some survive, some do not: the corruptions are neither harmless nor hopeless
+    # some survive, some do not: the corruptions are neither harmless nor hopeless
+    assert .3 * len(paths) < made < len(paths)

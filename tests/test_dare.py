@@ -10,14 +10,18 @@ from sklearn.metrics import roc_auc_score
 from torch.autograd import gradcheck
 
 from microvid_nb.training import load_model, save_checkpoint
-from microvid_nb.venue.dare import (DARE, DAREBatch, DARESettings, dare_loader, dare_losses, embedding_loss, joint_loss, knowledge_loss,
-                                    mapping_error, sample_pairs, similarity_loss, train_dare, transfer_error, venue_loss)
+from microvid_nb.venue.dare import (
+    DARE, DAREBatch, DARESettings, dare_loader, dare_losses, embedding_loss, joint_loss, knowledge_loss,
+    mapping_error, sample_pairs, similarity_loss, train_dare, transfer_error, venue_loss)
 from microvid_nb.venue.fusion import VenueNetwork, squared_error
 from microvid_nb.venue.similarity import sort_by_venue
-from microvid_nb.venue.videos import Scaler, gather_sounds, gather_videos, mean_and_deviation, missing_modalities, pick_rows
+from microvid_nb.venue.videos import (
+    Scaler, gather_sounds, gather_videos, mean_and_deviation, missing_modalities, pick_rows)
 
 torch.set_num_threads(1)
-SMALL = DARESettings(visual=5, acoustic=4, text=3, concepts=6, text_concepts=2, venues=3, hidden=(7,), samples=2, dropout=0.)
+SMALL = DARESettings(
+    visual=5, acoustic=4, text=3, concepts=6, text_concepts=2, venues=3, hidden=(7,), samples=2, dropout=0.0
+)
 
 
 def data(n=24, sounds=10, seed=0):
@@ -36,7 +40,14 @@ def a_batch(model, seed=0):
 def in_double(batch):
     """The batch with float64 features."""
     def whole(part): return part if part is None else type(part)(*(x.double() if x.is_floating_point() else x for x in part))
-    return DAREBatch(whole(batch.videos), batch.index, whole(batch.partners), batch.partner_index, batch.sign.double(), whole(batch.sounds))
+    return DAREBatch(
+        whole(batch.videos),
+        batch.index,
+        whole(batch.partners),
+        batch.partner_index,
+        batch.sign.double(),
+        whole(batch.sounds),
+    )
 
 
 # ---- gradients
@@ -54,7 +65,9 @@ def test_gradients_of_each_loss_are_those_of_finite_differences(loss, free):
     names = [name for name, _ in model.named_parameters()]
 
     def value(*parameters):
-        found = torch.func.functional_call(Calls(model, loss), {f'model.{name}': p for name, p in zip(names, parameters)}, (batch,))
+        found = torch.func.functional_call(
+            Calls(model, loss), {f'model.{name}': p for name, p in zip(names, parameters)}, (batch,)
+        )
         return found['loss'] if isinstance(found, dict) else found
     assert gradcheck(value, tuple(p.detach().clone().requires_grad_() for p in model.parameters()))
 
@@ -96,7 +109,9 @@ def slow_losses(model, batch):
             x = videos[m][i].double().numpy()
             x = (x - weights[f'scaler.{name}_mean']) / weights[f'scaler.{name}_deviation'] / math.sqrt(len(x))
             parts.append(x if videos.present[i, m] else 0 * x)
-        return np.concatenate([parts[0], weights['acoustic_map.weight'] @ parts[1], weights['text_map.weight'] @ parts[2]])
+        return np.concatenate(
+            [parts[0], weights['acoustic_map.weight'] @ parts[1], weights['text_map.weight'] @ parts[2]]
+        )
 
     j1 = []
     for codes, concepts in zip(*batch.sounds):
@@ -147,14 +162,22 @@ def test_first_term_vanishes_for_mapped_representations_and_not_for_free_ones():
     batch = a_batch(free)
     with torch.no_grad():
         free.own.weight.add_(1)
-    expected = (10 + 3. * batch.videos.present[:, 2].float().mean().item() - batch.videos.present[:, 2].float().mean().item()) + 1
-    assert mapping_error(free.concepts(batch.videos), free.own_concepts(batch.videos, batch.index)).item() == pytest.approx(expected, rel=1e-4)
+    expected = (
+        10 + 3.0 * batch.videos.present[:, 2].float().mean().item() - batch.videos.present[:, 2].float().mean().item()
+    ) + 1
+    assert mapping_error(
+        free.concepts(batch.videos), free.own_concepts(batch.videos, batch.index)
+    ).item() == pytest.approx(expected, rel=1e-4)
 
 
 # ---- pairs
 
 def double_sum(a, venue):
-    return sum(-math.log(sigma((1 if venue[i] == venue[j] else -1) * float(a[i] @ a[j]))) for i in range(len(a)) for j in range(len(a)))
+    return sum(
+        -math.log(sigma((1 if venue[i] == venue[j] else -1) * float(a[i] @ a[j])))
+        for i in range(len(a))
+        for j in range(len(a))
+    )
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -167,7 +190,9 @@ def test_samples_converge_to_the_double_sum(seed):
     def estimate(samples):
         pairs = sample_pairs(by_venue, torch.arange(30), samples, source)
         return 30 * similarity_loss(a, a[pairs.index], pairs.sign, pairs.weight).item()
-    errors = {samples: np.mean([abs(estimate(samples) - whole) for _ in range(30)]) / whole for samples in (5, 500, 20_000)}
+    errors = {
+        samples: np.mean([abs(estimate(samples) - whole) for _ in range(30)]) / whole for samples in (5, 500, 20_000)
+    }
     assert errors[20_000] < .004 and errors[20_000] < errors[500] / 3 < errors[5] / 12
 
 
@@ -189,7 +214,8 @@ def test_every_partner_is_as_likely():
         counts = part.bincount(minlength=7)[possible]
         assert counts.sum() == 40_000
         expected = 40_000 / len(possible)
-        assert ((counts - expected) ** 2 / expected).sum() < 16.3       # chi-square of three degrees of freedom, p = 0.001
+        # chi-square of three degrees of freedom, p = 0.001
+        assert ((counts - expected) ** 2 / expected).sum() < 16.3
 
 
 def test_sampling_costs_the_same_for_any_number_of_videos():
@@ -228,7 +254,10 @@ def test_dropout_acts_in_training_only_and_on_input_and_hidden_layers():
 
 def separable(n, seed):
     source = torch.Generator().manual_seed(seed)
-    centres, venue = 2 * torch.randn(3, 12, generator=torch.Generator().manual_seed(99)), torch.randint(3, (n,), generator=source)
+    centres, venue = (
+        2 * torch.randn(3, 12, generator=torch.Generator().manual_seed(99)),
+        torch.randint(3, (n,), generator=source),
+    )
     x = centres[venue] + torch.randn(n, 12, generator=source)
     return gather_videos(x[:, :5], x[:, 5:9], x[:, 9:], venue, torch.rand(n, 3, generator=source) < .9)
 
@@ -285,8 +314,13 @@ def test_missing_modalities_are_told_and_change_nothing_else():
     model = DARE(SMALL)
     train_dare(model, videos, sounds, 1, 8, progress=False)
     present = torch.tensor([[True, False, True], [False, True, False], [False, False, False], [True, True, True]])
-    some = gather_videos(torch.full((4, 5), torch.nan).index_put((present[:, 0],), torch.ones(5)), torch.full((4, 4), torch.nan).index_put((present[:, 1],), torch.ones(4)),
-                         torch.full((4, 3), torch.nan).index_put((present[:, 2],), torch.ones(3)), [0, 1, 2, 0], present)
+    some = gather_videos(
+        torch.full((4, 5), torch.nan).index_put((present[:, 0],), torch.ones(5)),
+        torch.full((4, 4), torch.nan).index_put((present[:, 1],), torch.ones(4)),
+        torch.full((4, 3), torch.nan).index_put((present[:, 2],), torch.ones(3)),
+        [0, 1, 2, 0],
+        present,
+    )
     said = model.predict(some, batch=3)
     assert said.missing == [('acoustic',), ('visual', 'text'), ('visual', 'acoustic', 'text'), ()]
     assert said.probabilities.isfinite().all() and torch.allclose(said.probabilities.sum(1), torch.ones(4))

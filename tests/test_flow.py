@@ -5,7 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from microvid_nb.features.flow import dis_flow, farneback_flow, flow_picture, flow_stacks, optical_flow, two_stream_input
+from microvid_nb.features.flow import (
+    dis_flow, farneback_flow, flow_picture, flow_stacks, optical_flow, two_stream_input)
 
 METHODS = {'dis': dis_flow(), 'dis half': dis_flow(finest=1), 'farneback': farneback_flow()}
 
@@ -97,7 +98,11 @@ def test_picture_of_a_field():
     flow = torch.zeros(2, 3, 3)
     flow[0, 0, 0], flow[0, 1, 1], flow[0, 2, 2] = 2., -2., 1.
     picture = flow_picture(flow)
-    assert picture[0, 0].tolist() == [255, 0, 0] and picture[1, 1].tolist() == [0, 255, 255] and picture[2, 2].tolist() == [128, 0, 0]
+    assert (
+        picture[0, 0].tolist() == [255, 0, 0]
+        and picture[1, 1].tolist() == [0, 255, 255]
+        and picture[2, 2].tolist() == [128, 0, 0]
+    )
     assert not flow_picture(torch.zeros(2, 4, 4)).any()
 
 
@@ -112,4 +117,5 @@ def test_bad_clips(clip, words):
 
 
 def test_bad_starts():
-    with pytest.raises(ValueError, match='stacks begin at frames 0 to 4, not'): flow_stacks(torch.zeros(4, 2, 16, 16), [5])
+    with pytest.raises(ValueError, match='stacks begin at frames 0 to 4, not'):
+        flow_stacks(torch.zeros(4, 2, 16, 16), [5])

@@ -69,13 +69,27 @@ class Handler(BaseHTTPRequestHandler):
         options = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
         page, size = int(options.get('page', 1)), min(int(options['page_size']), 150)
         results = [self.clip(i, options) for i in range((page - 1) * size, min(page * size, self.server.clips))]
-        further = f'{self.server.address}/apiv2/search/?{urlencode(options | {"page": page + 1})}' if page * size < self.server.clips else None
+        further = (
+            f'{self.server.address}/apiv2/search/?{urlencode(options | {"page": page + 1})}'
+            if page * size < self.server.clips
+            else None
+        )
         self.answer(200, {'count': self.server.clips, 'next': further, 'results': results, 'previous': None})
 
     def clip(self, i, options):
-        clip = {'id': 1000 + i, 'name': f'sound {i}', 'tags': [options['query'], 'x'], 'duration': i / 10, 'username': 'ann',
-                'license': 'http://creativecommons.org/licenses/by/4.0/', 'description': 'never asked for',
-                'previews': {'preview-hq-ogg': f'{self.server.address}/previews/{1000 + i}.ogg', 'preview-lq-mp3': 'unused'}}
+        clip = {
+            'id': 1000 + i,
+            'name': f'sound {i}',
+            'tags': [options['query'], 'x'],
+            'duration': i / 10,
+            'username': 'ann',
+            'license': 'http://creativecommons.org/licenses/by/4.0/',
+            'description': 'never asked for',
+            'previews': {
+                'preview-hq-ogg': f'{self.server.address}/previews/{1000 + i}.ogg',
+                'preview-lq-mp3': 'unused',
+            },
+        }
         return {name: clip[name] for name in options['fields'].split(',')}
 
     def answer(self, status, body, **headers):
@@ -116,7 +130,11 @@ def test_pages_are_followed_and_fields_are_named(server, tmp_path):
     clips = client(server, tmp_path).search('dog', 1000)
     assert [clip['id'] for clip in clips] == [str(1000 + i) for i in range(400)]
     assert set(clips[0]) == {'id', 'name', 'tags', 'duration', 'license', 'username', 'preview'}
-    assert clips[7]['license'].endswith('by/4.0/') and clips[7]['username'] == 'ann' and clips[7]['preview'].endswith('/previews/1007.ogg')
+    assert (
+        clips[7]['license'].endswith('by/4.0/')
+        and clips[7]['username'] == 'ann'
+        and clips[7]['preview'].endswith('/previews/1007.ogg')
+    )
     first = parse_qs(urlsplit(server.asked[0]).query)
     assert urlsplit(server.asked[0]).path == '/apiv2/search/' and len(server.asked) == 3
     assert first['page_size'] == ['150'] and PAGE_SIZE == 150
@@ -222,12 +240,22 @@ def test_the_token_goes_nowhere_else(server, tmp_path):
     other = Server()
     try:
         def elsewhere(handler):
-            handler.answer(200, {'count': 9, 'previous': TOKEN, 'results': [], 'next': f'{other.address}/apiv2/search/?query=dog&fields=id&page_size=150&page=2'})
+            handler.answer(
+                200,
+                {
+                    'count': 9,
+                    'previous': TOKEN,
+                    'results': [],
+                    'next': f'{other.address}/apiv2/search/?query=dog&fields=id&page_size=150&page=2',
+                },
+            )
         server.plan.append(elsewhere)
         with pytest.raises(FreesoundError, match='comes without name'):
             client(server, tmp_path).search('dog')
         assert other.asked == [] and len(server.asked) == 2
-        server.plan.append(lambda handler: handler.answer(302, b'', Location=f'{other.address}/apiv2/search/?query=cat'))
+        server.plan.append(
+            lambda handler: handler.answer(302, b'', Location=f'{other.address}/apiv2/search/?query=cat')
+        )
         with pytest.raises(FreesoundError, match='status 401'):
             client(server, tmp_path).search('cat')
         assert len(other.asked) == 1 and 'Authorization' not in other.headers_seen[0]
@@ -334,7 +362,8 @@ def test_killed_half_way_and_resumed(server, tmp_path):
     assert len(server.asked) == 5 and not set(server.asked) & set(answered)
     assert len(list((tmp_path / 'pages').iterdir())) == 9
     assert not [path for path in tmp_path.rglob('.*') if path.is_file() and path.suffix == '.json']
-    assert len(RequestLog(tmp_path / 'requests.log', time.time, time.sleep).times) == 10   # the request that hung counts
+    # the request that hung counts
+    assert len(RequestLog(tmp_path / 'requests.log', time.time, time.sleep).times) == 10
 
 
 # ---------------------------------------------------------------------------------------------------------------- limits
@@ -350,7 +379,8 @@ def test_never_more_than_sixty_in_any_minute(tmp_path_factory, gaps, restart):
         clock.now += gap / 10
         log.wait(patience=100)
         times.append(clock())
-    assert all(later - earlier >= 60 - 2e-3 for earlier, later in zip(times, times[60:]))   # times are kept to the millisecond
+    # times are kept to the millisecond
+    assert all(later - earlier >= 60 - 2e-3 for earlier, later in zip(times, times[60:]))
 
 
 def test_two_thousand_a_day(tmp_path):
@@ -380,11 +410,25 @@ def test_previews_whole_or_not_at_all(server, tmp_path):
     clips = pd.DataFrame(freesound.search('dog', 4))
     clips.loc[3, 'preview'] = None
     asked = len(server.asked)
-    server.plan.extend([None, lambda handler: handler.answer(200, OGG[:9000], Content_Length=len(OGG)), None, status(404, 'Not found.')])
+    server.plan.extend(
+        [
+            None,
+            lambda handler: handler.answer(200, OGG[:9000], Content_Length=len(OGG)),
+            None,
+            status(404, 'Not found.'),
+        ]
+    )
     files = freesound.download_previews(clips)
     assert [path and path.read_bytes() == OGG for path in files.path] == [True, True, None, None]
-    assert files.problem.tolist()[:2] == ['', ''] and 'status 404, Not found.' in files.problem[2] and 'no preview' in files.problem[3]
-    assert len(server.asked) - asked == 4 and sorted(path.name for path in (tmp_path / 'previews').iterdir()) == ['1000.ogg', '1001.ogg']
+    assert (
+        files.problem.tolist()[:2] == ['', '']
+        and 'status 404, Not found.' in files.problem[2]
+        and 'no preview' in files.problem[3]
+    )
+    assert len(server.asked) - asked == 4 and sorted(path.name for path in (tmp_path / 'previews').iterdir()) == [
+        '1000.ogg',
+        '1001.ogg',
+    ]
     assert all('Authorization' not in headers for headers in server.headers_seen[asked:])
     again = freesound.download_previews(clips)
     assert len(server.asked) - asked == 5 and again.problem[2] == ''   # only the one that failed

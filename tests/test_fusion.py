@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from microvid_nb.classify.fusion import (AttentionPooling, GlobalPooling, MultimodalClassifier, MultimodalItem, MultimodalSettings, multimodal_batch,
-                                         multimodal_loss)
+from microvid_nb.classify.fusion import (
+    AttentionPooling, GlobalPooling, MultimodalClassifier, MultimodalItem, MultimodalSettings, multimodal_batch,
+    multimodal_loss)
 from microvid_nb.training import load_model, save_checkpoint
 
 DIMS = {'visual': 6, 'audio': 4, 'title': 3}
@@ -15,7 +16,9 @@ POOLINGS = ['netvlad', 'attention', 'mean']
 def classifier(pooling='netvlad', seed=0, learned=True, **more):
     """A small classifier; `learned` gives attention other weights than its zeros."""
     torch.manual_seed(seed)
-    model = MultimodalClassifier(MultimodalSettings(dims=tuple(DIMS.values()), classes=5, pooling=pooling, clusters=3, hidden=8, **more)).eval()
+    model = MultimodalClassifier(
+        MultimodalSettings(dims=tuple(DIMS.values()), classes=5, pooling=pooling, clusters=3, hidden=8, **more)
+    ).eval()
     if learned:
         for layer in model.modules():
             if isinstance(layer, AttentionPooling): torch.nn.init.normal_(layer.w)
@@ -26,10 +29,21 @@ def classifier(pooling='netvlad', seed=0, learned=True, **more):
 def video(lengths, label=0, seed=0):
     """Random features; a length of None is a missing modality."""
     source = torch.Generator().manual_seed(seed)
-    return MultimodalItem({name: None if n is None else torch.randn(n, dim, generator=source) for (name, dim), n in zip(DIMS.items(), lengths)}, label)
+    return MultimodalItem(
+        {
+            name: None if n is None else torch.randn(n, dim, generator=source)
+            for (name, dim), n in zip(DIMS.items(), lengths)
+        },
+        label,
+    )
 
 
-VIDEOS = [video(lengths, k % 5, k) for k, lengths in enumerate([(4, 2, 3), (1, 1, 1), (9, None, 2), (None, 3, None), (2, 7, None), (3, 0, 5), (None, None, 1)])]
+VIDEOS = [
+    video(lengths, k % 5, k)
+    for k, lengths in enumerate(
+        [(4, 2, 3), (1, 1, 1), (9, None, 2), (None, 3, None), (2, 7, None), (3, 0, 5), (None, None, 1)]
+    )
+]
 
 
 # --- pooling
@@ -40,10 +54,16 @@ VIDEOS = [video(lengths, k % 5, k) for k, lengths in enumerate([(4, 2, 3), (1, 1
 def test_attention_is_what_numpy_says_and_padding_changes_nothing(lengths, dim, seed):
     torch.manual_seed(seed)
     longest = max(lengths) + 1
-    x, mask = torch.randn(len(lengths), longest, dim, dtype=torch.float64), torch.arange(longest) < torch.tensor(lengths)[:, None]
+    x, mask = (
+        torch.randn(len(lengths), longest, dim, dtype=torch.float64),
+        torch.arange(longest) < torch.tensor(lengths)[:, None],
+    )
     pool = AttentionPooling(dim, longest).double()
     torch.nn.init.normal_(pool.w), torch.nn.init.normal_(pool.b)
-    found, weights = pool(x.masked_fill(~mask[..., None], float('nan')), mask).detach().numpy(), pool.weights(x, mask).detach().numpy()
+    found, weights = (
+        pool(x.masked_fill(~mask[..., None], float('nan')), mask).detach().numpy(),
+        pool.weights(x, mask).detach().numpy(),
+    )
     for row, n in enumerate(lengths):
         e = np.exp(x[row, :n].numpy()@pool.w.detach().numpy() + pool.b.detach().numpy()[:n])
         expected = e@x[row, :n].numpy()/e.sum() if n else np.zeros(dim)
@@ -55,7 +75,9 @@ def test_attention_is_what_numpy_says_and_padding_changes_nothing(lengths, dim, 
 def test_zero_weights_are_global_pooling(length):
     x, mask = torch.randn(3, 6, 4), torch.arange(6) < torch.tensor([[6], [2], [1]])
     attention, mean = AttentionPooling(4, length), GlobalPooling()
-    assert torch.allclose(attention(x, mask), mean(x, mask), atol=1e-6) and torch.allclose(attention(x), x.mean(1), atol=1e-6)
+    assert torch.allclose(attention(x, mask), mean(x, mask), atol=1e-6) and torch.allclose(
+        attention(x), x.mean(1), atol=1e-6
+    )
     for row, n in enumerate((6, 2, 1)): assert torch.allclose(mean(x, mask)[row], x[row, :n].mean(0), atol=1e-6)
 
 
@@ -86,14 +108,17 @@ def test_a_video_alone_and_in_a_batch(pooling):
     model = classifier(pooling)
     with torch.no_grad():
         together = model(multimodal_batch(VIDEOS, DIMS))
-        for k, one in enumerate(VIDEOS): assert torch.allclose(model(multimodal_batch([one], DIMS))[0], together[k], atol=1e-6)
+        for k, one in enumerate(VIDEOS):
+            assert torch.allclose(model(multimodal_batch([one], DIMS))[0], together[k], atol=1e-6)
 
 
 @pytest.mark.parametrize('pooling', POOLINGS)
 @pytest.mark.parametrize('garbage', [1e6, float('nan'), float('inf')])
 def test_what_stands_in_the_padding_does_not_matter(pooling, garbage):
     model, batch = classifier(pooling), multimodal_batch(VIDEOS, DIMS)
-    bad = batch._replace(features={name: x.masked_fill(~batch.masks[name][..., None], garbage) for name, x in batch.features.items()})
+    bad = batch._replace(
+        features={name: x.masked_fill(~batch.masks[name][..., None], garbage) for name, x in batch.features.items()}
+    )
     with torch.no_grad(): assert torch.allclose(model(bad), model(batch), atol=1e-6)
 
 
@@ -107,7 +132,9 @@ def test_missing_modalities_leave_their_weight_to_the_others():
         v = scores.softmax(0)@rows[0, [0, 2]]
         assert torch.allclose(model(multimodal_batch([less], DIMS))[0], model.classify(v), atol=1e-6)
         weights = model.attended(multimodal_batch(VIDEOS, DIMS)).modalities
-    there = torch.tensor([[bool(one.features[name] is not None and len(one.features[name])) for name in DIMS] for one in VIDEOS])
+    there = torch.tensor(
+        [[bool(one.features[name] is not None and len(one.features[name])) for name in DIMS] for one in VIDEOS]
+    )
     assert torch.equal(weights > 0, there) and torch.allclose(weights.sum(1), torch.ones(len(VIDEOS)), atol=1e-6)
 
 
@@ -117,13 +144,19 @@ def test_attended_elements(pooling):
     elements = classifier(pooling).attended(batch).elements
     assert list(elements) == ([] if pooling == 'netvlad' else list(DIMS))
     for name, weight in elements.items():
-        assert torch.equal(weight > 0, batch.masks[name]) and torch.allclose(weight.sum(1), batch.masks[name].any(1).float(), atol=1e-6)
-        if pooling == 'mean': assert torch.allclose(weight, batch.masks[name]/batch.masks[name].sum(1, keepdim=True).clamp(min=1))
+        assert torch.equal(weight > 0, batch.masks[name]) and torch.allclose(
+            weight.sum(1), batch.masks[name].any(1).float(), atol=1e-6
+        )
+        if pooling == 'mean':
+            assert torch.allclose(weight, batch.masks[name] / batch.masks[name].sum(1, keepdim=True).clamp(min=1))
 
 
 def test_concatenation_is_a_sum_of_projections():
     """Without attention's learning, and layers up to there linear, fusion is a linear layer on what would stand side by side."""
-    pooled, layers = [torch.randn(2, dim) for dim in DIMS.values()], [torch.nn.Linear(dim, 8, bias=False) for dim in DIMS.values()]
+    pooled, layers = (
+        [torch.randn(2, dim) for dim in DIMS.values()],
+        [torch.nn.Linear(dim, 8, bias=False) for dim in DIMS.values()],
+    )
     side_by_side = torch.cat(pooled, 1)@torch.cat([layer.weight for layer in layers], 1).T
     rows = torch.stack([layer(x) for layer, x in zip(layers, pooled)], 1)
     assert torch.allclose(3*AttentionPooling(8, 3)(rows), side_by_side, atol=1e-5)
@@ -148,7 +181,9 @@ def test_learns_and_is_saved(tmp_path, pooling):
 
 def test_kmeans_sees_real_rows_only():
     model, batch = classifier(learned=False), multimodal_batch(VIDEOS, DIMS)
-    far = batch._replace(features={name: x.masked_fill(~batch.masks[name][..., None], 1e6) for name, x in batch.features.items()})
+    far = batch._replace(
+        features={name: x.masked_fill(~batch.masks[name][..., None], 1e6) for name, x in batch.features.items()}
+    )
     model.start_from_kmeans(far)
     assert all(encoder.pool.centres.abs().max() < 10 for encoder in model.encoders.values())
 
@@ -163,8 +198,13 @@ def test_dropout_is_off_in_eval():
 
 def test_modalities_of_ones_own():
     """Two modalities under other names."""
-    model = MultimodalClassifier(MultimodalSettings(('flow', 'objects'), (4, 2), classes=3, clusters=2, hidden=8)).eval()
-    batch = multimodal_batch([MultimodalItem({'flow': torch.randn(3, 4)}, 1), MultimodalItem({'objects': torch.randn(2, 2)}, 0)], {'flow': 4, 'objects': 2})
+    model = MultimodalClassifier(
+        MultimodalSettings(('flow', 'objects'), (4, 2), classes=3, clusters=2, hidden=8)
+    ).eval()
+    batch = multimodal_batch(
+        [MultimodalItem({'flow': torch.randn(3, 4)}, 1), MultimodalItem({'objects': torch.randn(2, 2)}, 0)],
+        {'flow': 4, 'objects': 2},
+    )
     assert model(batch).shape == (2, 3) and model.attended(batch).modalities.tolist() == [[1, 0], [0, 1]]
 
 

@@ -10,7 +10,9 @@ from torch.func import functional_call
 
 from microvid_nb.gif.gevaden import GIFGenerator
 from microvid_nb.gif.matching import closest_disjoint_match
-from microvid_nb.gif.ranknet import RankBatch, RankNet, RankNetSettings, adaptive_huber, collate_rank, rank_gif, rank_loader, rank_loss, rank_pairs, times_shown
+from microvid_nb.gif.ranknet import (
+    RankBatch, RankNet, RankNetSettings, adaptive_huber, collate_rank, rank_gif, rank_loader, rank_loss, rank_pairs,
+    times_shown)
 from microvid_nb.gif.reseq2seq import ReSeq2Seq, ReSeq2SeqSettings, mismatch_penalty, reseq2seq_loss
 from microvid_nb.gif.shots import ShotBatch, collate_shots, shot_loader, shot_video
 from microvid_nb.training import fit, load_model, save_checkpoint
@@ -22,7 +24,15 @@ SMALL = ReSeq2SeqSettings(features=WIDTH, video=12, gif=7)
 def videos(seed, lengths):
     """Random videos, with one to four random GIFs each."""
     rng = np.random.default_rng(seed)
-    return [shot_video(str(i), rng.standard_normal((n, WIDTH)), [rng.choice(n, 3, replace=False) for _ in range(rng.integers(1, 5))], np.ones(n)) for i, n in enumerate(lengths)]
+    return [
+        shot_video(
+            str(i),
+            rng.standard_normal((n, WIDTH)),
+            [rng.choice(n, 3, replace=False) for _ in range(rng.integers(1, 5))],
+            np.ones(n),
+        )
+        for i, n in enumerate(lengths)
+    ]
 
 
 def rank_batch(parts):
@@ -64,7 +74,9 @@ def test_loss_worked_by_hand():
     loss = rank_loss(model, batch)
     assert loss['loss'].item() == pytest.approx(.75*(2 - .375)/4) and loss['swapped'].item() == 1/4
     # and were that shot shown twice: 1.5*(2 - 1.5/2)
-    assert rank_loss(model, batch._replace(shown=torch.tensor([[2, 3, 0, 0]])))['loss'].item() == pytest.approx(1.5*(2 - .75)/4)
+    assert rank_loss(model, batch._replace(shown=torch.tensor([[2, 3, 0, 0]])))['loss'].item() == pytest.approx(
+        1.5 * (2 - 0.75) / 4
+    )
 
 
 def slow_rank_loss(model, parts):
@@ -90,7 +102,9 @@ def test_loss_is_that_of_a_double_loop(seed, lengths):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 2  # scores that differ by more than the margin
-    assert rank_loss(model, rank_batch(parts))['loss'].item() == pytest.approx(slow_rank_loss(model, parts), rel=1e-5, abs=1e-6)
+    assert rank_loss(model, rank_batch(parts))['loss'].item() == pytest.approx(
+        slow_rank_loss(model, parts), rel=1e-5, abs=1e-6
+    )
 
 
 @settings(deadline=None, max_examples=40)
@@ -98,9 +112,19 @@ def test_loss_is_that_of_a_double_loop(seed, lengths):
 def test_every_pair_once_and_only_within_a_video(seed, lengths):
     parts = videos(seed, lengths)
     video, second, weight = rank_pairs(rank_batch(parts))
-    found = [(v, i, j) for row, (v, i) in enumerate(zip(video.tolist(), second.tolist())) for j in weight[row].nonzero()[:, 0].tolist()]
+    found = [
+        (v, i, j)
+        for row, (v, i) in enumerate(zip(video.tolist(), second.tolist()))
+        for j in weight[row].nonzero()[:, 0].tolist()
+    ]
     shown = [{int(s) for s in part.gifs.flatten()} for part in parts]
-    assert sorted(found) == [(v, i, j) for v, part in enumerate(parts) for i in sorted(shown[v]) for j in range(len(part.shots)) if j not in shown[v]]
+    assert sorted(found) == [
+        (v, i, j)
+        for v, part in enumerate(parts)
+        for i in sorted(shown[v])
+        for j in range(len(part.shots))
+        if j not in shown[v]
+    ]
     each = torch.zeros(len(parts)).index_add(0, video, weight.sum(1))
     assert (each[each > 0] - 1/max(1, (each > 0).sum())).abs().max().item() < 1e-6 if found else each.sum() == 0
 
@@ -108,7 +132,11 @@ def test_every_pair_once_and_only_within_a_video(seed, lengths):
 def test_padding_and_company_change_nothing():
     model, parts = rank_net(), videos(3, (14, 20, 15))  # long enough for shots that no GIF shows
     batch = rank_batch(parts)
-    longer = RankBatch(torch.cat([batch.shots, torch.zeros(3, 4, WIDTH)], 1), batch.lengths, torch.cat([batch.shown, torch.zeros(3, 4, dtype=torch.int64)], 1))
+    longer = RankBatch(
+        torch.cat([batch.shots, torch.zeros(3, 4, WIDTH)], 1),
+        batch.lengths,
+        torch.cat([batch.shown, torch.zeros(3, 4, dtype=torch.int64)], 1),
+    )
     for row, n in enumerate(batch.lengths):
         longer.shots[row, n:] = 1e3
     alone = np.mean([rank_loss(model, rank_batch([part]))['loss'].item() for part in parts])
@@ -123,7 +151,9 @@ def test_shuffled_shots_have_shuffled_scores_and_the_same_loss(seed):
     order = torch.randperm(9, generator=torch.Generator().manual_seed(seed))
     shuffled = part._replace(shots=part.shots[order], gifs=order.argsort()[part.gifs])
     assert torch.allclose(model(shuffled.shots), model(part.shots)[order], atol=1e-6)
-    assert rank_loss(model, rank_batch([shuffled]))['loss'].item() == pytest.approx(rank_loss(model, rank_batch([part]))['loss'].item(), abs=1e-6)
+    assert rank_loss(model, rank_batch([shuffled]))['loss'].item() == pytest.approx(
+        rank_loss(model, rank_batch([part]))['loss'].item(), abs=1e-6
+    )
     assert {*order[rank_gif(model, shuffled.shots)].tolist()} == {*rank_gif(model, part.shots).tolist()}
 
 
@@ -140,7 +170,11 @@ def check_gradients(model, loss, batch):
         def forward(self):
             return loss(self.model, batch)['loss']
     called = Called()
-    assert torch.autograd.gradcheck(lambda *parts: functional_call(called, {f'model.{name}': part for name, part in zip(names, parts)}, ()), values, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda *parts: functional_call(called, {f'model.{name}': part for name, part in zip(names, parts)}, ()),
+        values,
+        fast_mode=True,
+    )
 
 
 def test_rank_gradients():
@@ -163,7 +197,11 @@ def test_loader_gives_each_video_with_gifs_once_an_epoch():
         for batch in batches:
             for shots, n, shown in zip(*batch):
                 part = next(part for part in parts if len(part.shots) == n)
-                assert torch.equal(shots[:n], part.shots) and torch.equal(shown[:n], times_shown(part)) and not shown[n:].any()
+                assert (
+                    torch.equal(shots[:n], part.shots)
+                    and torch.equal(shown[:n], times_shown(part))
+                    and not shown[n:].any()
+                )
     assert len(loader) == 3
 
 
@@ -185,7 +223,14 @@ def test_a_planted_interest_is_found():
         best = np.argsort(-shots @ direction)[:6]
         return shot_video('a', shots, [best[:3], best[3:]], np.ones(n))
     model = rank_net()
-    fit(model, rank_loader([planted(n) for n in rng.integers(15, 40, 64)]), rank_loss, torch.optim.Adam(model.parameters(), 3e-3), epochs=15, progress=False)
+    fit(
+        model,
+        rank_loader([planted(n) for n in rng.integers(15, 40, 64)]),
+        rank_loss,
+        torch.optim.Adam(model.parameters(), 3e-3),
+        epochs=15,
+        progress=False,
+    )
     fresh = torch.randn(500, WIDTH, generator=torch.Generator().manual_seed(1))
     assert spearmanr(model(fresh).detach(), fresh.numpy() @ direction).statistic > .9
 
@@ -208,7 +253,9 @@ def slow_mismatch(video, summary, margin):
 @given(seeds, st.integers(1, 8), st.floats(0, 3))
 def test_mismatch_is_that_of_a_double_loop(seed, count, margin):
     video, summary = np.random.default_rng(seed).standard_normal((2, count, 4))
-    assert mismatch_penalty(torch.tensor(video), torch.tensor(summary), margin).item() == pytest.approx(slow_mismatch(video, summary, margin), abs=1e-12)
+    assert mismatch_penalty(torch.tensor(video), torch.tensor(summary), margin).item() == pytest.approx(
+        slow_mismatch(video, summary, margin), abs=1e-12
+    )
 
 
 def test_mismatch_gradients_and_one_video():
@@ -229,9 +276,13 @@ def test_parts_make_up_the_loss():
     model, batch = reseq2seq(), shot_batch(0, (6, 9, 4))
     loss = reseq2seq_loss(model, batch)
     generated = [model.generate(shots[:n]) for shots, n in zip(batch.shots, batch.lengths)]
-    regression = np.mean([sum(torch.dist(g, x).item() for g, x in zip(one, target)) for one, target in zip(generated, batch.target)])
+    regression = np.mean(
+        [sum(torch.dist(g, x).item() for g, x in zip(one, target)) for one, target in zip(generated, batch.target)]
+    )
     assert loss['regression'].item() == pytest.approx(regression, rel=1e-5)
-    assert loss['loss'].item() == pytest.approx(loss['regression'].item() + .1*loss['match'].item() + .1*loss['mismatch'].item(), rel=1e-6)
+    assert loss['loss'].item() == pytest.approx(
+        loss['regression'].item() + 0.1 * loss['match'].item() + 0.1 * loss['mismatch'].item(), rel=1e-6
+    )
     code = model.encode(batch.shots, batch.lengths)
     video, summary = (part.detach().numpy() for part in model.look_back(code, model.decode(code)))
     assert loss['match'].item() == pytest.approx(np.linalg.norm(video - summary, axis=1).mean(), rel=1e-5)
@@ -278,9 +329,18 @@ def test_one_right_gif_is_learned():
         rng = np.random.default_rng(seed)
         kind = rng.permutation(np.repeat([0, 1, 2], 2))
         shots = 4*np.eye(3, WIDTH)[kind] + .1*rng.standard_normal((6, WIDTH))
-        return shot_video(str(seed), shots, [[rng.choice(np.flatnonzero(kind == which)) for which in (2, 0, 1)]], np.ones(6)), kind
+        return shot_video(
+            str(seed), shots, [[rng.choice(np.flatnonzero(kind == which)) for which in (2, 0, 1)]], np.ones(6)
+        ), kind
     model = reseq2seq()
-    fit(model, shot_loader([marked(seed)[0] for seed in range(32)], 16), reseq2seq_loss, torch.optim.Adam(model.parameters(), 1e-2), epochs=60, progress=False)
+    fit(
+        model,
+        shot_loader([marked(seed)[0] for seed in range(32)], 16),
+        reseq2seq_loss,
+        torch.optim.Adam(model.parameters(), 1e-2),
+        epochs=60,
+        progress=False,
+    )
     for seed in range(100, 110):
         video, kind = marked(seed)
         assert kind[closest_disjoint_match(model.generate(video.shots), video.shots)].tolist() == [2, 0, 1]

@@ -10,7 +10,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from microvid_nb.gif import matching
-from microvid_nb.gif.matching import closest_disjoint_match, exact_precisions, match_with_bounds, near_shots, round_places, shot_places
+from microvid_nb.gif.matching import (
+    closest_disjoint_match, exact_precisions, match_with_bounds, near_shots, round_places, shot_places)
 
 
 def drawn_problem(seed: int):
@@ -19,7 +20,11 @@ def drawn_problem(seed: int):
     k = int(rng.integers(1, 6))
     n, d = k + int(rng.integers(0, 30)), int(rng.integers(1, 5))
     side, shift = int(rng.integers(1, 5)), float(rng.choice([0, 1000]))
-    return rng.integers(0, side + 1, (3, k, d)) + shift, rng.integers(0, side + 1, (n, d)) + shift, [torch.float32, torch.float64][seed % 2]
+    return (
+        rng.integers(0, side + 1, (3, k, d)) + shift,
+        rng.integers(0, side + 1, (n, d)) + shift,
+        [torch.float32, torch.float64][seed % 2],
+    )
 
 
 @pytest.mark.parametrize('seed', range(500))
@@ -29,7 +34,9 @@ def test_sums_equal_those_of_linear_sum_assignment(seed):
     for sample, seconds in zip(generated, found):
         cost = cdist(sample, shots)
         assert len(set(seconds)) == len(seconds)
-        assert cost[range(len(seconds)), seconds].sum() == pytest.approx(cost[linear_sum_assignment(cost)].sum(), abs=1e-11)
+        assert cost[range(len(seconds)), seconds].sum() == pytest.approx(
+            cost[linear_sum_assignment(cost)].sum(), abs=1e-11
+        )
 
 
 @pytest.mark.parametrize('seed', range(60))
@@ -40,7 +47,9 @@ def test_the_first_in_order_among_equals(seed):
     generated, shots = rng.integers(0, 6, (5, k, 1)), rng.integers(0, 6, (n, 1))
     tuples = list(itertools.permutations(range(n), k))   # in order
     expected = [min(tuples, key=lambda y: np.abs(sample - shots[list(y)]).sum()) for sample in generated]
-    assert closest_disjoint_match(torch.tensor(generated).double(), torch.tensor(shots).double()).tolist() == [list(y) for y in expected]
+    assert closest_disjoint_match(torch.tensor(generated).double(), torch.tensor(shots).double()).tolist() == [
+        list(y) for y in expected
+    ]
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
@@ -50,7 +59,9 @@ def test_near_ties_far_from_the_origin(dtype, difference):
     rng = np.random.default_rng(0)
     base, d = rng.standard_normal((4, 64)), 64
     shots = torch.tensor(np.repeat(base, 5, 0) + difference*rng.standard_normal((20, d)) + 1e3, dtype=dtype)
-    generated = torch.tensor(base[rng.integers(4, size=(30, 3))] + .1*rng.standard_normal((30, 3, d)) + 1e3, dtype=dtype)
+    generated = torch.tensor(
+        base[rng.integers(4, size=(30, 3))] + 0.1 * rng.standard_normal((30, 3, d)) + 1e3, dtype=dtype
+    )
     exact_shots, exact = shots.numpy().astype(np.longdouble), generated.numpy().astype(np.longdouble)
     tuples = np.array(list(itertools.permutations(range(20), 3)))
     distance = np.sqrt(((exact[:, :, None] - exact_shots)**2).sum(-1))
@@ -72,7 +83,9 @@ def test_bounds_hold(seed, d, exponent, offset, dtype, single):
     rng = np.random.default_rng(seed)
     given_type = np.float32 if single else np.float64
     shots = (rng.standard_normal((12, d))*rng.choice([.01, 1], (12, 1)) + 10**offset)*10**exponent
-    generated = (shots[rng.integers(12, size=(4, 2))] + rng.standard_normal((4, 2, d))*10**(exponent + rng.uniform(-5, 1)))
+    generated = shots[rng.integers(12, size=(4, 2))] + rng.standard_normal((4, 2, d)) * 10 ** (
+        exponent + rng.uniform(-5, 1)
+    )
     shots, generated = shots.astype(given_type), generated.astype(given_type)
     places = round_places(shot_places(torch.tensor(shots), 2), dtype)
     near = near_shots(torch.tensor(generated), places)
@@ -86,7 +99,10 @@ def test_single_precision_is_right_or_in_doubt():
     """Samples of which float32 is certain are right, also where it often can't tell, and whatever PyTorch is told about precision."""
     rng = np.random.default_rng(0)
     for difference in (1, 1e-2, 1e-3, 1e-4):
-        shots = torch.tensor(np.repeat(rng.standard_normal((10, 256)), 4, 0) + difference*rng.standard_normal((40, 256)), dtype=torch.float32)
+        shots = torch.tensor(
+            np.repeat(rng.standard_normal((10, 256)), 4, 0) + difference * rng.standard_normal((40, 256)),
+            dtype=torch.float32,
+        )
         generated = torch.tensor(rng.standard_normal((300, 3, 256)), dtype=torch.float32)
         right = matching.match_directly(generated, shots.double())
         chosen, certain = choose(generated, shots, torch.float32)
@@ -130,9 +146,12 @@ def test_scales(scale):
     generator = torch.Generator().manual_seed(2)
     shots, generated = torch.randn(30, 64, generator=generator), torch.randn(50, 3, 64, generator=generator)
     expected = closest_disjoint_match(generated, shots)
-    assert torch.equal(closest_disjoint_match(generated*2.**round(np.log2(scale)), shots*2.**round(np.log2(scale))), expected)
+    assert torch.equal(
+        closest_disjoint_match(generated * 2.0 ** round(np.log2(scale)), shots * 2.0 ** round(np.log2(scale))), expected
+    )
     assert choose(generated*scale, shots*scale, torch.float32)[1].double().mean() > .9
-    far = closest_disjoint_match((generated*scale).double(), shots.double()*1e-9*scale)   # shots far nearer to one another than to the features
+    # shots far nearer to one another than to the features
+    far = closest_disjoint_match((generated*scale).double(), shots.double()*1e-9*scale)
     assert torch.equal(far, matching.match_directly(generated.double(), shots.double()*1e-9))
 
 
@@ -167,7 +186,10 @@ def test_identical_shots_leave_no_doubt():
 @pytest.mark.parametrize('k', range(1, 7))
 def test_every_length_of_gif(k):
     generator = torch.Generator().manual_seed(k)
-    shots, generated = torch.rand(k + 3, 2, generator=generator).double(), torch.rand(20, k, 2, generator=generator).double()
+    shots, generated = (
+        torch.rand(k + 3, 2, generator=generator).double(),
+        torch.rand(20, k, 2, generator=generator).double(),
+    )
     found = closest_disjoint_match(generated, shots)
     for sample, seconds in zip(generated.numpy(), found.numpy()):
         assert seconds.tolist() == linear_sum_assignment(cdist(sample, shots))[1].tolist()
@@ -175,7 +197,10 @@ def test_every_length_of_gif(k):
 
 def test_batches_pieces_and_types(monkeypatch):
     generator = torch.Generator().manual_seed(1)
-    shots, generated = torch.randn(30, 8, generator=generator), torch.randn(4, 5, 3, 8, generator=generator, requires_grad=True)
+    shots, generated = (
+        torch.randn(30, 8, generator=generator),
+        torch.randn(4, 5, 3, 8, generator=generator, requires_grad=True),
+    )
     found = closest_disjoint_match(generated, shots)
     assert found.shape == (4, 5, 3) and found.dtype == torch.int64
     assert torch.equal(found[2, 3], closest_disjoint_match(generated[2, 3], shots))

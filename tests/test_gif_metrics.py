@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from microvid_nb.data.files import real_folder
 from microvid_nb.data.gif_thumbnails import load_gif_thumbnails
 from microvid_nb.gif.matching import closest_disjoint_match
-from microvid_nb.gif.metrics import (best_posterior_score, ctr_table, gif_matching_error, perceptual_matching_error, posterior_score,
-                                     voronoi_projection)
+from microvid_nb.gif.metrics import (
+    best_posterior_score, ctr_table, gif_matching_error, perceptual_matching_error, posterior_score,
+    voronoi_projection)
 
 SHAPES = [(1, 3), (2, 2), (5, 2), (40, 2), (300, 3), (30, 30), (20, 60), (60, 20), (10, 200), (100, 100)]
 KINDS = ['plain', 'whole numbers', 'flat', 'scales', 'repeated']
@@ -72,7 +73,8 @@ def test_the_landing_point_is_on_the_border_of_the_cell(seed):
     found, size = project(g, shots, y), np.linalg.norm(g - shots[y])
     v = found.moves[0].numpy()
     assert found.error.item()*size == pytest.approx(np.linalg.norm(v), rel=1e-12, abs=1e-300)
-    lead = lambda point: np.linalg.norm(point - shots[y]) - np.linalg.norm(point - shots, axis=1).min()   # how much nearer another shot is
+    # how much nearer another shot is
+    lead = lambda point: np.linalg.norm(point - shots[y]) - np.linalg.norm(point - shots, axis=1).min()
     assert lead(g + v) <= 1e-12*size + 1e-14*np.abs(shots).max()
     assert (found.error.item() == 0) == (lead(g) <= 1e-12*size)
     if found.error.item():
@@ -97,7 +99,10 @@ def test_zero_exactly_where_the_matched_shot_is_the_target():
 def test_invariances(seed, n, d, exponent, shift):
     """Shifting, turning and scaling everything leaves PME as it is, and turns the moves along."""
     generator = torch.Generator().manual_seed(seed)
-    shots, generated = torch.randn(n, d, generator=generator).double(), torch.randn(5, d, generator=generator).double()*2
+    shots, generated = (
+        torch.randn(n, d, generator=generator).double(),
+        torch.randn(5, d, generator=generator).double() * 2,
+    )
     targets, scale = torch.randint(n, (5,), generator=generator), 10**exponent
     turn = torch.linalg.qr(torch.randn(d, d, generator=generator).double())[0]
     found = voronoi_projection(generated, shots, targets)
@@ -140,7 +145,9 @@ def test_more_shots_than_dimensions(d):
 
 def test_degenerate_cases():
     shots = torch.tensor([[0., 0], [4, 0], [0, 0], [0, 0]])
-    error = perceptual_matching_error(torch.tensor([[1., 5], [0, 0], [4, 0], [4, 0]]), shots, torch.tensor([2, 3, 1, 0]))
+    error = perceptual_matching_error(
+        torch.tensor([[1.0, 5], [0, 0], [4, 0], [4, 0]]), shots, torch.tensor([2, 3, 1, 0])
+    )
     assert error.tolist() == [0, 0, 0, .5]   # in the cell of three identical shots; g = x_y twice; straight across
     assert error.dtype == torch.float64
     assert perceptual_matching_error(torch.ones(2, 2), torch.zeros(1, 2), torch.tensor([0, 0])).tolist() == [0, 0]
@@ -150,7 +157,9 @@ def test_degenerate_cases():
     on_the_border = perceptual_matching_error(torch.tensor([[2., 7]]), shots[:2], torch.tensor([0]))
     assert on_the_border.tolist() == [0]
     for scale in (1e-300, 1e-30, 1e30, 1e300):
-        assert perceptual_matching_error(torch.tensor([[3., 4]]).double()*scale, shots[:2].double()*scale, torch.tensor([0])).item() == pytest.approx(.2)
+        assert perceptual_matching_error(
+            torch.tensor([[3.0, 4]]).double() * scale, shots[:2].double() * scale, torch.tensor([0])
+        ).item() == pytest.approx(0.2)
 
 
 def test_large_batches_go_in_pieces():
@@ -181,7 +190,16 @@ def test_best_of_the_annotated_gifs():
     generator = torch.Generator().manual_seed(3)
     shots, generated = torch.randn(25, 6, generator=generator), torch.randn(2, 4, 3, 6, generator=generator)
     gifs = torch.tensor([[1, 2, 3], [20, 4, 4], [0, 24, 7]])
-    slow = [[min(np.mean([perceptual_matching_error(g[None], shots, y[None]).item() for g, y in zip(sample, gif)]) for gif in gifs) for sample in row] for row in generated]
+    slow = [
+        [
+            min(
+                np.mean([perceptual_matching_error(g[None], shots, y[None]).item() for g, y in zip(sample, gif)])
+                for gif in gifs
+            )
+            for sample in row
+        ]
+        for row in generated
+    ]
     np.testing.assert_allclose(gif_matching_error(generated, shots, gifs), slow, atol=1e-14)
     with pytest.raises(ValueError, match=r'annotated GIF of 3 shots, found \[3, 2\]'):
         gif_matching_error(generated, shots, gifs[:, :2])
@@ -192,7 +210,8 @@ def test_best_of_the_annotated_gifs():
 def test_posterior_score_by_hand():
     assert posterior_score([0, 1, 2], [2, 4, 1, 8]).item() == pytest.approx(7/8)
     assert posterior_score(torch.tensor([[[3, 3, 3]]]), np.array([2, 4, 1, 8])).tolist() == [[3]]
-    assert posterior_score([[0, 1, 9], [4, 5, 6]], [2, 4, 1, 8]).tolist() == [.75, 0]   # beyond the list there are no comments
+    # beyond the list there are no comments
+    assert posterior_score([[0, 1, 9], [4, 5, 6]], [2, 4, 1, 8]).tolist() == [.75, 0]
     assert posterior_score([0, 1, 2], [0, 0, 0]).item() == posterior_score([0, 1, 2], []).item() == 0
     assert best_posterior_score([[0, 1, 2], [0, 3, 1]], [2, 4, 1, 8]) == 14/8
 
@@ -230,17 +249,41 @@ def drawn_log(rng, videos=300, lift=1.2):
     rows = []
     for method, factor in (('raw', 1), ('GIF', lift)):
         impressions = rng.integers(500, 3000, videos)
-        rows.append(pd.DataFrame({'method': method, 'video': np.arange(videos), 'impressions': impressions, 'clicks': rng.binomial(impressions, np.minimum(1, appeal*factor))}))
+        rows.append(
+            pd.DataFrame(
+                {
+                    'method': method,
+                    'video': np.arange(videos),
+                    'impressions': impressions,
+                    'clicks': rng.binomial(impressions, np.minimum(1, appeal * factor)),
+                }
+            )
+        )
     return pd.concat(rows, ignore_index=True)
 
 
 def test_ctr_table_by_hand():
-    log = pd.DataFrame({'method': ['raw', 'raw', 'GIF', 'raw', 'GIF'], 'video': ['a', 'b', 'a', 'a', 'b'], 'impressions': [10, 20, 40, 10, 10], 'clicks': [1, 4, 8, 3, 3]})
+    log = pd.DataFrame(
+        {
+            'method': ['raw', 'raw', 'GIF', 'raw', 'GIF'],
+            'video': ['a', 'b', 'a', 'a', 'b'],
+            'impressions': [10, 20, 40, 10, 10],
+            'clicks': [1, 4, 8, 3, 3],
+        }
+    )
     table = ctr_table(log)
-    assert list(table.index) == ['raw', 'GIF'] and list(table.columns) == ['mPV', 'mClick', 'mCTR', 'improvement', 'low', 'high']
+    assert list(table.index) == ['raw', 'GIF'] and list(table.columns) == [
+        'mPV',
+        'mClick',
+        'mCTR',
+        'improvement',
+        'low',
+        'high',
+    ]
     np.testing.assert_allclose(table.loc['raw'], [20, 4, .2, 0, 0, 0])
     np.testing.assert_allclose(table.loc['GIF', :'improvement'], [25, 5.5, .25, 25])
-    np.testing.assert_allclose(table.loc['GIF', ['low', 'high']], [0, 50], atol=1e-12)   # video a twice: 4/20 to 8/40; b twice: 4/20 to 3/10
+    # video a twice: 4/20 to 8/40; b twice: 4/20 to 3/10
+    np.testing.assert_allclose(table.loc['GIF', ['low', 'high']], [0, 50], atol=1e-12)
 
 
 def test_ctr_interval_covers_and_is_that_of_the_delta_method():
@@ -259,7 +302,10 @@ def test_ctr_interval_covers_and_is_that_of_the_delta_method():
 
 def test_ctr_is_seeded_and_pairs_videos():
     log = drawn_log(np.random.default_rng(0))
-    pd.testing.assert_frame_equal(ctr_table(log, seed=1), ctr_table(log.sample(frac=1, random_state=0).sort_values('method', ascending=False), seed=1))
+    pd.testing.assert_frame_equal(
+        ctr_table(log, seed=1),
+        ctr_table(log.sample(frac=1, random_state=0).sort_values('method', ascending=False), seed=1),
+    )
     assert not ctr_table(log, seed=1).equals(ctr_table(log, seed=2))
     apart = log.assign(video=[f'{method} {video}' for method, video in zip(log.method, log.video)])
     width = lambda table: table.loc['GIF', 'high'] - table.loc['GIF', 'low']

@@ -9,15 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microvid_nb.data.gif_thumbnails import (SHOTS, find_problems, flag_gifs, load_gif_thumbnails, load_unannotated_videos, read_annotations,
-                                             split_videos)
+from microvid_nb.data.gif_thumbnails import (
+    SHOTS, find_problems, flag_gifs, load_gif_thumbnails, load_unannotated_videos, read_annotations, split_videos)
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get('MICROVID_DATA', ROOT.parent / 'shared' / 'data')) / 'gif_thumbnails'
 ANNOTATED = {
-    '11_101': {'gifs': {'a.gif': [4.0, 9.0, 2.0], 'b.gif': [7.0, 7.0, 1.0], 'c.gif': [4, 9, 2]},
-               'video_url': 'https://example.org/av11', 'height': 360, 'width': 640, 'fps': 25.0, 'frames': 300},
-    '12_102': {'gifs': {'a.gif': [1.0, 3.0, 8.0]}, 'video_url': 'https://example.org/av12', 'height': 640, 'width': 360, 'fps': 29.97, 'frames': 450},
+    '11_101': {
+        'gifs': {'a.gif': [4.0, 9.0, 2.0], 'b.gif': [7.0, 7.0, 1.0], 'c.gif': [4, 9, 2]},
+        'video_url': 'https://example.org/av11',
+        'height': 360,
+        'width': 640,
+        'fps': 25.0,
+        'frames': 300,
+    },
+    '12_102': {
+        'gifs': {'a.gif': [1.0, 3.0, 8.0]},
+        'video_url': 'https://example.org/av12',
+        'height': 640,
+        'width': 360,
+        'fps': 29.97,
+        'frames': 450,
+    },
 }
 COUNTS = {'12_102': [], '11_101': [0, 2, 5, 3, 8, 1, 0, 4, 2, 6, 1, 0, 2]}
 
@@ -50,9 +63,18 @@ def test_a_look_alike_is_read_as_it_is(tmp_path):
     data = load_gif_thumbnails(write(tmp_path))
     assert data.videos.loc['12_102'].tolist() == [450 / 29.97, 29.97, 360, 640, 'https://example.org/av12']
     assert data.gifs[['key', 'gif', *SHOTS]].values.tolist() == [
-        ['11_101', 'a.gif', 4, 9, 2], ['11_101', 'b.gif', 7, 7, 1], ['11_101', 'c.gif', 4, 9, 2], ['12_102', 'a.gif', 1, 3, 8]]
+        ['11_101', 'a.gif', 4, 9, 2],
+        ['11_101', 'b.gif', 7, 7, 1],
+        ['11_101', 'c.gif', 4, 9, 2],
+        ['12_102', 'a.gif', 1, 3, 8],
+    ]
     assert all(data.gifs[shot].dtype == np.int64 for shot in SHOTS)
-    assert data.gifs.repeated.tolist() == [False, True, False, False] and data.gifs.out_of_range.tolist() == [False, False, False, True]
+    assert data.gifs.repeated.tolist() == [False, True, False, False] and data.gifs.out_of_range.tolist() == [
+        False,
+        False,
+        False,
+        True,
+    ]
     assert list(data.counts) == ['11_101', '12_102'] and data.counts['11_101'].tolist() == COUNTS['11_101']
     assert set(map(tuple, data.problems.values.tolist())) == {
         ('11_101', 'b.gif', 'repeated second'), ('11_101', 'c.gif', 'same shots as an earlier GIF'),
@@ -71,7 +93,10 @@ def test_a_short_list_and_a_video_without_gifs_are_flagged(tmp_path):
     annotated = copy.deepcopy(ANNOTATED)
     annotated['12_102']['gifs'] = {}
     data = load_gif_thumbnails(write(tmp_path, annotated, {'11_101': [1] * 11, '12_102': [1] * 15}))
-    assert set(map(tuple, data.problems.values.tolist())) >= {('11_101', '', 'comment list ends before the video'), ('12_102', '', 'no GIF')}
+    assert set(map(tuple, data.problems.values.tolist())) >= {
+        ('11_101', '', 'comment list ends before the video'),
+        ('12_102', '', 'no GIF'),
+    }
 
 
 def test_no_video_at_all_gives_empty_tables(tmp_path):
@@ -224,7 +249,9 @@ SECONDS = st.integers(0, 12)
 def test_flags_agree_with_a_slow_loop(rows, lengths):
     import pandas as pd
     counts = {key: np.ones(n, int) for key, n in zip('abc', lengths)}
-    table = pd.DataFrame([(key, f'{i}.gif', *shots) for i, (key, *shots) in enumerate(rows)], columns=['key', 'gif', *SHOTS])
+    table = pd.DataFrame(
+        [(key, f'{i}.gif', *shots) for i, (key, *shots) in enumerate(rows)], columns=['key', 'gif', *SHOTS]
+    )
     videos = pd.DataFrame({'duration': [11.5] * 3}, index=pd.Index(list('abc'), name='key'))
     flagged = flag_gifs(table, counts)
     assert flagged.repeated.tolist() == [len(set(shots)) < 3 for _, *shots in rows]
@@ -248,8 +275,12 @@ def test_flags_agree_with_a_slow_loop(rows, lengths):
 def test_the_published_files_hold_what_the_files_hold(real, published):
     annotated, counts = published
     assert real.videos.index.tolist() == list(annotated)
-    assert real.gifs[['key', 'gif', *SHOTS]].values.tolist() == [[key, gif, *map(int, shots)] for key, video in annotated.items() for gif, shots in video['gifs'].items()]
-    assert all(real.counts[key].tolist() == seconds for key, seconds in counts.items()) and len(real.counts) == len(counts)
+    assert real.gifs[['key', 'gif', *SHOTS]].values.tolist() == [
+        [key, gif, *map(int, shots)] for key, video in annotated.items() for gif, shots in video['gifs'].items()
+    ]
+    assert all(real.counts[key].tolist() == seconds for key, seconds in counts.items()) and len(real.counts) == len(
+        counts
+    )
     for column in ('fps', 'width', 'height'):
         assert real.videos[column].tolist() == [video[column] for video in annotated.values()]
 
@@ -278,7 +309,13 @@ def test_published_quirks(real):
 def test_four_gifs_name_nine_seconds_beyond_their_lists(published):
     """Three seconds in two GIFs of one video, and all six of the two GIFs of the video whose list is empty."""
     annotated, counts = published
-    beyond = [(key, gif) for key, video in annotated.items() for gif, shots in video['gifs'].items() for shot in shots if shot >= len(counts[key])]
+    beyond = [
+        (key, gif)
+        for key, video in annotated.items()
+        for gif, shots in video['gifs'].items()
+        for shot in shots
+        if shot >= len(counts[key])
+    ]
     assert (len(beyond), len(set(beyond)), sum(len(counts[key]) == 0 for key, _ in beyond)) == (9, 4, 6)
 
 
@@ -289,7 +326,10 @@ def test_published_posterior_scores(published):
     for key, seconds in counts.items():
         if not seconds:
             continue
-        scores = [sum(seconds[int(shot)] for shot in shots if shot < len(seconds)) / max(seconds) for shots in annotated[key]['gifs'].values()]
+        scores = [
+            sum(seconds[int(shot)] for shot in shots if shot < len(seconds)) / max(seconds)
+            for shots in annotated[key]['gifs'].values()
+        ]
         chance.append(3 * sum(seconds) / len(seconds) / max(seconds))
         mean.append(sum(scores) / len(scores))
         best.append(max(scores))

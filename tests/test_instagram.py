@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from microvid_nb.data import instagram as module
-from microvid_nb.data.instagram import (CLASS_OF, WORD_CLASSES, ThumbnailSetSettings, WordCounts, choose_posts, choose_publishers, count_words, ground_truth, merge_plurals,
-                                        nearest_candidate, nounness, popular_topics, read_topics, text_words, write_topics)
+from microvid_nb.data.instagram import (
+    CLASS_OF, WORD_CLASSES, ThumbnailSetSettings, WordCounts, choose_posts, choose_publishers, count_words,
+    ground_truth, merge_plurals, nearest_candidate, nounness, popular_topics, read_topics, text_words, write_topics)
 from microvid_nb.media.survey import full_frame, survey_video
 
 # ---------------------------------------------------------------------------------------------------------------- 200 words labelled by hand
@@ -36,7 +37,10 @@ that tonight top walk weird welcome who work you
 def videos(media):
     """Titles and tags of trending videos, a row a title, and the tag lists of Video2GIF."""
     trending = pd.read_csv(media / 'text' / 'youtube_trending_us_2017.csv', dtype=str).drop_duplicates('title')
-    lists = [line.partition(';')[2] for line in (media / 'text' / 'video2gif_video_tags.txt').read_text(encoding='utf-8').splitlines()[1:]]
+    lists = [
+        line.partition(';')[2]
+        for line in (media / 'text' / 'video2gif_video_tags.txt').read_text(encoding='utf-8').splitlines()[1:]
+    ]
     return trending.title.tolist(), (trending.title + ' | ' + trending.tags.replace('[none]', '')).tolist() + lists
 
 
@@ -61,9 +65,17 @@ def test_precision_and_recall_as_the_notebook_says(videos):
 
 def test_real_topics(videos):
     topics = popular_topics(videos[1])
-    assert len(topics) == 111 and topics['count'].is_monotonic_decreasing and topics.word.is_unique and topics.word.iloc[0] == 'video'
+    assert (
+        len(topics) == 111
+        and topics['count'].is_monotonic_decreasing
+        and topics.word.is_unique
+        and topics.word.iloc[0] == 'video'
+    )
     every = popular_topics(videos[1], 10**6).set_index('word')['count']
-    assert all(word in every for word in 'girl baby boy car dog gym family smoke beach cake guitar football child chocolate bike bag'.split())
+    assert all(
+        word in every
+        for word in 'girl baby boy car dog gym family smoke beach cake guitar football child chocolate bike bag'.split()
+    )
     for one, many in (('dog', 'dogs'), ('girl', 'girls'), ('child', 'children')):
         assert every[one] == sum(bool({one, many} & set(text_words(text))) for text in videos[1])
 
@@ -77,30 +89,52 @@ def test_real_topics(videos):
     ('👨‍👩‍👧 family', '| family |'), ('snake_case', '| snake case |'), ('\n\t', '|'), ("'quoted' “words”", '| quoted | words |'), ('R&B', '| r and b |')])
 def test_text_words(text, words):
     found = text_words(text)
-    assert [word for i, word in enumerate(found) if word != '|' or i == 0 or found[i - 1] != '|'] == words.split()   # breaks in a row as one
+    # breaks in a row as one
+    assert [word for i, word in enumerate(found) if word != '|' or i == 0 or found[i - 1] != '|'] == words.split()
 
 
 @given(st.text(max_size=80))
 def test_any_text_has_words_or_breaks(text):
     words = text_words(text)
-    assert words[0] == words[-1] == '|' and all(word == '|' or (word[0].isalnum() and not any(char.isspace() for char in word)) for word in words)
+    assert words[0] == words[-1] == '|' and all(
+        word == '|' or (word[0].isalnum() and not any(char.isspace() for char in word)) for word in words
+    )
 
 
 def test_classes_are_disjoint_and_lower_case():
     words = [word for row in WORD_CLASSES.values() for word in row.split()]
-    assert len(words) == len(set(words)) == len(CLASS_OF) and all(word == word.lower() and text_words(word) == ['|', word, '|'] for word in words)
+    assert len(words) == len(set(words)) == len(CLASS_OF) and all(
+        word == word.lower() and text_words(word) == ['|', word, '|'] for word in words
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- nouns
 
-SUBJECTS, THINGS, ACTIONS, QUALITIES = ['i', 'you', 'we'], ['blicket', 'wug', 'dax'], ['glorp', 'florb', 'zib'], ['snarfy', 'crunchy', 'mimsy']
+SUBJECTS, THINGS, ACTIONS, QUALITIES = (
+    ['i', 'you', 'we'],
+    ['blicket', 'wug', 'dax'],
+    ['glorp', 'florb', 'zib'],
+    ['snarfy', 'crunchy', 'mimsy'],
+)
 
 
 def invented(rng):
     """A comment with words that no list and no suffix knows: things, actions, qualities."""
     thing, action, quality, subject = (str(rng.choice(words)) for words in (THINGS, ACTIONS, QUALITIES, SUBJECTS))
-    return str(rng.choice([f'my {thing} is so {quality}', f'{subject} {action} the {thing}!', f"don't {action} your {thing}", f'the {thing} was {quality}', f'{subject} will {action} it',
-                           f'a {quality} {thing}', f'look at the {thing}', f'that is {quality} 😍']))
+    return str(
+        rng.choice(
+            [
+                f'my {thing} is so {quality}',
+                f'{subject} {action} the {thing}!',
+                f"don't {action} your {thing}",
+                f'the {thing} was {quality}',
+                f'{subject} will {action} it',
+                f'a {quality} {thing}',
+                f'look at the {thing}',
+                f'that is {quality} 😍',
+            ]
+        )
+    )
 
 
 def test_unknown_words_are_told_by_their_neighbours():
@@ -134,7 +168,11 @@ def test_each_text_counts_once(texts):
 
 def test_ties_by_alphabet_and_a_limit():
     topics = popular_topics(['zebra cake', 'apple cake'], 2)
-    assert topics.word.tolist() == ['cake', 'apple'] and topics['count'].tolist() == [2, 1] and topics['count'].dtype == np.int64
+    assert (
+        topics.word.tolist() == ['cake', 'apple']
+        and topics['count'].tolist() == [2, 1]
+        and topics['count'].dtype == np.int64
+    )
     assert len(popular_topics([])) == 0 and len(popular_topics(['the of and'])) == 0
 
 
@@ -166,7 +204,8 @@ def test_pruning_keeps_the_topics(monkeypatch):
     pruned = popular_topics(zipf_texts(20_000), 100)
     assert set(exact.word[:80]) <= set(pruned.word) and len(count_words(zipf_texts(20_000), 2000).texts) <= 2000
     both = exact.merge(pruned, on='word')
-    assert (both.count_y <= both.count_x).all() and (both.count_y >= both.count_x - 20).all()   # at most one a pruning, and there were at most 20
+    # at most one a pruning, and there were at most 20
+    assert (both.count_y <= both.count_x).all() and (both.count_y >= both.count_x - 20).all()
 
 
 def test_memory_does_not_grow_with_the_number_of_texts():
@@ -181,9 +220,15 @@ def test_memory_does_not_grow_with_the_number_of_texts():
 
 def test_merging_loses_nothing():
     rng = np.random.default_rng(0)
-    nouns = Counter({word: int(rng.integers(1, 99)) for word in 'dog dogs city cities vegas vega man men lass news new'.split()})
+    nouns = Counter(
+        {word: int(rng.integers(1, 99)) for word in 'dog dogs city cities vegas vega man men lass news new'.split()}
+    )
     merged = merge_plurals(nouns, {})
-    assert sum(merged.values()) == sum(nouns.values()) and merged['city'] == nouns['city'] + nouns['cities'] and merged['lass'] == nouns['lass']
+    assert (
+        sum(merged.values()) == sum(nouns.values())
+        and merged['city'] == nouns['city'] + nouns['cities']
+        and merged['lass'] == nouns['lass']
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- topics as a file
@@ -191,13 +236,19 @@ def test_merging_loses_nothing():
 @given(st.dictionaries(st.text(st.characters(exclude_categories=['Cs', 'Cc']), min_size=1).filter(lambda word: word.strip()), st.integers(0, 10**9 - 1)))
 def test_topics_survive_a_file(tmp_path_factory, topics):
     path = tmp_path_factory.mktemp('topics') / 'topics.csv'
-    table = pd.DataFrame({'word': list(topics), 'count': list(topics.values())}).astype({'word': 'str', 'count': 'int64'})
+    table = pd.DataFrame({'word': list(topics), 'count': list(topics.values())}).astype(
+        {'word': 'str', 'count': 'int64'}
+    )
     if table.word.str.casefold().str.strip().duplicated().any():
         with pytest.raises(ValueError, match='is listed twice'):
             write_topics(path, table)
         return
     again = read_topics(write_topics(path, table))
-    assert again.word.tolist() == table.word.tolist() and again['count'].tolist() == table['count'].tolist() and again['count'].dtype == np.int64
+    assert (
+        again.word.tolist() == table.word.tolist()
+        and again['count'].tolist() == table['count'].tolist()
+        and again['count'].dtype == np.int64
+    )
 
 
 @pytest.mark.parametrize('text, message', [
@@ -229,7 +280,11 @@ def test_posts_like_a_loop(followers, posts):
     publishers = pd.DataFrame({'publisher': range(len(followers)), 'followers': followers})
     table = pd.DataFrame(posts, columns=['publisher', 'clicks']).astype('int64')
     chosen = choose_posts(table, choose_publishers(publishers))
-    expected = [i for i, (publisher, clicks) in enumerate(posts) if publisher < len(followers) and 300 <= followers[publisher] <= 1000 and clicks > 200]
+    expected = [
+        i
+        for i, (publisher, clicks) in enumerate(posts)
+        if publisher < len(followers) and 300 <= followers[publisher] <= 1000 and clicks > 200
+    ]
     assert chosen.index.tolist() == expected
 
 

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
-from microvid_nb.classify.joint import (Moments, SceneNetwork, SceneSettings, TwoStream, TwoStreamSettings, joint_feature, scene_loss, start_from_imagenet, top_joint,
-                                        two_stream_loss)
+from microvid_nb.classify.joint import (
+    Moments, SceneNetwork, SceneSettings, TwoStream, TwoStreamSettings, joint_feature, scene_loss,
+    start_from_imagenet, top_joint, two_stream_loss)
 from microvid_nb.features.visual import backbone
 from microvid_nb.training import load_model, save_checkpoint
 
@@ -46,8 +47,12 @@ def test_top_joint_are_the_largest_cells(scenes, behaviours, count, seed):
     joint = np.random.default_rng(seed).random(behaviours*scenes)
     a, s = [f'a{k}' for k in range(behaviours)], [f's{k}' for k in range(scenes)]
     table = top_joint(torch.from_numpy(joint), a, s, count)
-    every = sorted(((value/joint.sum(), a[k//scenes], s[k % scenes]) for k, value in enumerate(joint)), reverse=True)[:count]
-    assert list(zip(table.behaviour, table.scene)) == [(x, y) for _, x, y in every] and np.allclose(table.share, [value for value, *_ in every])
+    every = sorted(
+        ((value / joint.sum(), a[k // scenes], s[k % scenes]) for k, value in enumerate(joint)), reverse=True
+    )[:count]
+    assert list(zip(table.behaviour, table.scene)) == [(x, y) for _, x, y in every] and np.allclose(
+        table.share, [value for value, *_ in every]
+    )
 
 
 def test_scenes_are_one_layer_on_both_features():
@@ -81,7 +86,9 @@ def test_two_streams_add_their_probabilities():
 def test_streams_are_trained_as_if_alone():
     """The gradient of the summed loss is, for each stream, that of its own cross-entropy."""
     network, x = two_stream(), pictures()
-    batch = Moments(x, torch.rand(6, 6, 40, 40)*2 - 1, torch.zeros(6, dtype=torch.int64), torch.tensor([0, 1, 2, 3, 0, 1]))
+    batch = Moments(
+        x, torch.rand(6, 6, 40, 40) * 2 - 1, torch.zeros(6, dtype=torch.int64), torch.tensor([0, 1, 2, 3, 0, 1])
+    )
     parts = two_stream_loss(network, batch)
     assert torch.allclose(parts['loss'], parts['rgb'] + parts['flow'])
     parts['loss'].backward()
@@ -118,10 +125,15 @@ def test_published_weights_go_into_all_but_the_last_layers(monkeypatch):
     """Stand-ins for ImageNet's weights, of a width that fits memory."""
     narrow = {name: backbone(name, width=1/32) for name in ('vgg16', 'vgg19', 'alexnet')}
     monkeypatch.setattr('microvid_nb.classify.joint.imagenet_weights', lambda name: narrow[name].state_dict())
-    monkeypatch.setattr('microvid_nb.classify.joint.backbone', lambda name, width, **more: backbone(name, width=1/32, **more))
+    monkeypatch.setattr(
+        'microvid_nb.classify.joint.backbone', lambda name, width, **more: backbone(name, width=1 / 32, **more)
+    )
     scenes = start_from_imagenet(SceneNetwork(SceneSettings(scenes=5)))
     for name, branch in scenes.branches.items():
-        assert torch.equal(branch.features[0].weight, narrow[name].features[0].weight) and branch.classifier[-1].out_features == 5
+        assert (
+            torch.equal(branch.features[0].weight, narrow[name].features[0].weight)
+            and branch.classifier[-1].out_features == 5
+        )
     streams = start_from_imagenet(TwoStream(TwoStreamSettings(actions=4, backbone='alexnet')))
     first = narrow['alexnet'].features[0].weight
     assert torch.equal(streams.branches['rgb'].features[0].weight, first)
@@ -133,7 +145,8 @@ def test_without_a_network_the_error_says_what_to_download(monkeypatch, tmp_path
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.setattr('torch.hub.download_url_to_file', no_network)
     with torch.device('meta'): network = TwoStream(TwoStreamSettings(backbone='alexnet'))
-    with pytest.raises(FileNotFoundError, match='ImageNet weights of alexnet .* download them'): start_from_imagenet(network)
+    with pytest.raises(FileNotFoundError, match='ImageNet weights of alexnet .* download them'):
+        start_from_imagenet(network)
 
 
 @pytest.mark.parametrize('wrong, words', [

@@ -22,7 +22,9 @@ class Bottleneck3d(nn.Module):
         self.conv2, self.bn2 = nn.Conv3d(width, width, 3, stride, 1, bias=False), nn.BatchNorm3d(width)
         self.conv3, self.bn3 = nn.Conv3d(width, 4 * width, 1, bias=False), nn.BatchNorm3d(4 * width)
         if stride != 1 or inputs != 4 * width:
-            self.downsample = nn.Sequential(nn.Conv3d(inputs, 4 * width, 1, stride, bias=False), nn.BatchNorm3d(4 * width))
+            self.downsample = nn.Sequential(
+                nn.Conv3d(inputs, 4 * width, 1, stride, bias=False), nn.BatchNorm3d(4 * width)
+            )
 
 
 class ResNet3d50(nn.Module):
@@ -46,8 +48,12 @@ def look_alike(classes=700, prefix='module.', counters=True, changes=None):
     made = {name: torch.tensor(3) if name.endswith('tracked') else torch.tensor(.5).expand(tensor.shape)
             for name, tensor in state.items() if counters or not name.endswith('tracked')}
     made |= changes or {}
-    return {'epoch': 200, 'arch': 'resnet-50', 'state_dict': {prefix + name: tensor for name, tensor in made.items() if tensor is not None},
-            'optimizer': {'state': {}, 'param_groups': [{'lr': .1}]}}
+    return {
+        'epoch': 200,
+        'arch': 'resnet-50',
+        'state_dict': {prefix + name: tensor for name, tensor in made.items() if tensor is not None},
+        'optimizer': {'state': {}, 'param_groups': [{'lr': 0.1}]},
+    }
 
 
 @pytest.fixture(scope='module')
@@ -63,15 +69,22 @@ def save(folder, checkpoint, name='weights.pth', **options):
 def test_expected_shapes_are_those_of_the_network():
     with torch.device('meta'):
         state = ResNet3d50(400).state_dict()
-    assert resnet3d50_shapes(400) == {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith('tracked')}
+    assert resnet3d50_shapes(400) == {
+        name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith('tracked')
+    }
 
 
 @pytest.mark.parametrize('prefix, classes', [('', 400), ('module.', 1039)])
 @pytest.mark.parametrize('counters', [True, False], ids=['2020', '2017'])
 @pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
 def test_read(folder, prefix, counters, zipped, classes):
-    weights = read_kinetics_weights(save(folder, look_alike(classes, prefix, counters), _use_new_zipfile_serialization=zipped))
-    assert {name: tuple(tensor.shape) for name, tensor in weights.classifier.items()} == {'fc.weight': (classes, 2048), 'fc.bias': (classes,)}
+    weights = read_kinetics_weights(
+        save(folder, look_alike(classes, prefix, counters), _use_new_zipfile_serialization=zipped)
+    )
+    assert {name: tuple(tensor.shape) for name, tensor in weights.classifier.items()} == {
+        'fc.weight': (classes, 2048),
+        'fc.bias': (classes,),
+    }
     with torch.device('meta'):
         network = ResNet3d50(classes)
     network.load_state_dict(weights.backbone | weights.classifier, strict=True, assign=True)
@@ -88,13 +101,19 @@ CHANGES = [
     ({'layer1.0.downsample.0.weight': None}, '1 missing: layer1.0.downsample.0.weight'),
     ({'fc.bias': None}, '1 missing: fc.bias'),
     ({'head.weight': torch.zeros(2)}, '1 unexpected: head.weight'),
-    ({'conv1.weight': torch.zeros(1).expand(64, 3, 3, 7, 7)}, r'1 of another shape: conv1.weight is \[64, 3, 3, 7, 7\], not \[64, 3, 7, 7, 7\]'),
+    (
+        {'conv1.weight': torch.zeros(1).expand(64, 3, 3, 7, 7)},
+        r'1 of another shape: conv1.weight is \[64, 3, 3, 7, 7\], not \[64, 3, 7, 7, 7\]',
+    ),
     ({'fc.weight': torch.zeros(1).expand(700, 512)}, r'fc.weight is \[700, 512\], not \[700, 2048\]'),
     ({'fc.bias': torch.zeros(1).expand(7, 100)}, r'fc.bias is \[7, 100\], not \[700\]'),
     ({'bn1.bias': torch.full((64,), float('nan'))}, 'bn1.bias holds NaN or infinity'),
     ({'bn1.weight': torch.full((64,), float('inf'))}, 'bn1.weight holds NaN or infinity'),
-    ({'bn1.weight': torch.ones(64, dtype=torch.int64)}, 'bn1.weight: expected a tensor of real numbers, found torch.int64'),
-    ({'bn1.weight': [1.] * 64}, 'bn1.weight: expected a tensor of real numbers, found list'),
+    (
+        {'bn1.weight': torch.ones(64, dtype=torch.int64)},
+        'bn1.weight: expected a tensor of real numbers, found torch.int64',
+    ),
+    ({'bn1.weight': [1.0] * 64}, 'bn1.weight: expected a tensor of real numbers, found list'),
 ]
 
 
@@ -116,7 +135,9 @@ def test_other_contents_are_named(folder, checkpoint, message):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'nowhere\.pth: .* published at https://github.com/kenshohara/3D-ResNets-PyTorch'):
+    with pytest.raises(
+        FileNotFoundError, match=r'nowhere\.pth: .* published at https://github.com/kenshohara/3D-ResNets-PyTorch'
+    ):
         read_kinetics_weights(tmp_path / 'nowhere.pth')
 
 
@@ -142,8 +163,13 @@ def as_tar(thing, path):
             archive.addfile(entry, io.BytesIO(data))
 
 
-WRITERS = {'zip': torch.save, 'legacy': lambda thing, path: torch.save(thing, path, _use_new_zipfile_serialization=False),
-           'pickle 2': as_pickle(2), 'pickle 4': as_pickle(4), 'tar': as_tar}
+WRITERS = {
+    'zip': torch.save,
+    'legacy': lambda thing, path: torch.save(thing, path, _use_new_zipfile_serialization=False),
+    'pickle 2': as_pickle(2),
+    'pickle 4': as_pickle(4),
+    'tar': as_tar,
+}
 FUNCTIONS = {'mkdir': os.mkdir, 'system': os.system, 'exec': exec}
 
 
@@ -154,7 +180,13 @@ def test_a_hostile_pickle_is_refused_before_anything_runs(tmp_path, writer, func
     mark, path = tmp_path / 'executed', tmp_path / 'hostile.pth'
     arguments = {'mkdir': str(mark), 'system': f'mkdir "{mark}"', 'exec': f'import os; os.mkdir({str(mark)!r})'}
     hostile = Call(FUNCTIONS[function], arguments[function])
-    thing = hostile if place == 'alone' else {'state_dict': {'conv1.weight': torch.zeros(2) if writer in ('zip', 'legacy') else 0, 'bn1.weight': hostile}}
+    thing = (
+        hostile
+        if place == 'alone'
+        else {
+            'state_dict': {'conv1.weight': torch.zeros(2) if writer in ('zip', 'legacy') else 0, 'bn1.weight': hostile}
+        }
+    )
     WRITERS[writer](thing, path)
     if writer != 'tar':  # the payload works where it is let
         torch.load(path, weights_only=False) if writer in ('zip', 'legacy') else pickle.loads(path.read_bytes())
@@ -163,7 +195,8 @@ def test_a_hostile_pickle_is_refused_before_anything_runs(tmp_path, writer, func
     with pytest.raises(ValueError, match=r'hostile\.pth: refused') as caught:
         read_kinetics_weights(path)
     assert not mark.exists()
-    assert 'weights_only' not in str(caught.value) and caught.value.__cause__ is None  # no advice to switch the protection off
+    # no advice to switch the protection off
+    assert 'weights_only' not in str(caught.value) and caught.value.__cause__ is None
 
 
 def test_a_torchscript_program_is_refused(tmp_path):
@@ -176,7 +209,10 @@ def test_a_torchscript_program_is_refused(tmp_path):
 
 @pytest.fixture(scope='module')
 def whole(folder):
-    return [save(folder, look_alike(), f'whole{zipped}.pth', _use_new_zipfile_serialization=zipped) for zipped in (False, True)]
+    return [
+        save(folder, look_alike(), f'whole{zipped}.pth', _use_new_zipfile_serialization=zipped)
+        for zipped in (False, True)
+    ]
 
 
 @settings(deadline=None, max_examples=50)
@@ -209,4 +245,7 @@ def test_a_damaged_file_is_refused_or_still_of_the_right_form(folder, whole, fli
 
 def test_normalisation_constants_are_in_the_unit_interval_and_near_those_of_imagenet():
     assert KINETICS_MEAN == (.4345, .4051, .3775) and KINETICS_STD == (.2768, .2713, .2737)
-    assert all(abs(ours - imagenet) < .06 for ours, imagenet in zip(KINETICS_MEAN + KINETICS_STD, (.485, .456, .406, .229, .224, .225)))
+    assert all(
+        abs(ours - imagenet) < 0.06
+        for ours, imagenet in zip(KINETICS_MEAN + KINETICS_STD, (0.485, 0.456, 0.406, 0.229, 0.224, 0.225))
+    )

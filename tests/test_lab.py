@@ -39,8 +39,20 @@ def lab(tmp_path):
     notebooks.mkdir()
     shutil.copy(ROOT / 'nbs/tutorials/00_quick_start.ipynb', notebooks)
     port = free_port()
-    options = ['--no-browser', f'--port={port}', '--IdentityProvider.token=', '--allow-root', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate', '--LabApp.news_url=None']
-    server = subprocess.Popen([Path(sys.executable).with_name('jupyter'), command, notebooks, *options], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    options = [
+        '--no-browser',
+        f'--port={port}',
+        '--IdentityProvider.token=',
+        '--allow-root',
+        '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate',
+        '--LabApp.news_url=None',
+    ]
+    server = subprocess.Popen(
+        [Path(sys.executable).with_name('jupyter'), command, notebooks, *options],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         wait_for(f'http://localhost:{port}', 90)
         yield f'http://localhost:{port}'
@@ -70,9 +82,16 @@ def test_a_slider_moves_the_choice(lab):
         before = pictures(page)
         handle.focus()
         handle.press('End')
-        page.wait_for_function('before => { const found = document.querySelectorAll(".jupyter-widgets img"); return found.length > 0 && found[0].src !== before; }', arg=before[0], timeout=120_000)
+        page.wait_for_function(
+            'before => { const found = document.querySelectorAll(".jupyter-widgets img"); return found.length > 0 && found[0].src !== before; }',
+            arg=before[0],
+            timeout=120_000,
+        )
         assert pictures(page) != before
-        page.wait_for_function("[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(each => !each.textContent.includes('*'))", timeout=300_000)
+        page.wait_for_function(
+            "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(each => !each.textContent.includes('*'))",
+            timeout=300_000,
+        )
         errors = page.locator('.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"]').all_inner_texts()
         assert not any('Traceback' in text for text in errors + page.locator('.jp-OutputArea-output').all_inner_texts())
         browser.close()

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microvid_nb.data.concepts import CONCEPTS
+from microvid_nb.data.world.concepts import CONCEPTS
 from microvid_nb.data.gif_annotation import comment_peaks, gif_proposals
 from microvid_nb.data.microworld import MicroWorld, draw_file, frame_size, long_reception, reception, write_files
-from microvid_nb.data.motions import ACTIONS, Start, move
-from microvid_nb.data.pictures import Camera, camera_look, motion_blur, source_picture, target_picture
-from microvid_nb.data.scenes import SCENES
-from microvid_nb.data.stories import Film, moment, sound_track
-from microvid_nb.data.synthesis import SOUND_RATE, SOURCES, SoundLibrary
-from microvid_nb.data.viewers import STEP, appeal, crowd_of, watch
+from microvid_nb.data.world.motions import ACTIONS, Start, move
+from microvid_nb.data.world.pictures import Camera, camera_look, motion_blur, source_picture, target_picture
+from microvid_nb.data.world.scenes import SCENES
+from microvid_nb.data.world.stories import Film, moment, sound_track
+from microvid_nb.data.world.synthesis import SOUND_RATE, SOURCES, SoundLibrary
+from microvid_nb.data.world.viewers import STEP, appeal, crowd_of, watch
 from microvid_nb.media.video import read_frames
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -33,7 +33,11 @@ def test_any_story_is_valid(seed, i, long):
     assert low <= story.duration <= high and fewest <= len(story.shots) <= most
     assert story.shots[0].start == 0 and all(a.end == b.start for a, b in zip(story.shots, story.shots[1:]))
     assert min(shot.end - shot.start for shot in story.shots) > .4 * story.duration / len(story.shots)
-    assert {shot.scene for shot in story.shots} <= set(SCENES) and set(story.theme) <= set(CONCEPTS) and story.action in ACTIONS
+    assert (
+        {shot.scene for shot in story.shots} <= set(SCENES)
+        and set(story.theme) <= set(CONCEPTS)
+        and story.action in ACTIONS
+    )
     assert {name for name, *_ in story.sounds} <= set(SOURCES)
     assert all(0 <= start < end <= story.duration for _, start, end, _ in story.sounds)
     assert story == MicroWorld(seed).story(i, long)
@@ -56,9 +60,15 @@ def test_any_moment_can_be_drawn(seed, i, part, height):
 def test_any_reception_is_valid(seed, i):
     world = MicroWorld(seed, viewers=300)
     post = reception(world, i).post
-    assert 0 <= post.clicks <= post.impressions and 0 <= post.posted < world.story(i).duration and ((post.click_rate > 0) & (post.click_rate < 1)).all()
+    assert (
+        0 <= post.clicks <= post.impressions
+        and 0 <= post.posted < world.story(i).duration
+        and ((post.click_rate > 0) & (post.click_rate < 1)).all()
+    )
     received = long_reception(world, i)
-    assert received.counts.min() >= 0 and len(received.counts) == int(np.ceil(world.story(i, long=True).duration - .124))
+    assert received.counts.min() >= 0 and len(received.counts) == int(
+        np.ceil(world.story(i, long=True).duration - 0.124)
+    )
     assert abs(received.interest.mean()) < 1e-9
     for gif in received.gifs: assert len(set(gif)) == 3 and 0 <= gif.min() and gif.max() < len(received.counts)
 
@@ -68,9 +78,18 @@ def test_any_reception_is_valid(seed, i):
 def test_proposals_are_disjoint_seconds(counts, seed):
     counts = np.array(counts)
     proposals = gif_proposals(counts, 35, np.random.default_rng(seed))
-    assert proposals.shape == (35, 3) and all(len(set(gif)) == 3 for gif in proposals.tolist()) and proposals.min() >= 0 and proposals.max() < len(counts)
+    assert (
+        proposals.shape == (35, 3)
+        and all(len(set(gif)) == 3 for gif in proposals.tolist())
+        and proposals.min() >= 0
+        and proposals.max() < len(counts)
+    )
     peaks = comment_peaks(counts)
-    slow = [i for i in range(1, len(counts) - 1) if counts[i - 1] < counts[i] > counts[i + 1] and .05 * len(counts) <= i < .95 * len(counts)]
+    slow = [
+        i
+        for i in range(1, len(counts) - 1)
+        if counts[i - 1] < counts[i] > counts[i + 1] and 0.05 * len(counts) <= i < 0.95 * len(counts)
+    ]
     assert peaks.tolist() == slow
     if len(peaks) >= 3: assert set(proposals.ravel()) <= set(peaks)
 
@@ -80,7 +99,11 @@ def test_motion_is_continuous_but_for_wraps(action):
     start, t = Start(.13, .4, .7, .2), np.arange(0, 6, 1e-3)
     pose = move(action, start, t)
     round_x = (np.diff(pose.x) + .5) % 1 - .5
-    assert np.abs(round_x).max() < .003 and np.abs(np.diff(pose.height)).max() < .002 and np.abs(np.diff(pose.tilt)).max() < .002
+    assert (
+        np.abs(round_x).max() < 0.003
+        and np.abs(np.diff(pose.height)).max() < 0.002
+        and np.abs(np.diff(pose.tilt)).max() < 0.002
+    )
     jumps = np.abs(np.diff(np.log(pose.size))) > .01
     zoom = .45 if action == 'approach' else -.45 if action == 'recede' else 0
     assert jumps.sum() == abs(np.floor(start.size + zoom * t[-1]) - np.floor(start.size))   # the saw-tooth starts again
@@ -88,7 +111,10 @@ def test_motion_is_continuous_but_for_wraps(action):
 
 def test_a_gap_of_zero_changes_nothing_and_a_gap_changes_all_seeds():
     for seed in range(30):
-        clean, far = source_picture(np.random.default_rng(seed), 32, 32), target_picture(np.random.default_rng(seed), 1.5, 32, 32)
+        clean, far = (
+            source_picture(np.random.default_rng(seed), 32, 32),
+            target_picture(np.random.default_rng(seed), 1.5, 32, 32),
+        )
         assert (target_picture(np.random.default_rng(seed), 0., 32, 32).image == clean.image).all()
         assert (far.labels == clean.labels).all() and (far.image != clean.image).any()
 
@@ -128,7 +154,12 @@ def test_files_decode_to_what_was_drawn(tmp_path):
     for i in range(6):
         story, frames = world.story(i), read_frames(draw_file(world, i, tmp_path / f'{i}.mp4'))
         drawn = Film(story, frame_size(story)[0], compress=False)
-        error = np.mean([np.mean((image - drawn.frame(round(t * story.fps) / story.fps).astype(float)) ** 2) for image, t in zip(frames.images[::9], frames.times[::9])])
+        error = np.mean(
+            [
+                np.mean((image - drawn.frame(round(t * story.fps) / story.fps).astype(float)) ** 2)
+                for image, t in zip(frames.images[::9], frames.times[::9])
+            ]
+        )
         assert 10 * np.log10(255 ** 2 / error) > 30
 
 
@@ -136,7 +167,7 @@ CODE = '''
 import hashlib, json, sys
 import numpy as np
 from microvid_nb.data.microworld import MicroWorld, long_reception, reception
-from microvid_nb.data.stories import Film, sound_track
+from microvid_nb.data.world.stories import Film, sound_track
 world, digest = MicroWorld(5), lambda x: hashlib.sha256(x).hexdigest()[:16]
 order = [int(i) for i in sys.argv[1:]]
 made = {}
@@ -150,7 +181,10 @@ print(json.dumps([made[i] for i in sorted(made)]))
 
 
 def test_same_seed_same_world_in_any_process_and_order():
-    runs = [subprocess.run([sys.executable, '-c', CODE, *order], capture_output=True, text=True, check=True).stdout for order in (('0', '1', '2'), ('2', '0', '1'))]
+    runs = [
+        subprocess.run([sys.executable, '-c', CODE, *order], capture_output=True, text=True, check=True).stdout
+        for order in (('0', '1', '2'), ('2', '0', '1'))
+    ]
     assert runs[0] == runs[1] and len(set(json.dumps(row) for row in json.loads(runs[0]))) == 3
 
 
@@ -161,8 +195,14 @@ def test_an_interrupted_run_is_taken_up_again(tmp_path):
     half = {path.name: path.stat().st_mtime_ns for path in (tmp_path / 'a' / 'videos').glob('0*.mp4')}
     write_files(MicroWorld(2), 6, tmp_path / 'a', workers=2, progress=False)
     write_files(MicroWorld(2), 6, tmp_path / 'b', workers=1, progress=False)
-    files = lambda folder: {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob('*') if path.is_file() and not path.name.startswith('.')}
-    assert files(tmp_path / 'a') == files(tmp_path / 'b') and all((tmp_path / 'a' / 'videos' / name).stat().st_mtime_ns == when for name, when in half.items())
+    files = lambda folder: {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob('*')
+        if path.is_file() and not path.name.startswith('.')
+    }
+    assert files(tmp_path / 'a') == files(tmp_path / 'b') and all(
+        (tmp_path / 'a' / 'videos' / name).stat().st_mtime_ns == when for name, when in half.items()
+    )
 
 
 def test_library_does_not_depend_on_its_size():

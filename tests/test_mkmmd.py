@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist, pdist
 
 from microvid_nb.thumbnail.mkmmd import (
-    gaussian_kernels, heuristic_bandwidths, linear_mk_mmd, mean_distance, median_distance, mk_mmd, optimal_kernel_weights, quadruple_terms, squared_distances)
+    gaussian_kernels, heuristic_bandwidths, linear_mk_mmd, mean_distance, median_distance, mk_mmd,
+    optimal_kernel_weights, quadruple_terms, squared_distances)
 
 
 def samples(n, m, d, seed, shift=.5, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, d, generator=generator, dtype=dtype), shift + 1.2*torch.randn(m, d, generator=generator, dtype=dtype)
+    return torch.randn(n, d, generator=generator, dtype=dtype), shift + 1.2 * torch.randn(
+        m, d, generator=generator, dtype=dtype
+    )
 
 
 def by_loops(source, target, bandwidths, weights, unbiased):
@@ -21,7 +24,12 @@ def by_loops(source, target, bandwidths, weights, unbiased):
     total = 0.
     for gamma, beta in zip(bandwidths, weights):
         for x, y, sign, same in ((source, source, 1, True), (target, target, 1, True), (source, target, -2, False)):
-            values = [np.exp(-((x[i] - y[j])**2).sum()/gamma) for i in range(len(x)) for j in range(len(y)) if not (same and unbiased and i == j)]
+            values = [
+                np.exp(-((x[i] - y[j]) ** 2).sum() / gamma)
+                for i in range(len(x))
+                for j in range(len(y))
+                if not (same and unbiased and i == j)
+            ]
             total += beta*sign*sum(values)/len(values)
     return total
 
@@ -53,17 +61,31 @@ def test_closed_form_for_gaussians():
 
     def expected(distance, variance, gamma):
         return (1 + 2*variance/gamma)**(-d/2)*np.exp(-distance/(gamma + 2*variance))
-    truth = np.mean([expected(0, 2, g) + expected(0, 2*sigma**2, g) - 2*expected(d*mean**2, 1 + sigma**2, g) for g in gammas])
+    truth = np.mean(
+        [expected(0, 2, g) + expected(0, 2 * sigma**2, g) - 2 * expected(d * mean**2, 1 + sigma**2, g) for g in gammas]
+    )
     generator = torch.Generator().manual_seed(0)
     for estimate in (mk_mmd, linear_mk_mmd):
-        values = [estimate(torch.randn(50, d, generator=generator, dtype=torch.float64), mean + sigma*torch.randn(71, d, generator=generator, dtype=torch.float64), gammas).item() for _ in range(600)]
+        values = [
+            estimate(
+                torch.randn(50, d, generator=generator, dtype=torch.float64),
+                mean + sigma * torch.randn(71, d, generator=generator, dtype=torch.float64),
+                gammas,
+            ).item()
+            for _ in range(600)
+        ]
         assert np.mean(values) == pytest.approx(truth, abs=4*np.std(values)/600**.5)
 
 
 @pytest.mark.parametrize('estimate', [mk_mmd, linear_mk_mmd])
 def test_unbiased_under_the_null(estimate):
     generator = torch.Generator().manual_seed(0)
-    values = np.array([estimate(torch.randn(20, 5, generator=generator), torch.randn(27, 5, generator=generator)).item() for _ in range(1000)])
+    values = np.array(
+        [
+            estimate(torch.randn(20, 5, generator=generator), torch.randn(27, 5, generator=generator)).item()
+            for _ in range(1000)
+        ]
+    )
     assert abs(values.mean()) < 4*values.std()/1000**.5
     assert .2 < (values < 0).mean() < .8
 
@@ -75,8 +97,12 @@ def test_distances_and_heuristics():
     np.testing.assert_allclose(squared_distances(both, both), cdist(both, both, 'sqeuclidean'), atol=1e-10)
     pairs = pdist(both, 'sqeuclidean')
     assert mean_distance(source, target).item() == pytest.approx(pairs.mean())
-    assert median_distance(source, target).item() in pairs[np.abs(pairs - np.median(pairs)).argsort()[:2]].round(12).tolist() + [pytest.approx(np.median(pairs), rel=1e-3)]
-    assert heuristic_bandwidths(source, target, median_distance, (2.,)).item() == pytest.approx(2*median_distance(source, target).item())
+    assert median_distance(source, target).item() in pairs[np.abs(pairs - np.median(pairs)).argsort()[:2]].round(
+        12
+    ).tolist() + [pytest.approx(np.median(pairs), rel=1e-3)]
+    assert heuristic_bandwidths(source, target, median_distance, (2.0,)).item() == pytest.approx(
+        2 * median_distance(source, target).item()
+    )
 
 
 def test_far_from_the_origin_in_single_precision():
@@ -93,7 +119,9 @@ def test_gradient():
     assert torch.autograd.gradcheck(lambda s, t: linear_mk_mmd(s, t, [1., 5.]), (source, target))
     bandwidths = heuristic_bandwidths(source, target)
     assert not bandwidths.requires_grad
-    with_heuristic, with_constant = (torch.autograd.grad(mk_mmd(source, target, given), source)[0] for given in (None, bandwidths.tolist()))
+    with_heuristic, with_constant = (
+        torch.autograd.grad(mk_mmd(source, target, given), source)[0] for given in (None, bandwidths.tolist())
+    )
     torch.testing.assert_close(with_heuristic, with_constant)
 
 
@@ -108,11 +136,16 @@ def test_weights_against_cvxpy(seed):
     assert (beta >= 0).all() and beta.sum() == pytest.approx(1)
     assert (d > 0).any()
     solved = cp.Variable(len(d), nonneg=True)
-    cp.Problem(cp.Minimize(cp.quad_form(solved, cp.psd_wrap(Q/np.trace(Q)))), [(d/np.abs(d).max()) @ solved == 1]).solve(solver=cp.CLARABEL)
+    cp.Problem(
+        cp.Minimize(cp.quad_form(solved, cp.psd_wrap(Q / np.trace(Q)))), [(d / np.abs(d).max()) @ solved == 1]
+    ).solve(solver=cp.CLARABEL)
     np.testing.assert_allclose(beta, solved.value/solved.value.sum(), atol=2e-3)
 
     def sureness(b): return (d @ b)/np.sqrt(b @ Q @ b)
-    assert sureness(beta) >= sureness(solved.value) - 1e-6 and sureness(beta) >= max(sureness(e) for e in np.eye(len(d))) - 1e-9
+    assert (
+        sureness(beta) >= sureness(solved.value) - 1e-6
+        and sureness(beta) >= max(sureness(e) for e in np.eye(len(d))) - 1e-9
+    )
 
 
 def test_weights_where_nothing_is_seen():
@@ -127,7 +160,11 @@ def test_weights_where_nothing_is_seen():
 
 def test_degenerate_and_bad_input():
     assert mk_mmd(torch.ones(4, 3), torch.ones(5, 3)).item() == 0
-    for source, target in ((torch.zeros(1, 3), torch.zeros(4, 3)), (torch.zeros(4, 3), torch.zeros(4, 2)), (torch.zeros(4), torch.zeros(4))):
+    for source, target in (
+        (torch.zeros(1, 3), torch.zeros(4, 3)),
+        (torch.zeros(4, 3), torch.zeros(4, 2)),
+        (torch.zeros(4), torch.zeros(4)),
+    ):
         with pytest.raises(ValueError, match='expected samples'):
             mk_mmd(source, target)
     with pytest.raises(ValueError, match='positive bandwidths'):

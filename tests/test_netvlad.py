@@ -68,14 +68,18 @@ def test_the_assignment_is_a_softmax_of_squared_distances():
 def test_kmeans_initialisation():
     """Centres are scikit-learn's; a typical frame's second centre has a hundredth of the weight of its first."""
     torch.manual_seed(3)
-    features = torch.cat([torch.randn(80, 4, dtype=torch.float64)*.3 + 3*torch.randn(4, dtype=torch.float64) for _ in range(3)])
+    features = torch.cat(
+        [torch.randn(80, 4, dtype=torch.float64) * 0.3 + 3 * torch.randn(4, dtype=torch.float64) for _ in range(3)]
+    )
     layer = layer_for(4, 3).start_from_kmeans(features, seed=1)
     theirs = KMeans(3, n_init=3, random_state=1).fit(features.numpy()).cluster_centers_
     assert np.allclose(layer.centres.detach().numpy(), theirs)
     squared = np.sort(((features.numpy()[:, None] - theirs)**2).sum(-1), axis=1)
     alpha = -math.log(.01)/(squared[:, 1] - squared[:, 0]).mean()
     assert steepness(features, layer.centres.detach()) == pytest.approx(alpha)
-    assert np.allclose(layer.assign.weight.detach().numpy(), 2*alpha*theirs) and np.allclose(layer.assign.bias.detach().numpy(), -alpha*(theirs**2).sum(1))
+    assert np.allclose(layer.assign.weight.detach().numpy(), 2 * alpha * theirs) and np.allclose(
+        layer.assign.bias.detach().numpy(), -alpha * (theirs**2).sum(1)
+    )
     assert math.exp(-alpha*(squared[:, 1] - squared[:, 0]).mean()) == pytest.approx(.01)
     again = layer_for(4, 3, seed=9).start_from_kmeans(features, seed=1)
     assert torch.equal(again.centres, layer.centres)
@@ -97,7 +101,9 @@ def test_normalised_form_has_unit_clusters_and_forgets_length():
     layer, x = layer_for(5, 4, intra=True), torch.randn(3, 6, 5, dtype=torch.float64)
     y = layer(x)
     assert torch.allclose(y.unflatten(1, (5, 4)).norm(dim=1), torch.full((3, 4), .5, dtype=torch.float64))
-    assert torch.allclose(layer(x.repeat(1, 3, 1)), y) and not torch.allclose(layer_for(5, 4)(x.repeat(1, 3, 1)), layer_for(5, 4)(x))
+    assert torch.allclose(layer(x.repeat(1, 3, 1)), y) and not torch.allclose(
+        layer_for(5, 4)(x.repeat(1, 3, 1)), layer_for(5, 4)(x)
+    )
 
 
 @pytest.mark.parametrize('intra', [False, True])

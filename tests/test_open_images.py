@@ -12,9 +12,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from microvid_nb.data.open_images import OpenImagesDataset, find_classes, open_image, read_class_descriptions, read_image_list, read_open_images
+from microvid_nb.data.open_images import (
+    OpenImagesDataset, find_classes, open_image, read_class_descriptions, read_image_list, read_open_images)
 
-CLASSES = pd.Series({'/m/0bt9lr': 'Dog', '/m/0b3yr': 'Beach', '/m/018w8': 'Basketball', '/m/0frqg3': 'Basketball', '/g/1': 'Bag, "tote"', '/m/05': 'None', '/m/01g317': 'Person'}, name='class_name')
+CLASSES = pd.Series(
+    {
+        '/m/0bt9lr': 'Dog',
+        '/m/0b3yr': 'Beach',
+        '/m/018w8': 'Basketball',
+        '/m/0frqg3': 'Basketball',
+        '/g/1': 'Bag, "tote"',
+        '/m/05': 'None',
+        '/m/01g317': 'Person',
+    },
+    name='class_name',
+)
 IMAGES = ['0000000000000010', '000026e7ee790996', '1e00000000000005', 'ffffffffffffffff', '0000000000000001']
 HEADER = ['ImageID', 'Source', 'LabelName', 'Confidence']
 
@@ -45,23 +57,42 @@ def test_find_classes():
     found, unseen = find_classes(['dog', ' BEACH ', 'basketball', 'bag', 'none', 'dog', 'gym', 'bag, "tote"'], CLASSES)
     assert unseen == ['bag', 'gym']
     assert list(found[['word', 'class_id']].itertuples(index=False, name=None)) == [
-        ('dog', '/m/0bt9lr'), (' BEACH ', '/m/0b3yr'), ('basketball', '/m/018w8'), ('basketball', '/m/0frqg3'), ('none', '/m/05'), ('bag, "tote"', '/g/1')]
+        ('dog', '/m/0bt9lr'),
+        (' BEACH ', '/m/0b3yr'),
+        ('basketball', '/m/018w8'),
+        ('basketball', '/m/0frqg3'),
+        ('none', '/m/05'),
+        ('bag, "tote"', '/g/1'),
+    ]
     assert find_classes([], CLASSES)[1] == []
     assert find_classes(['gym'], CLASSES)[1] == ['gym']
 
 
-ROWS = st.lists(st.tuples(st.sampled_from(IMAGES), st.sampled_from(['verification', 'crowdsource-verification', 'machine']), st.sampled_from(list(CLASSES.index)),
-                          st.sampled_from(['0', '1', '0.0', '1.0', '0.5', '0.7', '0.90'])), max_size=40)
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(IMAGES),
+        st.sampled_from(['verification', 'crowdsource-verification', 'machine']),
+        st.sampled_from(list(CLASSES.index)),
+        st.sampled_from(['0', '1', '0.0', '1.0', '0.5', '0.7', '0.90']),
+    ),
+    max_size=40,
+)
 
 
 @settings(deadline=None, max_examples=60)
 @given(rows=ROWS, wanted=st.lists(st.sampled_from(list(CLASSES.index)), unique=True) | st.none(), sure=st.sampled_from([.5, .6, .9, 1]), cut=st.integers(0, 40))
 def test_table(tmp_path_factory, rows, wanted, sure, cut):
     folder = tmp_path_factory.mktemp('labels')
-    labels = read_open_images([write(folder / 'people.csv', rows[:cut]), write(folder / 'machines.csv.gz', rows[cut:])], CLASSES, wanted, sure)
+    labels = read_open_images(
+        [write(folder / 'people.csv', rows[:cut]), write(folder / 'machines.csv.gz', rows[cut:])], CLASSES, wanted, sure
+    )
     columns = list(CLASSES.index) if wanted is None else wanted
     present = {(image, name) for image, _, name, confidence in rows if name in columns and float(confidence) >= sure}
-    absent = {(image, name) for image, source, name, confidence in rows if name in columns and float(confidence) == 0 and source != 'machine'}
+    absent = {
+        (image, name)
+        for image, source, name, confidence in rows
+        if name in columns and float(confidence) == 0 and source != 'machine'
+    }
     assert list(labels.image_ids) == sorted({image for image, _ in present | absent})
     assert labels.class_ids == columns and labels.class_names == [CLASSES[name] for name in columns]
     for matrix, expected in ((labels.present, present), (labels.absent, absent), (labels.known, present ^ absent)):
@@ -111,7 +142,10 @@ def test_wrong_arguments(tmp_path):
             read_open_images(path, CLASSES, min_confidence=sure)
     with pytest.raises(ValueError, match='the class /m/none is not in the class descriptions'):
         read_open_images(path, CLASSES, ['/m/none'])
-    with pytest.raises(FileNotFoundError, match=r'nowhere\.csv: image labels of Open Images is not here; it is published at https://storage.googleapis.com/openimages'):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r'nowhere\.csv: image labels of Open Images is not here; it is published at https://storage.googleapis.com/openimages',
+    ):
         read_open_images(tmp_path / 'nowhere.csv', CLASSES)
 
 
@@ -132,44 +166,94 @@ def test_memory_stays_flat(tmp_path):
         with open(tmp_path / 'labels.csv', 'w') as file:
             file.write(','.join(HEADER) + '\n')
             file.writelines([block] * times)
-        done = subprocess.run([sys.executable, '-c', PEAK, tmp_path / 'labels.csv'], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, '-c', PEAK, tmp_path / 'labels.csv'], capture_output=True, text=True, check=True
+        )
         images, peaks[times] = done.stdout.split()
         assert int(images) == 1000
     assert float(peaks[25]) - float(peaks[5]) < 25  # MB, where the file grew by 80
 
 
-LIST = ['ImageID', 'Subset', 'OriginalURL', 'OriginalLandingURL', 'License', 'AuthorProfileURL', 'Author', 'Title', 'OriginalSize', 'OriginalMD5', 'Thumbnail300KURL', 'Rotation']
+LIST = [
+    'ImageID',
+    'Subset',
+    'OriginalURL',
+    'OriginalLandingURL',
+    'License',
+    'AuthorProfileURL',
+    'Author',
+    'Title',
+    'OriginalSize',
+    'OriginalMD5',
+    'Thumbnail300KURL',
+    'Rotation',
+]
 
 
 def listed(name, rotation='0.0', title='a title'):
-    return [name, 'train', f'https://e.org/{name}.jpg', 'https://e.org', 'https://creativecommons.org/licenses/by/2.0/', 'https://e.org/a', 'Ana "A." Diaz', title, '1', 'm==', '', rotation]
+    return [
+        name,
+        'train',
+        f'https://e.org/{name}.jpg',
+        'https://e.org',
+        'https://creativecommons.org/licenses/by/2.0/',
+        'https://e.org/a',
+        'Ana "A." Diaz',
+        title,
+        '1',
+        'm==',
+        '',
+        rotation,
+    ]
 
 
 def test_image_list(tmp_path):
-    rows = [listed(name, rotation, title) for name, rotation, title in zip(IMAGES, ['0.0', '90.0', '270', 'nan', ''], ['plain', 'comma, and "quotes"', 'two\nlines', 'NA', ''])]
+    rows = [
+        listed(name, rotation, title)
+        for name, rotation, title in zip(
+            IMAGES, ['0.0', '90.0', '270', 'nan', ''], ['plain', 'comma, and "quotes"', 'two\nlines', 'NA', '']
+        )
+    ]
     table = read_image_list(write(tmp_path / 'images.csv', rows, LIST))
     assert list(table.index) == IMAGES and table.title.tolist() == [row[7] for row in rows]
     np.testing.assert_array_equal(table.rotation, [0, 90, 270, np.nan, np.nan])
-    assert set(table.author) == {'Ana "A." Diaz'} and set(table.subset) == {'train'} and table.url[IMAGES[0]] == f'https://e.org/{IMAGES[0]}.jpg'
-    pd.testing.assert_frame_equal(read_image_list(tmp_path / 'images.csv', [IMAGES[3], IMAGES[1], 'not there']), table.loc[[IMAGES[1], IMAGES[3]]])
+    assert (
+        set(table.author) == {'Ana "A." Diaz'}
+        and set(table.subset) == {'train'}
+        and table.url[IMAGES[0]] == f'https://e.org/{IMAGES[0]}.jpg'
+    )
+    pd.testing.assert_frame_equal(
+        read_image_list(tmp_path / 'images.csv', [IMAGES[3], IMAGES[1], 'not there']), table.loc[[IMAGES[1], IMAGES[3]]]
+    )
     old = read_image_list(write(tmp_path / 'v3.csv', [row[:-1] for row in rows], LIST[:-1]))
     assert old.rotation.isna().all()
     pd.testing.assert_frame_equal(old.drop(columns='rotation'), table.drop(columns='rotation'))
 
 
 def test_wrong_image_lists_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"images\.csv, row 3: expected a Rotation of 0, 90, 180, 270 or nan, found '45'"):
+    with pytest.raises(
+        ValueError, match=r"images\.csv, row 3: expected a Rotation of 0, 90, 180, 270 or nan, found '45'"
+    ):
         read_image_list(write(tmp_path / 'images.csv', [listed(IMAGES[0]), listed(IMAGES[1], '45')], LIST))
     with pytest.raises(ValueError, match=f'the image {IMAGES[0]} is there more than once'):
         read_image_list(write(tmp_path / 'images.csv', [listed(IMAGES[0]), listed(IMAGES[0])], LIST))
-    with pytest.raises(ValueError, match=r'images\.csv: lacks the columns Subset, OriginalURL, License, Author; found ImageID, Title'):
+    with pytest.raises(
+        ValueError, match=r'images\.csv: lacks the columns Subset, OriginalURL, License, Author; found ImageID, Title'
+    ):
         read_image_list(write(tmp_path / 'images.csv', [['a', 'b']], ['ImageID', 'Title']))
 
 
 @pytest.fixture
 def pictures(tmp_path):
     """Five images with labels, four of them with a picture whose corners tell how it is turned."""
-    labels = read_open_images(write(tmp_path / 'labels.csv', [(name, 'verification', '/m/0bt9lr', str(i % 2)) for i, name in enumerate(IMAGES)] + [(IMAGES[0], 'verification', '/m/0bt9lr', '1')]), CLASSES)
+    labels = read_open_images(
+        write(
+            tmp_path / 'labels.csv',
+            [(name, 'verification', '/m/0bt9lr', str(i % 2)) for i, name in enumerate(IMAGES)]
+            + [(IMAGES[0], 'verification', '/m/0bt9lr', '1')],
+        ),
+        CLASSES,
+    )
     (tmp_path / 'train').mkdir()
     for i, name in enumerate(IMAGES[:4]):
         Image.fromarray(corners(i)).save(tmp_path / 'train' / f'{name}.jpg', quality=100, subsampling=0)
@@ -203,7 +287,9 @@ def test_dataset(pictures):
 @pytest.mark.parametrize('workers', [0, 2])
 def test_dataset_in_a_loader(pictures, workers):
     labels, folder = pictures
-    images, present, known = next(iter(DataLoader(OpenImagesDataset(labels, folder, transform=np.array), batch_size=4, num_workers=workers)))
+    images, present, known = next(
+        iter(DataLoader(OpenImagesDataset(labels, folder, transform=np.array), batch_size=4, num_workers=workers))
+    )
     assert images.shape == (4, 24, 32, 3) and present.shape == known.shape == (4, len(CLASSES))
     (folder / f'{IMAGES[1]}.jpg').write_bytes(b'no picture')
     with pytest.raises(ValueError, match=rf'train/{IMAGES[1]}\.jpg: damaged, or not a picture'):

@@ -13,7 +13,8 @@ from microvid_nb.features.text import SemanticSpace
 from microvid_nb.media.survey import survey_video
 from microvid_nb.thumbnail.amuse import AMUSESettings, new_amuse
 from microvid_nb.thumbnail.popularity import (
-    TopicScorer, explain, fused_score, heat_map, input_pictures, load_topic_scorer, popularity, top_topics, topic_counts, topic_model, topic_similarities)
+    TopicScorer, explain, fused_score, heat_map, input_pictures, load_topic_scorer, popularity, top_topics,
+    topic_counts, topic_model, topic_similarities)
 from microvid_nb.thumbnail.select import select_thumbnail
 from microvid_nb.training import save_checkpoint
 
@@ -25,7 +26,9 @@ TOPICS = {'girl': 292, 'beach': 24, 'dog': 72, 'gym': 70}
 def scorer():
     torch.manual_seed(0)
     space = SemanticSpace([*WORDS, 'gym', 'bike'], torch.randn(6, 8))
-    return TopicScorer(new_amuse(AMUSESettings(WORDS, semantic=8, attention=16, width=1/16, size=64, frozen=()), space), space)
+    return TopicScorer(
+        new_amuse(AMUSESettings(WORDS, semantic=8, attention=16, width=1 / 16, size=64, frozen=()), space), space
+    )
 
 
 @pytest.fixture(scope='module')
@@ -66,15 +69,21 @@ def test_score_of_a_clip(scorer, survey):
     np.testing.assert_allclose(topic_similarities(scores), expected)
     weights = np.array(list(TOPICS.values()))/sum(TOPICS.values())
     np.testing.assert_allclose(scores.popularity, expected @ weights, rtol=1e-5)
-    np.testing.assert_allclose(scores.score, fused_score(expected @ weights, survey.candidates.representativeness, .3), atol=1e-5)
+    np.testing.assert_allclose(
+        scores.score, fused_score(expected @ weights, survey.candidates.representativeness, 0.3), atol=1e-5
+    )
     chosen = select_thumbnail(survey, topics=TOPICS, model=scorer, lam=.3)
-    assert chosen.index == scores.score.argmax() and chosen.time == pytest.approx(survey.candidates.times[chosen.index], abs=.2)
+    assert chosen.index == scores.score.argmax() and chosen.time == pytest.approx(
+        survey.candidates.times[chosen.index], abs=0.2
+    )
 
 
 def test_new_words_without_training(scorer, survey):
     """A word that was in no training list gets a column; the others' similarities stay as they were."""
     before, after = scorer.score(survey, topics=TOPICS), scorer.score(survey, topics=TOPICS | {'bike': 500})
-    np.testing.assert_allclose(topic_similarities(after)[list(TOPICS)], topic_similarities(before), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        topic_similarities(after)[list(TOPICS)], topic_similarities(before), rtol=1e-4, atol=1e-6
+    )
     with pytest.raises(ValueError, match="no vector for 'unicorn'"):
         scorer.score(survey, topics={'unicorn': 1})
 
@@ -84,7 +93,11 @@ def test_topic_lists(tmp_path):
     path = write_topics(tmp_path/'topics.csv', table)
     for given_ in (table, path, str(path), {'girl': 3, 'beach': 0}):
         assert topic_counts(given_).to_dict() == {'girl': 3, 'beach': 0}
-    for bad, words in (({}, 'at least one is above 0'), ({'a': 0}, 'at least one is above 0'), ({'a': 1, 'b': float('nan')}, "topic 'b' should be 0 or more, found nan")):
+    for bad, words in (
+        ({}, 'at least one is above 0'),
+        ({'a': 0}, 'at least one is above 0'),
+        ({'a': 1, 'b': float('nan')}, "topic 'b' should be 0 or more, found nan"),
+    ):
         with pytest.raises(ValueError, match=words):
             topic_counts(bad)
 
@@ -103,7 +116,9 @@ def test_explanation_adds_up(scorer, survey):
     thumbnail = select_thumbnail(survey, topics=TOPICS, model=scorer)
     parts = top_topics(thumbnail.scores, TOPICS, thumbnail.index, n=10)
     assert parts.is_monotonic_decreasing and set(parts.index) == set(TOPICS)
-    assert parts.sum() == pytest.approx(thumbnail.scores.popularity[thumbnail.index] - thumbnail.scores.popularity.mean(), abs=1e-6)
+    assert parts.sum() == pytest.approx(
+        thumbnail.scores.popularity[thumbnail.index] - thumbnail.scores.popularity.mean(), abs=1e-6
+    )
     assert len(top_topics(thumbnail.scores, TOPICS, 0, n=2)) == 2
 
 
@@ -148,7 +163,10 @@ def test_picture_that_explains(scorer, survey):
     axes = [ax for part in figure.subfigs for ax in part.axes]
     shown = next(ax for ax in axes if ax.images and ax.get_xlim()[1] > 1)
     assert [label.get_text() for label in shown.get_yticklabels()] == ['girl', 'dog']      # the most frequent
-    bars = {label.get_text(): bar.get_width() for label, bar in zip(figure.subfigs[1].axes[0].get_yticklabels(), figure.subfigs[1].axes[0].patches)}
+    bars = {
+        label.get_text(): bar.get_width()
+        for label, bar in zip(figure.subfigs[1].axes[0].get_yticklabels(), figure.subfigs[1].axes[0].patches)
+    }
     expected = top_topics(thumbnail.scores, TOPICS, thumbnail.index, 4)
     assert set(bars) == set(TOPICS) and all(bars[word] == pytest.approx(expected[word], abs=1e-9) for word in bars)
     plt.close('all')

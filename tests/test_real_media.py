@@ -13,9 +13,18 @@ from microvid_nb.preview import make_preview
 
 # files of which nothing can be shown: no picture stream, no decodable packet, or no video at all
 UNUSABLE = {
-    'androidx_sample_fragmented_uuid.mp4', 'androidx_subsample_encrypted_noaltref.webm', 'dali_lfs_pointer.mp4', 'exiftool_Pentax_headeronly.avi',
-    'exiftool_QuickTime_headeronly.mov', 'mp4parse_bipbop_nonfragment_header.mp4', 'mp4parse_zero_empty_stsc.mp4', 'mp4parser_amf0_truncated.mp4',
-    'rails_video_without_video_stream.mp4', 'streamio_broken.mp4', 'streamio_empty.flv'}
+    'androidx_sample_fragmented_uuid.mp4',
+    'androidx_subsample_encrypted_noaltref.webm',
+    'dali_lfs_pointer.mp4',
+    'exiftool_Pentax_headeronly.avi',
+    'exiftool_QuickTime_headeronly.mov',
+    'mp4parse_bipbop_nonfragment_header.mp4',
+    'mp4parse_zero_empty_stsc.mp4',
+    'mp4parser_amf0_truncated.mp4',
+    'rails_video_without_video_stream.mp4',
+    'streamio_broken.mp4',
+    'streamio_empty.flv',
+}
 DAMAGED = {'decord_corrupted.mp4', 'mediabunny_annex_b_truncated.mp4', 'mp4parse_no_timescale.mp4'}
 
 

@@ -67,7 +67,11 @@ def test_has_a_page_for_each_entry_of_the_sidebar(site):
     wanted = {entry.rsplit('.', 1)[0] + '.html' for entry in entries(sidebar) if not entry.startswith('http')}
     there = {str(path.relative_to(site)) for path in pages(site)}
     assert wanted <= there
-    notebooks = {str(path.relative_to(ROOT / 'nbs').with_suffix('.html')) for path in ROOT.glob('nbs/**/*.ipynb') if '.ipynb_checkpoints' not in path.parts}
+    notebooks = {
+        str(path.relative_to(ROOT / 'nbs').with_suffix('.html'))
+        for path in ROOT.glob('nbs/**/*.ipynb')
+        if '.ipynb_checkpoints' not in path.parts
+    }
     assert notebooks <= wanted, 'notebooks that the sidebar lacks'
 
 
@@ -83,7 +87,12 @@ def test_has_no_broken_link_inside(site):
             if not target.exists() or (anchor and target in read and unquote(anchor) not in read[target].anchors):
                 broken.append(f'{path.relative_to(site)}: {link}')
     assert not broken, broken[:20]
-    unread = [f'{path.relative_to(site)}: {text.strip()[:80]}' for path, page in read.items() for text in page.prose if '](' in text]
+    unread = [
+        f'{path.relative_to(site)}: {text.strip()[:80]}'
+        for path, page in read.items()
+        for text in page.prose
+        if '](' in text
+    ]
     assert not unread, unread[:20]
 
 
@@ -116,11 +125,20 @@ def test_every_page_in_a_browser(site, address, browser, width):
     page.on('console', lambda message: said.append(message.text) if message.type == 'error' else None)
     page.on('pageerror', lambda error: said.append(str(error)))
     # the next page aborts an icon that is still on its way
-    page.on('requestfailed', lambda request: None if (request.failure, Path(request.url).name) == ('net::ERR_ABORTED', 'favicon.svg') else said.append(f'failed: {request.url}'))
+    page.on(
+        'requestfailed',
+        lambda request: (
+            None
+            if (request.failure, Path(request.url).name) == ('net::ERR_ABORTED', 'favicon.svg')
+            else said.append(f'failed: {request.url}')
+        ),
+    )
     for path in pages(site):
         said.clear()
         page.goto(f'{address}/{path.relative_to(site)}')
-        page.wait_for_function('() => !window.MathJax || !MathJax.startup || !MathJax.startup.promise || MathJax.startup.promise.then(() => true)')
+        page.wait_for_function(
+            '() => !window.MathJax || !MathJax.startup || !MathJax.startup.promise || MathJax.startup.promise.then(() => true)'
+        )
         seen = page.evaluate('''() => ({wide: document.documentElement.scrollWidth, broken: [...document.images].filter(i => i.complete && !i.naturalWidth).length,
             bad: [...document.querySelectorAll('mjx-merror')].map(e => e.textContent), raw: [...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container')).length})''')
         if said or seen['broken'] or seen['bad'] or seen['raw'] or seen['wide'] > width:

@@ -9,22 +9,33 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 from microvid_nb.data import sounds as module
-from microvid_nb.data.sounds import (PAPER_FUNNEL, SYNONYMS, SoundSetSettings, beside_paper, build_sound_set, choose_concepts, concept_labels, find_wordnet,
-                                     gather_clips, merge_synonyms, normal_tag, read_esc50, read_labelled_sounds, singular, sound_statistics, table_meanings, tag_counts,
-                                     wordnet_meanings)
+from microvid_nb.data.sounds import (
+    PAPER_FUNNEL, SYNONYMS, SoundSetSettings, beside_paper, build_sound_set, choose_concepts, concept_labels,
+    find_wordnet, gather_clips, merge_synonyms, normal_tag, read_esc50, read_labelled_sounds, singular,
+    sound_statistics, table_meanings, tag_counts, wordnet_meanings)
 from microvid_nb.media.audio import read_audio
 
 WORDS = ['dog', 'Dogs', 'hound', 'kids', 'child', 'rain', 'field recording', 'field-recording', 'bell', 'zither']
 
 
 def clip(id, tags, **other):
-    return {'id': id, 'name': f'clip {id}', 'tags': tags, 'duration': 1. + int(id) % 7, 'license': 'CC0', 'username': 'ann', **other}
+    return {
+        'id': id,
+        'name': f'clip {id}',
+        'tags': tags,
+        'duration': 1.0 + int(id) % 7,
+        'license': 'CC0',
+        'username': 'ann',
+        **other,
+    }
 
 
 def searcher(world):
     """Finds clips by their tags as written, hyphens and case aside."""
     def search(concept, limit):
-        return [one for one in world if concept.replace('-', ' ') in {tag.lower().replace('-', ' ') for tag in one['tags']}][:limit]
+        return [
+            one for one in world if concept.replace('-', ' ') in {tag.lower().replace('-', ' ') for tag in one['tags']}
+        ][:limit]
     return search
 
 
@@ -81,11 +92,26 @@ def test_like_the_slow_loop(tag_lists, seeds, chosen):
             build_sound_set(seeds, search, chosen)
         return
     result = build_sound_set(seeds, search, chosen)
-    assert result.concepts == sorted(expected) and result.labels.dtype == bool and result.labels.shape == (len(result.clips), len(expected))
+    assert (
+        result.concepts == sorted(expected)
+        and result.labels.dtype == bool
+        and result.labels.shape == (len(result.clips), len(expected))
+    )
     for concept, column in zip(result.concepts, result.labels.T):
         assert set(result.clips.index[column]) == expected[concept]
-    assert set(result.clips.index) == set().union(*expected.values()) and result.clips.index.is_unique and result.labels.any(1).all()
-    assert result.funnel.index.tolist() == ['seeds searched', 'different tags', 'frequent tags', 'synonyms merged', 'searched again', 'frequent concepts']
+    assert (
+        set(result.clips.index) == set().union(*expected.values())
+        and result.clips.index.is_unique
+        and result.labels.any(1).all()
+    )
+    assert result.funnel.index.tolist() == [
+        'seeds searched',
+        'different tags',
+        'frequent tags',
+        'synonyms merged',
+        'searched again',
+        'frequent concepts',
+    ]
     assert result.funnel.loc['frequent concepts'].tolist() == [len(expected), len(result.clips)]
     assert result.funnel.loc['searched again', 'clips'] >= len(result.clips)
 
@@ -133,7 +159,11 @@ def test_synonyms_share_a_column():
     def search(concept, limit):
         return world[:limit]
     result = build_sound_set(['play'], search)
-    assert result.concepts == ['child', 'play'] and result.labels.all() and result.merged == {'play': 'play', 'child': 'child', 'kids': 'child'}
+    assert (
+        result.concepts == ['child', 'play']
+        and result.labels.all()
+        and result.merged == {'play': 'play', 'child': 'child', 'kids': 'child'}
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- pieces
@@ -141,7 +171,11 @@ def test_synonyms_share_a_column():
 def test_a_clip_is_kept_once_with_all_it_came_with():
     world = [clip(str(i), ['dog', 'bark'], preview=f'http://x/{i}.ogg') for i in range(5)]
     clips = gather_clips(['dog', 'bark'], searcher(world), 9)
-    assert len(clips) == 5 and list(clips.columns) == ['name', 'tags', 'duration', 'license', 'username', 'preview'] and clips.index.tolist() == list('01234')
+    assert (
+        len(clips) == 5
+        and list(clips.columns) == ['name', 'tags', 'duration', 'license', 'username', 'preview']
+        and clips.index.tolist() == list('01234')
+    )
 
 
 @pytest.mark.parametrize('change, message', [
@@ -166,7 +200,9 @@ def test_normal_tags_stay_as_they_are(tag):
 def test_tag_counts(tag_lists):
     clips = pd.DataFrame({'tags': [tuple(dict.fromkeys(tags)) for tags in tag_lists]}, dtype=object)
     counts = tag_counts(clips)
-    assert counts.to_dict() == {tag: sum(tag in tags for tags in tag_lists) for tag in set().union(*map(set, tag_lists))}
+    assert counts.to_dict() == {
+        tag: sum(tag in tags for tags in tag_lists) for tag in set().union(*map(set, tag_lists))
+    }
     assert list(counts.index) == sorted(counts.index, key=lambda tag: (-counts[tag], tag))
 
 
@@ -175,12 +211,26 @@ def test_merging_is_an_equivalence(counts):
     counts, merged = pd.Series(counts), merge_synonyms(pd.Series(counts), table_meanings(list(counts)))
     assert set(merged) == set(counts.index)
     for tag, concept in merged.items():
-        assert merged[concept] == concept and (counts[concept], tag) >= (counts[tag], '') and counts[concept] >= counts[tag]
+        assert (
+            merged[concept] == concept
+            and (counts[concept], tag) >= (counts[tag], '')
+            and counts[concept] >= counts[tag]
+        )
 
 
 def test_paper_example():
-    assert len({table_meanings(['kids', 'child', 'kid', 'children'])[word] for word in ('kids', 'child', 'kid', 'children')}) == 1
-    assert table_meanings(['cats', 'dog']) == {'cats': 'cat', 'dog': 'dog'} and table_meanings(['glass', 'bus', 'gas', 'swings']) == {word: word for word in ('glass', 'bus', 'gas', 'swings')}
+    assert (
+        len(
+            {
+                table_meanings(['kids', 'child', 'kid', 'children'])[word]
+                for word in ('kids', 'child', 'kid', 'children')
+            }
+        )
+        == 1
+    )
+    assert table_meanings(['cats', 'dog']) == {'cats': 'cat', 'dog': 'dog'} and table_meanings(
+        ['glass', 'bus', 'gas', 'swings']
+    ) == {word: word for word in ('glass', 'bus', 'gas', 'swings')}
 
 
 def test_every_word_has_one_line():
@@ -208,10 +258,18 @@ def test_beside_paper():
     result = build_sound_set(['dog'], searcher(world))
     table = beside_paper(result.funnel, 'a world of dogs')
     ours, theirs = (table[table['data set'].str.contains(name)].set_index('step') for name in ('dogs', 'Freesound'))
-    assert ours.clips.tolist() == [120] * 6 and theirs.clips.dropna().tolist() == [16363, 45948, 43868] and theirs.concepts.tolist() == [131, 465, 465, 313]
+    assert (
+        ours.clips.tolist() == [120] * 6
+        and theirs.clips.dropna().tolist() == [16363, 45948, 43868]
+        and theirs.concepts.tolist() == [131, 465, 465, 313]
+    )
     assert set(PAPER_FUNNEL.index) <= set(result.funnel.index)
     figures = sound_statistics(result, 'a world of dogs').iloc[0]
-    assert figures['clips / concepts'] == 120 and figures['concepts of a clip, mean'] == 1 and figures['duration, mean s'] == pytest.approx(np.mean([1 + i % 7 for i in range(120)]))
+    assert (
+        figures['clips / concepts'] == 120
+        and figures['concepts of a clip, mean'] == 1
+        and figures['duration, mean s'] == pytest.approx(np.mean([1 + i % 7 for i in range(120)]))
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- WordNet
@@ -220,8 +278,15 @@ def test_wordnet_where_it_is_installed():
     wordnet = find_wordnet()
     if wordnet is None:
         pytest.skip('NLTK or its WordNet corpus is not installed')
-    senses = wordnet_meanings(['kids', 'child', 'children', 'dog', 'hound', 'car', 'automobile', 'applause', 'clapping', 'field-recording'], wordnet)
-    assert senses['kids'] == senses['child'] == senses['children'] and senses['car'] == senses['automobile'] and senses['applause'] == senses['clapping']
+    senses = wordnet_meanings(
+        ['kids', 'child', 'children', 'dog', 'hound', 'car', 'automobile', 'applause', 'clapping', 'field-recording'],
+        wordnet,
+    )
+    assert (
+        senses['kids'] == senses['child'] == senses['children']
+        and senses['car'] == senses['automobile']
+        and senses['applause'] == senses['clapping']
+    )
     assert senses['dog'] != senses['hound'] and senses['field-recording'] == 'field-recording'
 
 
@@ -233,14 +298,20 @@ def test_without_wordnet_there_is_the_table(tmp_path, package):
     (tmp_path / 'nltk' / '__init__.py').write_text('')
     (tmp_path / 'nltk' / 'corpus.py').write_text(package)
     code = 'from microvid_nb.data.sounds import find_wordnet; print(find_wordnet())'
-    done = subprocess.run([sys.executable, '-c', code], env=os.environ | {'PYTHONPATH': str(tmp_path)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', code], env=os.environ | {'PYTHONPATH': str(tmp_path)}, capture_output=True, text=True
+    )
     assert done.stdout.strip() == 'None', done.stderr
 
 
 # ---------------------------------------------------------------------------------------------------------------- labelled clips
 
 HEADER = 'filename,fold,target,category,esc10,src_file,take'
-ROWS = ['1-100032-A-0.wav,1,0,dog,True,100032,A', '2-5-A-3.wav,2,3,cow,False,5,A', '5-9032-B-0.wav,5,0,dog,True,009032,B']
+ROWS = [
+    '1-100032-A-0.wav,1,0,dog,True,100032,A',
+    '2-5-A-3.wav,2,3,cow,False,5,A',
+    '5-9032-B-0.wav,5,0,dog,True,009032,B',
+]
 
 
 def esc50(folder, *rows, header=HEADER, newline='\n', mark=''):
@@ -255,8 +326,16 @@ def test_esc50(tmp_path, form):
     folder = esc50(tmp_path, *ROWS, **form)
     (folder / 'audio' / '2-5-A-3.wav').write_bytes(b'RIFF')
     clips = read_esc50(folder)
-    assert clips.index.tolist() == [row.split(',')[0] for row in ROWS] and clips.present.tolist() == [False, True, False]
-    assert clips.fold.tolist() == [1, 2, 5] and clips.target.tolist() == [0, 3, 0] and clips.esc10.tolist() == [True, False, True]
+    assert clips.index.tolist() == [row.split(',')[0] for row in ROWS] and clips.present.tolist() == [
+        False,
+        True,
+        False,
+    ]
+    assert (
+        clips.fold.tolist() == [1, 2, 5]
+        and clips.target.tolist() == [0, 3, 0]
+        and clips.esc10.tolist() == [True, False, True]
+    )
     assert clips.src_file.iloc[2] == '009032' and clips.path.iloc[1] == folder / 'audio' / '2-5-A-3.wav'
 
 
@@ -284,7 +363,12 @@ def test_labelled_sounds(tmp_path):
     (tmp_path / 'a').mkdir()
     (tmp_path / 'a' / '1.wav').write_bytes(b'RIFF')
     clips = read_labelled_sounds(table)
-    assert clips.present.tolist() == [True, False] and clips.fold.tolist() == [3, 0] and clips.author.tolist() == ['ann', ''] and clips.path.iloc[1] == tmp_path / 'b, c.wav'
+    assert (
+        clips.present.tolist() == [True, False]
+        and clips.fold.tolist() == [3, 0]
+        and clips.author.tolist() == ['ann', '']
+        and clips.path.iloc[1] == tmp_path / 'b, c.wav'
+    )
     table.write_text('path,label,fold\n1.wav,dog,1\n1.wav,cat,2\n')
     with pytest.raises(ValueError, match='mine.csv: 1.wav is listed twice'):
         read_labelled_sounds(table)
@@ -292,7 +376,12 @@ def test_labelled_sounds(tmp_path):
 
 def test_real_sounds(media):
     sounds = read_labelled_sounds(media / 'sounds' / 'esc10_labels.csv')
-    assert len(sounds) == 320 and sounds.present.all() and (sounds.groupby(['label', 'fold']).size() == 8).all() and sounds.label.nunique() == 10
+    assert (
+        len(sounds) == 320
+        and sounds.present.all()
+        and (sounds.groupby(['label', 'fold']).size() == 8).all()
+        and sounds.label.nunique() == 10
+    )
     assert (sounds.clip_licence != '').all() and (sounds.freesound_author != '').all()
     for clip in sounds.groupby('label').first().itertuples():
         samples = read_audio(clip.path)

@@ -19,7 +19,8 @@ from scipy.io import wavfile
 
 from microvid_nb.features import store as store_module
 from microvid_nb.features.extractors import Extractor, VisualFeatures
-from microvid_nb.features.store import connect, extract_features, extract_files, local_client, one_card_each, read_failures, read_features, summary
+from microvid_nb.features.store import (
+    connect, extract_features, extract_files, local_client, one_card_each, read_failures, read_features, summary)
 from microvid_nb.media.video import MediaError, MediaWarning
 
 VIDEOS, BAD = 40, 7  # files, of which every seventh cannot be read
@@ -89,7 +90,9 @@ def run(paths, out):
 
 def rows(out) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Everything in a store as a plain reader sees it, sorted by path: duplicates would show."""
-    features, failures = (pd.read_parquet(out / kind).sort_values('path', ignore_index=True) for kind in ('features', 'failures'))
+    features, failures = (
+        pd.read_parquet(out / kind).sort_values('path', ignore_index=True) for kind in ('features', 'failures')
+    )
     return features.assign(feature=features.feature.map(tuple)), failures
 
 
@@ -157,7 +160,11 @@ def test_killed_at_a_random_moment(seed, paths, undisturbed, server, tmp_path):
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    kept, refused = (sum(len(pq.read_table(file)) for file in tmp_path.glob(f'{kind}/part-*.parquet')) for kind in ('features', 'failures'))  # every part is whole
+    # every part is whole
+    kept, refused = (
+        sum(len(pq.read_table(file)) for file in tmp_path.glob(f'{kind}/part-*.parquet'))
+        for kind in ('features', 'failures')
+    )
     assert kept + refused <= begun(paths) - before
     outcomes = extract_features(paths, tmp_path, Cheap(), progress=False)
     assert outcomes.outcome.value_counts().get('kept', 0) == kept  # what was done is not done again, and the rest is
@@ -194,7 +201,9 @@ def test_full_disk(paths, undisturbed, tmp_path, monkeypatch):
         write_table(table, sink, **options)
 
     monkeypatch.setattr(store_module.pq, 'write_table', no_room)
-    with pytest.raises(OSError, match='No space left on device; 1 rows could not be written, all rows before them are kept') as caught:
+    with pytest.raises(
+        OSError, match='No space left on device; 1 rows could not be written, all rows before them are kept'
+    ) as caught:
         extract_features(paths, tmp_path, Cheap(), every=0, progress=False)
     assert caught.value.errno == errno.ENOSPC
     assert len(read_features(tmp_path)) == 2
@@ -251,7 +260,8 @@ def test_a_file_that_changes_while_it_is_read(paths, tmp_path):
     outcomes = extract_features(own, tmp_path / 'out', Touching(), progress=False)
     assert set(outcomes.outcome) == {'failed'} and set(outcomes.reason) == {'changed while it was read'}
     assert not (tmp_path / 'out' / 'features').exists()
-    outcomes = extract_features(own, tmp_path / 'out', Cheap(), progress=False)  # it is another file now, and so tried again
+    # it is another file now, and so tried again
+    outcomes = extract_features(own, tmp_path / 'out', Cheap(), progress=False)
     assert set(outcomes.outcome) == {'done'}
     assert len(read_failures(tmp_path / 'out')) == 0
 
@@ -265,7 +275,18 @@ def test_only_what_changed_is_done_again(paths, tmp_path):
     own[4].write_bytes(b'bad')               # a good one breaks
     own[5].unlink()                          # one is gone
     outcomes = extract_features(own, out, Cheap(), progress=False)
-    assert outcomes.outcome.tolist() == ['done', 'kept', 'kept', 'done', 'failed', 'failed', 'kept', 'kept', 'kept', 'kept']
+    assert outcomes.outcome.tolist() == [
+        'done',
+        'kept',
+        'kept',
+        'done',
+        'failed',
+        'failed',
+        'kept',
+        'kept',
+        'kept',
+        'kept',
+    ]
     assert outcomes.reason[5] == 'No such file or directory'
     after = read_features(out)
     assert after.index.is_unique and len(after) == 8
@@ -281,7 +302,11 @@ def test_checksums_instead_of_times(paths, tmp_path):
     own[0].write_bytes(own[0].read_bytes()[::-1])  # other bytes, the same size and time
     os.utime(own[0], ns=(facts.st_atime_ns, facts.st_mtime_ns))
     os.utime(own[1])                               # the same bytes, another time
-    assert extract_features(own, out, Cheap(), by_hash=True, progress=False).outcome.tolist() == ['done', 'kept', 'kept']
+    assert extract_features(own, out, Cheap(), by_hash=True, progress=False).outcome.tolist() == [
+        'done',
+        'kept',
+        'kept',
+    ]
     assert extract_features(own, out, Cheap(), progress=False).outcome.tolist() == ['kept', 'done', 'kept']
 
 
@@ -311,7 +336,9 @@ def test_a_killed_worker(paths, undisturbed, client, tmp_path, monkeypatch):
             killed.append(os.kill(pid, signal.SIGKILL))
 
     submit = client.submit
-    monkeypatch.setattr(client, 'submit', lambda *arguments, **options: (end_worker(), submit(*arguments, **options))[1])
+    monkeypatch.setattr(
+        client, 'submit', lambda *arguments, **options: (end_worker(), submit(*arguments, **options))[1]
+    )
     extract_features(paths, tmp_path, Slow(), client, every=.03, progress=False)
     assert killed == [None]
     assert_same(tmp_path, undisturbed)
@@ -356,8 +383,12 @@ def test_what_a_worker_lacks_is_no_fault_of_the_files(paths, client, tmp_path):
 
 def test_a_lost_scheduler(paths, undisturbed, tmp_path):
     distributed = pytest.importorskip('distributed')
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=':0', silence_logs='CRITICAL') as cluster, \
-            distributed.Client(cluster, set_as_default=False) as client:
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=':0', silence_logs='CRITICAL'
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
         submit, count = client.submit, iter(range(10**6))
 
         def closing(*arguments, **options):
@@ -385,7 +416,14 @@ def test_each_worker_sees_one_gpu(monkeypatch):
 
 def test_addresses(paths, tmp_path):
     distributed = pytest.importorskip('distributed')
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=':0', silence_logs='CRITICAL', protocol='tcp') as cluster:
+    with distributed.LocalCluster(
+        n_workers=1,
+        threads_per_worker=1,
+        processes=False,
+        dashboard_address=':0',
+        silence_logs='CRITICAL',
+        protocol='tcp',
+    ) as cluster:
         with connect(scheduler=cluster.scheduler_address) as client:
             assert set(extract_features(paths[:2], tmp_path, Cheap(), client, progress=False).outcome) == {'done'}
     with pytest.raises(ConnectionError, match='no Dask scheduler answers there'), connect(scheduler='nonsense'):
@@ -402,7 +440,10 @@ def test_readers(paths, undisturbed, tmp_path):
     assert matrix.attrs['extractor'] == 'cheap'
     table = ds.dataset(tmp_path / 'features').to_table().sort_by('path')
     assert table['feature'].to_pylist() == expected.tolist()
-    assert table.schema.field('feature').type.list_size == 8 and str(table.schema.field('feature').type.value_type) == 'float'
+    assert (
+        table.schema.field('feature').type.list_size == 8
+        and str(table.schema.field('feature').type.value_type) == 'float'
+    )
     assert b'"extractor": "cheap"' in table.schema.metadata[b'microvid_nb']
     assert len(read_failures(tmp_path)) == len(undisturbed[1])
 
@@ -437,7 +478,10 @@ def test_extractors_that_do_not_keep_their_promise(paths, tmp_path):
 
     class Undefined(Cheap):
         def __call__(self, path): return np.full(8, np.nan)
-    for kind, reason in ((Wide, 'numbers of shape [9], expected [8]'), (Undefined, 'feature 0 is nan (8 of 8 are not finite)')):
+    for kind, reason in (
+        (Wide, 'numbers of shape [9], expected [8]'),
+        (Undefined, 'feature 0 is nan (8 of 8 are not finite)'),
+    ):
         outcomes = extract_features(paths[:2], tmp_path / kind.__name__, kind(), progress=False)
         assert set(outcomes.outcome) == {'failed'} and reason in outcomes.reason[0]
 

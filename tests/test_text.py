@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from microvid_nb.data.files import real_folder
 from microvid_nb.features.text import ParagraphEmbedder, ParagraphSettings, SemanticSpace, SkipGramSettings, split_words
 
-TEXTS = ['my dog barks at the cat', 'the cat sleeps', 'a dog and a cat play', 'guitar and piano music', 'piano music at the concert', 'guitar at the concert'] * 5
+TEXTS = [
+    'my dog barks at the cat',
+    'the cat sleeps',
+    'a dog and a cat play',
+    'guitar and piano music',
+    'piano music at the concert',
+    'guitar at the concert',
+] * 5
 
 
 @pytest.fixture(scope='module')
@@ -89,7 +96,9 @@ def test_real_glove_against_gensim(glove):
 
 
 def test_trained_space_depends_on_the_seed_only():
-    first, again, other = (SemanticSpace.train(TEXTS, SkipGramSettings(dim=10, epochs=5, seed=seed)) for seed in (0, 0, 1))
+    first, again, other = (
+        SemanticSpace.train(TEXTS, SkipGramSettings(dim=10, epochs=5, seed=seed)) for seed in (0, 0, 1)
+    )
     assert torch.equal(first.vectors, again.vectors) and not torch.equal(first.vectors, other.vectors)
 
 
@@ -114,7 +123,9 @@ def test_a_text_does_not_depend_on_its_company(embedder):
 
 def test_texts_on_one_subject_lie_together():
     embedder = ParagraphEmbedder(ParagraphSettings(dim=20, sample=0.)).fit(TEXTS)  # none of so few words is left out
-    vectors = torch.nn.functional.normalize(embedder.embed(['dog and cat', 'the cat and my dog', 'piano music'], progress=False)[0], dim=1)
+    vectors = torch.nn.functional.normalize(
+        embedder.embed(['dog and cat', 'the cat and my dog', 'piano music'], progress=False)[0], dim=1
+    )
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + .1
 
 
@@ -129,7 +140,16 @@ print(ParagraphEmbedder(ParagraphSettings(epochs=5)).fit(texts).embed(['dog'])[0
 
 def test_every_process_finds_the_same(embedder, tmp_path):
     path = embedder.save(tmp_path / 'texts.safetensors')
-    found = {subprocess.run([sys.executable, '-c', CODE, path], env=os.environ | {'PYTHONHASHSEED': salt}, capture_output=True, text=True, check=True).stdout for salt in ('1', '2')}
+    found = {
+        subprocess.run(
+            [sys.executable, '-c', CODE, path],
+            env=os.environ | {'PYTHONHASHSEED': salt},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for salt in ('1', '2')
+    }
     assert len(found) == 1
     assert found.pop().splitlines()[0] == str(embedder.embed(['my dog'])[0].tolist())
 

@@ -8,19 +8,21 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from microvid_nb.data.microworld import MicroWorld, reception
-from microvid_nb.data.pictures import NAMES, SEEN
-from microvid_nb.data.stories import shot_at
-from microvid_nb.data.world_views import Posts
+from microvid_nb.data.world.pictures import NAMES, SEEN
+from microvid_nb.data.world.stories import shot_at
+from microvid_nb.data.world.views import Posts
 from microvid_nb.features.text import SemanticSpace
 from microvid_nb.features.visual import backbone, freeze
 from microvid_nb.thumbnail import experiments
 from microvid_nb.thumbnail.amuse import AMUSESettings, PairedPictures, amuse_loss, domain_gap, new_amuse
 from microvid_nb.thumbnail.experiments import (
-    LAMBDAS, SCALES, Round, agreement, beside_paper, clip_choices, five_folds, searched, tables, train_microworld_model, transfer_study, versus)
+    LAMBDAS, SCALES, Round, agreement, beside_paper, clip_choices, five_folds, searched, tables,
+    train_microworld_model, transfer_study, versus)
 from microvid_nb.thumbnail.experiments import tests_over_posts as compare_over_posts
 from microvid_nb.thumbnail.popularity import TopicModel
 from microvid_nb.thumbnail.systems import (
-    FROZEN, Clip, TopicScores, above_frozen, choices, drawn_survey, entity_topics, frozen_maps, measure, microworld_data, outcome, read_clip, split_posts, start_from, words_said)
+    FROZEN, Clip, TopicScores, above_frozen, choices, drawn_survey, entity_topics, frozen_maps, measure,
+    microworld_data, outcome, read_clip, split_posts, start_from, words_said)
 from microvid_nb.training import fit
 
 TINY = replace(SCALES['tiny'], posts=6, other_posts=4, source=80, pretraining=80, gap_pictures=40)
@@ -39,8 +41,20 @@ def data(world):
 def made_up(n, seed, clicks=300):
     rng = np.random.default_rng(seed)
     likeness = rng.random(n)
-    return Clip(seed, torch.zeros(n, 3, 8, 8, dtype=torch.uint8), np.arange(n), rng.dirichlet(np.ones(n)), rng.random(n), int(likeness.argmax()), likeness, rng.random(n),
-                rng.random((n, 32)) < .1, rng.random(32) < .1, clicks, rng.integers(n, size=10))
+    return Clip(
+        seed,
+        torch.zeros(n, 3, 8, 8, dtype=torch.uint8),
+        np.arange(n),
+        rng.dirichlet(np.ones(n)),
+        rng.random(n),
+        int(likeness.argmax()),
+        likeness,
+        rng.random(n),
+        rng.random((n, 32)) < 0.1,
+        rng.random(32) < 0.1,
+        clicks,
+        rng.integers(n, size=10),
+    )
 
 
 @pytest.mark.parametrize('dropout', [0., .5])
@@ -48,14 +62,20 @@ def test_training_above_frozen_layers_is_the_same(dropout):
     """Maps instead of pictures: the same losses, weights, gap and similarities as when all layers run each time."""
     space = SemanticSpace(SEEN, torch.randn(len(SEEN), 8, generator=torch.Generator().manual_seed(0)))
     network = freeze(backbone('alexnet', width=1/16, classes=26), FROZEN)
-    images, labels, frames = torch.randint(256, (24, 3, 64, 64), dtype=torch.uint8), torch.rand(24, 26) < .2, torch.randint(256, (16, 3, 64, 64), dtype=torch.uint8)
+    images, labels, frames = (
+        torch.randint(256, (24, 3, 64, 64), dtype=torch.uint8),
+        torch.rand(24, 26) < 0.2,
+        torch.randint(256, (16, 3, 64, 64), dtype=torch.uint8),
+    )
     settings, histories, models = AMUSESettings(tuple(SEEN), 8, 16, width=1/16, size=64, dropout=dropout), [], []
     for maps in (False, True):
         torch.manual_seed(1)
         model = start_from(new_amuse(settings, space), network)
         optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3)
         inputs = [frozen_maps(network, x) if maps else x for x in (images, frames)]
-        loader = DataLoader(PairedPictures(TensorDataset(inputs[0], labels), TensorDataset(inputs[1]), range(26)), 8, shuffle=True)
+        loader = DataLoader(
+            PairedPictures(TensorDataset(inputs[0], labels), TensorDataset(inputs[1]), range(26)), 8, shuffle=True
+        )
         if maps:
             with above_frozen(model):
                 histories.append(fit(model, loader, amuse_loss, optimizer, 3, progress=False))
@@ -79,7 +99,10 @@ def test_choices_by_loops():
         for clip in clips:
             popular = [(3*a + b)/4 for a, b in similarities[at:at + len(clip.times)]]
             span = (max(popular) - min(popular)) or 1
-            score = [(p - min(popular))/span + lam*r/max(clip.representativeness) for p, r in zip(popular, clip.representativeness)]
+            score = [
+                (p - min(popular)) / span + lam * r / max(clip.representativeness)
+                for p, r in zip(popular, clip.representativeness)
+            ]
             expected.append(int(np.argmax(score)))
             at += len(clip.times)
         assert choices(TopicScores(similarities, topics), clips, lam).tolist() == expected
@@ -88,11 +111,17 @@ def test_choices_by_loops():
 def test_measures_by_hand():
     clips = [made_up(4, seed) for seed in range(5)]
     best, first = np.array([clip.click_rate.argmax() for clip in clips]), np.zeros(5, int)
-    assert measure(best, clips)['clicks'] == pytest.approx(1) and measure(np.array([c.truth for c in clips]), clips)['accuracy'] == 1
+    assert (
+        measure(best, clips)['clicks'] == pytest.approx(1)
+        and measure(np.array([c.truth for c in clips]), clips)['accuracy'] == 1
+    )
     found = measure(first, clips)
     assert found['accuracy'] == np.mean([clip.truth == 0 for clip in clips])
     assert found['similarity'] == pytest.approx(np.mean([clip.likeness[0] for clip in clips]))
-    assert found['clicks'] == pytest.approx(sum(c.click_rate[0] - c.click_rate.mean() for c in clips)/sum(c.click_rate.max() - c.click_rate.mean() for c in clips))
+    assert found['clicks'] == pytest.approx(
+        sum(c.click_rate[0] - c.click_rate.mean() for c in clips)
+        / sum(c.click_rate.max() - c.click_rate.mean() for c in clips)
+    )
 
 
 def test_a_clip_is_the_post(world):
@@ -119,7 +148,9 @@ def test_posts_that_count(world):
 
 def test_words():
     assert [NAMES[k] for k in np.flatnonzero(words_said('My dog and the CAKE! #bike dogs'))] == ['dog', 'cake', 'bike']
-    topics = entity_topics(['my dog is so fluffy', 'look at this dog', 'the dog and the cake', 'a cake today', 'mood']*4)
+    topics = entity_topics(
+        ['my dog is so fluffy', 'look at this dog', 'the dog and the cake', 'a cake today', 'mood'] * 4
+    )
     assert set(topics.index) <= set(NAMES) and topics['dog'] > topics['cake']
 
 
@@ -130,7 +161,11 @@ def test_folds():
     found = {(d, a): TopicScores(rng.normal(size=(80, 1)), topics) for d in (50, 100) for a in (.5, 1.)}
     table, fold = five_folds(found, clips, 3), np.random.default_rng(3).permutation(20) % 5
     for _, row in table.iterrows():
-        inside = {(d, a, lam): outcome(choices(scores, clips, lam), clips).accuracy for (d, a), scores in found.items() for lam in LAMBDAS}
+        inside = {
+            (d, a, lam): outcome(choices(scores, clips, lam), clips).accuracy
+            for (d, a), scores in found.items()
+            for lam in LAMBDAS
+        }
         assert row['accuracy where chosen'] == max(right[fold != row.fold].mean() for right in inside.values())
         assert row.accuracy == inside[row.d, row.alpha, row['lambda']][fold == row.fold].mean()
 
@@ -138,7 +173,16 @@ def test_folds():
 def test_tests_over_posts():
     clips = [made_up(4, seed) for seed in range(30)]
     good, bad = np.array([clip.truth for clip in clips]), np.array([(clip.truth + 1) % 4 for clip in clips])
-    chosen = [Round(k, {'AMUSE': good, experiments.BOTH_WAYS: good, 'other': np.where(np.arange(30) < k, good, bad)}, {}, pd.DataFrame(), {}) for k in (10, 12)]
+    chosen = [
+        Round(
+            k,
+            {'AMUSE': good, experiments.BOTH_WAYS: good, 'other': np.where(np.arange(30) < k, good, bad)},
+            {},
+            pd.DataFrame(),
+            {},
+        )
+        for k in (10, 12)
+    ]
     table = compare_over_posts(chosen, clips).query('method == "AMUSE" and against == "other"').set_index('measure')
     assert table.difference['accuracy'] == pytest.approx(1 - 11/30) and table.p['accuracy'] < 1e-6
 
@@ -147,13 +191,20 @@ def test_whole_at_its_smallest(world, data):
     made = tables(data, TINY, progress=False)
     for name in ('accuracy', 'similarity', 'clicks'):
         assert made['table2'][name].notna().all()
-    assert made['table2'].accuracy.between(0, 1).all() and (made['table2'].groupby('method').size() == TINY.rounds).all()
+    assert (
+        made['table2'].accuracy.between(0, 1).all() and (made['table2'].groupby('method').size() == TINY.rounds).all()
+    )
     unseen = made['table2'].set_index('method')['unseen words']
     assert unseen[['C2AE', 'Variant-IV']].isna().all() and unseen[['AMUSE', 'DeViSE']].notna().all()
     table = beside_paper(made['table2'], experiments.PAPER_TABLE2, ['oracle: knows click rates', 'CLIP, zero-shot'])
-    assert list(table.index) == [*experiments.PAPER_TABLE2, 'oracle: knows click rates'] and table.iloc[-1]['clicks, %'] == '100.0 ± 0.0'
+    assert (
+        list(table.index) == [*experiments.PAPER_TABLE2, 'oracle: knows click rates']
+        and table.iloc[-1]['clicks, %'] == '100.0 ± 0.0'
+    )
     assert versus(made['table2'], 'oracle: knows click rates', 'AMUSE', 'clicks').difference > 0
-    assert set(made['convergence'].epoch) == set(range(1, TINY.epochs + 1)) and {'gap', 'ranking', 'accuracy'} <= set(made['convergence'])
+    assert set(made['convergence'].epoch) == set(range(1, TINY.epochs + 1)) and {'gap', 'ranking', 'accuracy'} <= set(
+        made['convergence']
+    )
     assert set(agreement(data).columns) == {'clicks', 'votes', 'majority', 'chance', 'posts'}
 
 
@@ -166,7 +217,11 @@ def test_studies_at_their_smallest(world, data):
 
 def test_model(world):
     model = train_microworld_model(TINY, 0, progress=False)
-    assert isinstance(model, TopicModel) and model.settings.amuse.words == tuple(SEEN) and set(NAMES) <= set(model.settings.words)
+    assert (
+        isinstance(model, TopicModel)
+        and model.settings.amuse.words == tuple(SEEN)
+        and set(NAMES) <= set(model.settings.words)
+    )
 
 
 def test_clip_where_there_are_weights(data, monkeypatch):
@@ -178,6 +233,8 @@ def test_clip_where_there_are_weights(data, monkeypatch):
             assert images.shape[0] == len(data.candidates) and images.dtype == torch.uint8
             return torch.zeros(len(images), len(words))
     monkeypatch.setenv('MICROVID_CLIP', 'weights.safetensors')
-    monkeypatch.setattr(experiments, 'load_clip', lambda settings: Reader() if settings.pretrained == 'weights.safetensors' else None)
+    monkeypatch.setattr(
+        experiments, 'load_clip', lambda settings: Reader() if settings.pretrained == 'weights.safetensors' else None
+    )
     chosen = clip_choices(data, .2)['CLIP, zero-shot']
     assert chosen.tolist() == [int(clip.representativeness.argmax()) for clip in data.clips]

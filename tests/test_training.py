@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
-from microvid_nb.training import (check_weights, fit, load_checkpoint, load_model, mean_sd, paired_t, random_state, rounds, save_checkpoint,
-                                  separate_randomness, write_tensors)
+from microvid_nb.training import (
+    check_weights, fit, load_checkpoint, load_model, mean_sd, paired_t, random_state, rounds, save_checkpoint,
+    separate_randomness, write_tensors)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,13 @@ class Net(nn.Module):
         super().__init__()
         self.settings = settings
         widths = (settings.inputs, *settings.hidden)
-        self.hidden = nn.Sequential(*(layer for a, b in zip(widths, widths[1:]) for layer in (nn.Linear(a, b), nn.BatchNorm1d(b), nn.Tanh(), nn.Dropout(settings.dropout))))
+        self.hidden = nn.Sequential(
+            *(
+                layer
+                for a, b in zip(widths, widths[1:])
+                for layer in (nn.Linear(a, b), nn.BatchNorm1d(b), nn.Tanh(), nn.Dropout(settings.dropout))
+            )
+        )
         self.out = nn.Linear(widths[-1], 1)
 
     def forward(self, x): return self.out(self.hidden(x))
@@ -61,7 +68,17 @@ def shuffled(batch=16, seed=1): return DataLoader(TensorDataset(X, Y), batch_siz
 def train(epochs, checkpoint=None, seed=0, loss=squared, **more):
     """A history without its seconds, and the model."""
     model = made(seed)
-    history = fit(model, shuffled(), loss, torch.optim.Adam(model.parameters(), 1e-2), epochs, error, checkpoint, progress=False, **more)
+    history = fit(
+        model,
+        shuffled(),
+        loss,
+        torch.optim.Adam(model.parameters(), 1e-2),
+        epochs,
+        error,
+        checkpoint,
+        progress=False,
+        **more,
+    )
     return history.drop(columns='seconds'), model
 
 
@@ -86,7 +103,9 @@ def one_thread():
 
 def test_killed_in_the_middle_of_an_epoch(tmp_path):
     """A program that SIGKILL ends in epoch 3 leaves the end of epoch 2; the next one gives what an undisturbed run gives."""
-    done = subprocess.run([sys.executable, __file__, 'killed', str(tmp_path)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, __file__, 'killed', str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ['training.safetensors']
     same(train(5, tmp_path, seed=9), train(5))
@@ -104,11 +123,22 @@ def killed(folder):
 
 
 OPTIMIZERS = {
-    'adam': lambda p: torch.optim.Adam(p, 1e-2, weight_decay=.01), 'adagrad': lambda p: torch.optim.Adagrad(p, 1e-2), 'momentum': lambda p: torch.optim.SGD(p, 1e-2, momentum=.9, nesterov=True),
-    'rmsprop': lambda p: torch.optim.RMSprop(p, 1e-3, centered=True), 'groups': lambda p: torch.optim.AdamW([{'params': p[:2]}, {'params': p[2:], 'lr': 1e-3}], 1e-2)}
+    'adam': lambda p: torch.optim.Adam(p, 1e-2, weight_decay=0.01),
+    'adagrad': lambda p: torch.optim.Adagrad(p, 1e-2),
+    'momentum': lambda p: torch.optim.SGD(p, 1e-2, momentum=0.9, nesterov=True),
+    'rmsprop': lambda p: torch.optim.RMSprop(p, 1e-3, centered=True),
+    'groups': lambda p: torch.optim.AdamW([{'params': p[:2]}, {'params': p[2:], 'lr': 1e-3}], 1e-2),
+}
 SCHEDULERS = {
-    'none': lambda o: None, 'milestones': lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [1, 3], .5), 'cosine': lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 5),
-    'warm up, then decay': lambda o: torch.optim.lr_scheduler.SequentialLR(o, [torch.optim.lr_scheduler.LinearLR(o, .1, total_iters=2), torch.optim.lr_scheduler.ExponentialLR(o, .9)], [2])}
+    'none': lambda o: None,
+    'milestones': lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [1, 3], 0.5),
+    'cosine': lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 5),
+    'warm up, then decay': lambda o: torch.optim.lr_scheduler.SequentialLR(
+        o,
+        [torch.optim.lr_scheduler.LinearLR(o, 0.1, total_iters=2), torch.optim.lr_scheduler.ExponentialLR(o, 0.9)],
+        [2],
+    ),
+}
 
 
 @pytest.mark.parametrize('optimizer, scheduler', [('adam', 'milestones'), ('adagrad', 'none'), ('momentum', 'cosine'), ('rmsprop', 'warm up, then decay'), ('groups', 'milestones')])
@@ -117,7 +147,19 @@ def test_goes_on_to_the_same_bits(tmp_path, optimizer, scheduler):
     def run(epochs, checkpoint=None, seed=0):
         model = made(seed)
         chosen = OPTIMIZERS[optimizer](list(model.parameters()))
-        history = fit(model, shuffled(), squared, chosen, epochs, error, checkpoint, SCHEDULERS[scheduler](chosen), clip=1., best=('error', min), progress=False)
+        history = fit(
+            model,
+            shuffled(),
+            squared,
+            chosen,
+            epochs,
+            error,
+            checkpoint,
+            SCHEDULERS[scheduler](chosen),
+            clip=1.0,
+            best=('error', min),
+            progress=False,
+        )
         return history.drop(columns='seconds'), model
     run(1, tmp_path)
     for epochs in (3, 4): run(epochs, tmp_path, seed=epochs)
@@ -146,14 +188,24 @@ class Halves:
 def test_all_chance_goes_on(tmp_path, loader):
     def run(epochs, checkpoint=None):
         model = made()
-        return fit(model, loader(), squared, torch.optim.SGD(model.parameters(), 1e-2), epochs, checkpoint=checkpoint, progress=False).drop(columns='seconds'), model
+        return fit(
+            model,
+            loader(),
+            squared,
+            torch.optim.SGD(model.parameters(), 1e-2),
+            epochs,
+            checkpoint=checkpoint,
+            progress=False,
+        ).drop(columns='seconds'), model
     run(1, tmp_path)
     same(run(3, tmp_path), run(3))
 
 
 def test_another_seed_is_another_run():
     model = made()
-    other = fit(model, shuffled(), squared, torch.optim.Adam(model.parameters(), 1e-2), 2, error, seed=1, progress=False)
+    other = fit(
+        model, shuffled(), squared, torch.optim.Adam(model.parameters(), 1e-2), 2, error, seed=1, progress=False
+    )
     assert (other.loss != train(2)[0].loss).all()
 
 
@@ -184,10 +236,21 @@ def test_another_plan_is_refused_and_nothing_changed(tmp_path):
         model = made(5)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with pytest.raises(ValueError, match=f'is of another run .*{words}'):
-            fit(model, shuffled(), squared, torch.optim.Adam(model.parameters(), 1e-2), 3, error, tmp_path, progress=False, **{change: 2. if change == 'clip' else 4})
+            fit(
+                model,
+                shuffled(),
+                squared,
+                torch.optim.Adam(model.parameters(), 1e-2),
+                3,
+                error,
+                tmp_path,
+                progress=False,
+                **{change: 2.0 if change == 'clip' else 4},
+            )
         assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     model = Net(NetSettings(hidden=(9,)))
-    with pytest.raises(ValueError, match=r"settings was .*'hidden': \[8\].*now .*'hidden': \[9\]"): fit(model, shuffled(), squared, torch.optim.Adam(model.parameters(), 1e-2), 3, error, tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"settings was .*'hidden': \[8\].*now .*'hidden': \[9\]"):
+        fit(model, shuffled(), squared, torch.optim.Adam(model.parameters(), 1e-2), 3, error, tmp_path, progress=False)
     with pytest.raises(ValueError, match='2 epochs already, more than the 1 asked for'): train(1, tmp_path)
     assert (tmp_path/'training.safetensors').read_bytes() == written
     save_checkpoint(tmp_path/'training.safetensors', made(), NetSettings())
@@ -223,7 +286,15 @@ def test_equals_a_loop_by_hand(losses):
 def test_clip_bounds_a_step():
     model = nn.Linear(5, 1)
     before = model.weight.detach().clone(), model.bias.detach().clone()
-    fit(model, [(X, 100*Y)], lambda model, batch: (model(batch[0]) - batch[1]).square().mean(), torch.optim.SGD(model.parameters(), 1.), 1, clip=.5, progress=False)
+    fit(
+        model,
+        [(X, 100 * Y)],
+        lambda model, batch: (model(batch[0]) - batch[1]).square().mean(),
+        torch.optim.SGD(model.parameters(), 1.0),
+        1,
+        clip=0.5,
+        progress=False,
+    )
     moved = torch.cat([(model.weight - before[0]).flatten(), model.bias - before[1]]).detach().norm()
     assert float(moved) == pytest.approx(.5, rel=1e-4)
 
@@ -239,7 +310,10 @@ def test_nested_batches_and_lists_of_batches():
         return (model(batch['first'].x) - batch['rest'][0]).square().mean()
     model = made()
     history = fit(model, batches, loss, torch.optim.Adam(model.parameters()), 2, progress=False)
-    assert history.columns.tolist() == ['epoch', 'loss', 'learning_rate', 'seconds'] and history.epoch.tolist() == [1, 2]
+    assert history.columns.tolist() == ['epoch', 'loss', 'learning_rate', 'seconds'] and history.epoch.tolist() == [
+        1,
+        2,
+    ]
 
 
 def test_best_epoch():
@@ -259,8 +333,15 @@ def test_stops_before_a_bad_step(bad, tmp_path):
     calls = iter(range(100))
 
     def loss(model, batch): return squared(model, batch) | ({'kl': torch.tensor(bad)} if next(calls) == 4 + 2 else {'kl': torch.tensor(0.)})
-    with pytest.raises(FloatingPointError, match=rf'epoch 2, batch 3: the loss is not finite: loss [\d.]+, size [\d.e-]+, kl {bad}'): train(3, tmp_path, loss=loss)
-    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path/'training.safetensors').values() if tensor.is_floating_point())
+    with pytest.raises(
+        FloatingPointError, match=rf'epoch 2, batch 3: the loss is not finite: loss [\d.]+, size [\d.e-]+, kl {bad}'
+    ):
+        train(3, tmp_path, loss=loss)
+    assert all(
+        tensor.isfinite().all()
+        for tensor in load_file(tmp_path / 'training.safetensors').values()
+        if tensor.is_floating_point()
+    )
 
 
 def test_mixed_precision_is_of_one_run_only():
@@ -274,16 +355,46 @@ def test_mixed_precision_is_of_one_run_only():
     histories = []
     for precision in ('bf16', None):
         model = made()
-        histories.append(fit(model, shuffled(), loss, torch.optim.Adam(model.parameters(), 1e-2), 3, mixed_precision=precision, progress=False))
+        histories.append(
+            fit(
+                model,
+                shuffled(),
+                loss,
+                torch.optim.Adam(model.parameters(), 1e-2),
+                3,
+                mixed_precision=precision,
+                progress=False,
+            )
+        )
         assert model.out.weight.dtype == torch.float32
     assert kinds == [torch.bfloat16]*12 + [torch.float32]*12
-    assert histories[0].loss.to_numpy() == pytest.approx(histories[1].loss.to_numpy(), rel=.03) and (histories[0].loss != histories[1].loss).any()
+    assert (
+        histories[0].loss.to_numpy() == pytest.approx(histories[1].loss.to_numpy(), rel=0.03)
+        and (histories[0].loss != histories[1].loss).any()
+    )
 
 
 def test_two_processes(tmp_path):
     """Two processes with batches of 8 train as one does with batches of 16, losses in turn included, and go on to the same bits."""
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', str(20000 + os.getpid() % 20000), __file__, 'share', str(tmp_path)]
-    done = subprocess.run(command, env={**os.environ, 'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True, timeout=300)
+    command = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--nproc_per_node',
+        '2',
+        '--master_port',
+        str(20000 + os.getpid() % 20000),
+        __file__,
+        'share',
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        command,
+        env={**os.environ, 'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     whole, resumed = (pd.read_json(tmp_path/name, precise_float=True) for name in ('whole.json', 'resumed.json'))
     pd.testing.assert_frame_equal(whole, share(4, batch=16), rtol=1e-5)
@@ -295,14 +406,24 @@ def share(epochs, folder=None, batch=8):
     """A run that several processes can share: without batch statistics and dropout, which would differ from those of one process."""
     model = made()
     model.hidden[1], model.hidden[3] = nn.Identity(), nn.Dropout(0)
-    return fit(model, shuffled(batch), [squared, sizes_only], torch.optim.Adam(model.parameters(), 1e-2), epochs, error, folder, progress=False).drop(columns='seconds')
+    return fit(
+        model,
+        shuffled(batch),
+        [squared, sizes_only],
+        torch.optim.Adam(model.parameters(), 1e-2),
+        epochs,
+        error,
+        folder,
+        progress=False,
+    ).drop(columns='seconds')
 
 
 def shared(folder):
     """What each of the two processes runs."""
     whole, _, resumed = share(4), share(2, folder), share(4, folder)
     if os.environ['RANK'] == '0':
-        for name, history in {'whole.json': whole, 'resumed.json': resumed}.items(): history.to_json(Path(folder)/name, double_precision=15)
+        for name, history in {'whole.json': whole, 'resumed.json': resumed}.items():
+            history.to_json(Path(folder) / name, double_precision=15)
 
 
 def sizes_only(model, batch): return model.out.weight.square().sum()
@@ -313,7 +434,9 @@ def sizes_only(model, batch): return model.out.weight.square().sum()
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
-    return save_checkpoint(tmp_path_factory.mktemp('saved')/'net.safetensors', made(), NetSettings(), note='seed 0 – tëst').read_bytes()
+    return save_checkpoint(
+        tmp_path_factory.mktemp('saved') / 'net.safetensors', made(), NetSettings(), note='seed 0 – tëst'
+    ).read_bytes()
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -321,42 +444,71 @@ def saved(tmp_path_factory):
 def test_any_damage_is_noticed(saved, tmp_path, data):
     """One changed byte, a cut or an appended byte: a ValueError with the file's name, never another exception and never weights."""
     kind, at = data.draw(st.sampled_from(['change', 'cut', 'append'])), data.draw(st.integers(0, len(saved) - 1))
-    damaged = {'change': saved[:at] + bytes([saved[at] ^ data.draw(st.integers(1, 255))]) + saved[at + 1:], 'cut': saved[:at], 'append': saved + saved[at:at + 1]}[kind]
+    damaged = {
+        'change': saved[:at] + bytes([saved[at] ^ data.draw(st.integers(1, 255))]) + saved[at + 1 :],
+        'cut': saved[:at],
+        'append': saved + saved[at : at + 1],
+    }[kind]
     (tmp_path/'net.safetensors').write_bytes(damaged)
-    with pytest.raises(ValueError, match='net.safetensors: '): load_model(tmp_path/'net.safetensors', {Net: NetSettings})
+    with pytest.raises(ValueError, match='net.safetensors: '):
+        load_model(tmp_path / 'net.safetensors', {Net: NetSettings})
 
 
 def test_round_trip(saved, tmp_path):
     (tmp_path/'net.safetensors').write_bytes(saved)
     weights, info = load_checkpoint(tmp_path/'net.safetensors')
-    assert info.model == 'Net' and info.settings == {'inputs': 5, 'hidden': [8], 'dropout': .3} and info.note == 'seed 0 – tëst'
+    assert (
+        info.model == 'Net'
+        and info.settings == {'inputs': 5, 'hidden': [8], 'dropout': 0.3}
+        and info.note == 'seed 0 – tëst'
+    )
     model = load_model(tmp_path/'net.safetensors', {Net: NetSettings})
     assert not model.training and model.settings == NetSettings() and torch.equal(model(X), made().eval()(X))
     assert json.loads(json.dumps(info.settings)) == info.settings
-    with pytest.raises(FileNotFoundError, match='nowhere.safetensors: no such checkpoint'): load_checkpoint(tmp_path/'nowhere.safetensors')
+    with pytest.raises(FileNotFoundError, match='nowhere.safetensors: no such checkpoint'):
+        load_checkpoint(tmp_path / 'nowhere.safetensors')
 
 
 def test_other_weights_are_refused(tmp_path):
     file, weights = tmp_path/'net.safetensors', made().state_dict()
-    about = {'kind': 'model', 'model': 'Net', 'settings': {'inputs': 5, 'hidden': [8], 'dropout': .3}, 'version': '1', 'note': ''}
-    cases = [({name: tensor for name, tensor in weights.items() if name != 'out.bias'}, '1 missing: out.bias'), ({**weights, 'more': torch.zeros(1)}, '1 unexpected: more'),
-             ({**weights, 'out.bias': torch.zeros(2)}, r'1 of another shape: out.bias is \[2\], not \[1\]'), ({**weights, 'out.bias': torch.zeros(1, dtype=torch.float64)}, '1 of another type: out.bias is torch.float64')]
+    about = {
+        'kind': 'model',
+        'model': 'Net',
+        'settings': {'inputs': 5, 'hidden': [8], 'dropout': 0.3},
+        'version': '1',
+        'note': '',
+    }
+    cases = [
+        ({name: tensor for name, tensor in weights.items() if name != 'out.bias'}, '1 missing: out.bias'),
+        ({**weights, 'more': torch.zeros(1)}, '1 unexpected: more'),
+        ({**weights, 'out.bias': torch.zeros(2)}, r'1 of another shape: out.bias is \[2\], not \[1\]'),
+        ({**weights, 'out.bias': torch.zeros(1, dtype=torch.float64)}, '1 of another type: out.bias is torch.float64'),
+    ]
     for tensors, words in cases:
         write_tensors(file, tensors, about)
-        with pytest.raises(ValueError, match=f'net.safetensors: these are not the weights of this Net: {words}'): load_model(file, {Net: NetSettings})
-    for change, words in [({'hidden': 8}, 'hidden of NetSettings should be'), ({'more': 1}, 'NetSettings has the fields'), ({'inputs': -1}, 'no Net can be built from its settings'), ({'inputs': True}, 'inputs of NetSettings')]:
+        with pytest.raises(ValueError, match=f'net.safetensors: these are not the weights of this Net: {words}'):
+            load_model(file, {Net: NetSettings})
+    for change, words in [
+        ({'hidden': 8}, 'hidden of NetSettings should be'),
+        ({'more': 1}, 'NetSettings has the fields'),
+        ({'inputs': -1}, 'no Net can be built from its settings'),
+        ({'inputs': True}, 'inputs of NetSettings'),
+    ]:
         write_tensors(file, weights, about | {'settings': about['settings'] | change})
-        with pytest.raises(ValueError, match=words): load_model(file, {Net: NetSettings})
+        with pytest.raises(ValueError, match=words):
+            load_model(file, {Net: NetSettings})
     bad = made()
     bad.out.bias.data[0] = math.nan
-    with pytest.raises(ValueError, match='out.bias holds NaN'): save_checkpoint(tmp_path/'bad.safetensors', bad, NetSettings())
+    with pytest.raises(ValueError, match='out.bias holds NaN'):
+        save_checkpoint(tmp_path / 'bad.safetensors', bad, NetSettings())
     assert not (tmp_path/'bad.safetensors').exists()
     check_weights(weights, made(1), file)
 
 
 def test_foreign_safetensors_are_refused(tmp_path):
     save_file({'weight': torch.zeros(3)}, tmp_path/'foreign.safetensors', metadata={'format': 'pt'})
-    with pytest.raises(ValueError, match='no checkpoint of microvid_nb'): load_checkpoint(tmp_path/'foreign.safetensors')
+    with pytest.raises(ValueError, match='no checkpoint of microvid_nb'):
+        load_checkpoint(tmp_path / 'foreign.safetensors')
     (tmp_path/'folder').mkdir()
     with pytest.raises(FileNotFoundError): load_checkpoint(tmp_path/'folder')
 
@@ -364,19 +516,29 @@ def test_foreign_safetensors_are_refused(tmp_path):
 def test_random_state_is_plain_data():
     """It survives JSON but for its tensors."""
     state = random_state()
-    assert {name for name, value in state.items() if isinstance(value, torch.Tensor)} <= {'torch', 'device'} and json.dumps([state['python'], state['numpy']])
+    assert {name for name, value in state.items() if isinstance(value, torch.Tensor)} <= {
+        'torch',
+        'device',
+    } and json.dumps([state['python'], state['numpy']])
 
 
 # --- five rounds
 
 
 def test_rounds():
-    table = rounds(lambda seed: {'ours': {'accuracy': 30 + seed, 'error': .5}, 'theirs': {'accuracy': 20., 'error': .1*seed}}, range(3))
+    table = rounds(
+        lambda seed: {'ours': {'accuracy': 30 + seed, 'error': 0.5}, 'theirs': {'accuracy': 20.0, 'error': 0.1 * seed}},
+        range(3),
+    )
     assert table.index.names == ['seed', 'method'] and table.loc[(2, 'ours'), 'accuracy'] == 32
-    assert mean_sd(table, 1).to_dict('index') == {'ours': {'accuracy': '31.0 ± 1.0', 'error': '0.5 ± 0.0'}, 'theirs': {'accuracy': '20.0 ± 0.0', 'error': '0.1 ± 0.1'}}
+    assert mean_sd(table, 1).to_dict('index') == {
+        'ours': {'accuracy': '31.0 ± 1.0', 'error': '0.5 ± 0.0'},
+        'theirs': {'accuracy': '20.0 ± 0.0', 'error': '0.1 ± 0.1'},
+    }
     wide = table['accuracy'].unstack('method')
     difference, p = paired_t(wide.ours, wide.theirs)
-    assert difference == 11 and p == pytest.approx(.0027, abs=1e-4)      # t = 11/(1/sqrt 3) = 19.05 with 2 degrees of freedom
+    # t = 11/(1/sqrt 3) = 19.05 with 2 degrees of freedom
+    assert difference == 11 and p == pytest.approx(.0027, abs=1e-4)
     assert math.isnan(paired_t(wide.ours, wide.ours).p) and paired_t(wide.ours, wide.ours - 1).p == 0
     with pytest.raises(ValueError, match='two or more rounds with the same seeds'): paired_t(wide.ours, wide.theirs[:2])
 

@@ -15,7 +15,11 @@ FILES = {'HandstandPushups': 'HandStandPushups'}
 
 def put(folder, classes=CLASSES, train=(), test=(), end='\n', number=1):
     folder.mkdir(exist_ok=True)
-    for name, lines in (('classInd.txt', [f'{i} {name}' for i, name in enumerate(classes, 1)]), (f'trainlist{number:02}.txt', train), (f'testlist{number:02}.txt', test)):
+    for name, lines in (
+        ('classInd.txt', [f'{i} {name}' for i, name in enumerate(classes, 1)]),
+        (f'trainlist{number:02}.txt', train),
+        (f'testlist{number:02}.txt', test),
+    ):
         (folder / name).write_bytes(''.join(line + end for line in lines).encode())
     return folder
 
@@ -31,9 +35,16 @@ TEST = [clip('HammerThrow', 1), clip('HandstandPushups', 7, 3)]
 @pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
 def test_read(tmp_path, end):
     clips = read_ucf101_split(put(tmp_path, train=TRAIN, test=TEST, end=end))
-    expected = pd.DataFrame({
-        'path': [line.split()[0] for line in TRAIN + TEST], 'class_name': ['HandstandPushups', 'Hammering', 'HammerThrow', 'HammerThrow', 'HandstandPushups'],
-        'class_id': [2, 0, 1, 1, 2], 'group': [8, 8, 25, 1, 7], 'clip': [1, 2, 7, 1, 3], 'split': ['train'] * 3 + ['test'] * 2})
+    expected = pd.DataFrame(
+        {
+            'path': [line.split()[0] for line in TRAIN + TEST],
+            'class_name': ['HandstandPushups', 'Hammering', 'HammerThrow', 'HammerThrow', 'HandstandPushups'],
+            'class_id': [2, 0, 1, 1, 2],
+            'group': [8, 8, 25, 1, 7],
+            'clip': [1, 2, 7, 1, 3],
+            'split': ['train'] * 3 + ['test'] * 2,
+        }
+    )
     pd.testing.assert_frame_equal(clips, expected)
 
 
@@ -41,11 +52,15 @@ def test_other_splits_have_their_own_files(tmp_path):
     put(tmp_path, train=TRAIN, test=TEST)
     put(tmp_path, train=TRAIN[:1], test=TEST[:1], number=3)
     assert len(read_ucf101_split(tmp_path, 3)) == 2
-    with pytest.raises(FileNotFoundError, match=r'trainlist02\.txt: .* published at https://www\.crcv\.ucf\.edu/data/UCF101\.php'):
+    with pytest.raises(
+        FileNotFoundError, match=r'trainlist02\.txt: .* published at https://www\.crcv\.ucf\.edu/data/UCF101\.php'
+    ):
         read_ucf101_split(tmp_path, 2)
 
 
-CLIPS = st.sets(st.tuples(st.sampled_from(CLASSES), st.integers(1, 4), st.integers(1, 3)), min_size=2, max_size=20).map(sorted)
+CLIPS = st.sets(st.tuples(st.sampled_from(CLASSES), st.integers(1, 4), st.integers(1, 3)), min_size=2, max_size=20).map(
+    sorted
+)
 
 
 @settings(deadline=None)
@@ -53,7 +68,11 @@ CLIPS = st.sets(st.tuples(st.sampled_from(CLASSES), st.integers(1, 4), st.intege
 def test_a_split_is_read_exactly_where_no_group_is_on_both_sides(tmp_path_factory, clips, data):
     train = data.draw(st.sets(st.sampled_from(clips), min_size=1, max_size=len(clips) - 1))
     test = set(clips) - train
-    folder = put(tmp_path_factory.mktemp('lists'), train=[clip(*row, label=CLASSES.index(row[0]) + 1) for row in sorted(train)], test=[clip(*row) for row in sorted(test)])
+    folder = put(
+        tmp_path_factory.mktemp('lists'),
+        train=[clip(*row, label=CLASSES.index(row[0]) + 1) for row in sorted(train)],
+        test=[clip(*row) for row in sorted(test)],
+    )
     shared = {row[:2] for row in train} & {row[:2] for row in test}
     if shared:
         with pytest.raises(ValueError, match=r'trainlist01\.txt and testlist01\.txt both have clips of') as caught:
@@ -61,13 +80,25 @@ def test_a_split_is_read_exactly_where_no_group_is_on_both_sides(tmp_path_factor
         assert '{} g{:02}'.format(*min(shared)) in str(caught.value)
     else:
         found = read_ucf101_split(folder)
-        assert set(found[found.split == 'train'][['class_name', 'group', 'clip']].itertuples(index=False, name=None)) == train
-        assert set(found[found.split == 'test'][['class_name', 'group', 'clip']].itertuples(index=False, name=None)) == test
+        assert (
+            set(found[found.split == 'train'][['class_name', 'group', 'clip']].itertuples(index=False, name=None))
+            == train
+        )
+        assert (
+            set(found[found.split == 'test'][['class_name', 'group', 'clip']].itertuples(index=False, name=None))
+            == test
+        )
         assert [CLASSES[number] for number in found.class_id] == found.class_name.tolist()
 
 
 def test_shared_groups_counts_both_sides():
-    clips = pd.DataFrame({'class_name': list('aaaabb'), 'group': [1, 1, 1, 2, 1, 2], 'split': ['train', 'train', 'test', 'test', 'train', 'test']})
+    clips = pd.DataFrame(
+        {
+            'class_name': list('aaaabb'),
+            'group': [1, 1, 1, 2, 1, 2],
+            'split': ['train', 'train', 'test', 'test', 'train', 'test'],
+        }
+    )
     assert shared_groups(clips).to_dict('records') == [{'class_name': 'a', 'group': 1, 'train': 2, 'test': 1}]
     assert len(shared_groups(clips[clips.split == 'train'])) == 0
 
@@ -110,14 +141,23 @@ def test_empty_list(tmp_path):
 
 def test_videos(tmp_path):
     clips, videos = read_ucf101_split(put(tmp_path / 'lists', train=TRAIN, test=TEST)), tmp_path / 'videos'
-    picture, noise = np.full((8, 48, 64, 3), 90, np.uint8), np.random.default_rng(0).normal(size=8000).astype(np.float32) / 10
+    picture, noise = (
+        np.full((8, 48, 64, 3), 90, np.uint8),
+        np.random.default_rng(0).normal(size=8000).astype(np.float32) / 10,
+    )
     write_video(videos / clips.path[0], picture, fps=8)
     write_video(videos / clips.path[1], picture, fps=8, samples=noise, sr=8000)
     (videos / 'HammerThrow').mkdir()
     (videos / clips.path[2]).write_bytes(b'not a video')
     assert missing_videos(clips, videos).path.tolist() == clips.path.tolist()[3:]
     heard = probe_audio(clips, videos)
-    assert heard.has_audio.fillna(False).tolist() == [False, True, False, False, False] and heard.has_audio.isna().tolist() == [False, False, True, True, True]
+    assert heard.has_audio.fillna(False).tolist() == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ] and heard.has_audio.isna().tolist() == [False, False, True, True, True]
     assert (heard.problem == '').tolist() == [True, True, False, False, False] and heard.problem[3] == 'no such file'
     pd.testing.assert_frame_equal(heard[clips.columns], clips)
     assert len(probe_audio(clips[:0], videos)) == 0

@@ -10,9 +10,11 @@ from torch.autograd import gradcheck
 
 from microvid_nb.data.files import real_folder
 from microvid_nb.data.vine import VenueTree, find_parents, read_venue_tree
-from microvid_nb.venue.baselines import D3L, MDL, MTDL, TRUMANN, AlexNetFusion, DefaultVenue, DictionarySettings, FusionSettings, TRUMANNSettings
+from microvid_nb.venue.baselines import (
+    D3L, MDL, MTDL, TRUMANN, AlexNetFusion, DefaultVenue, DictionarySettings, FusionSettings, TRUMANNSettings)
 from microvid_nb.venue.dictionaries import joint_codes, shorten, slope_derivative, solve_codes
-from microvid_nb.venue.tree import best_space, best_tasks, group_affinity, group_norms, tree_penalty, weigh_tree, world_tree
+from microvid_nb.venue.tree import (
+    best_space, best_tasks, group_affinity, group_norms, tree_penalty, weigh_tree, world_tree)
 from microvid_nb.venue.videos import gather_videos, pick_rows
 
 torch.set_num_threads(1)
@@ -31,7 +33,9 @@ def videos(n, seed=0, venues=4):
 
 
 def a_tree(venues=4):
-    groups = np.concatenate([[[True, True, False, False], [False, False, True, True]], np.eye(4, dtype=bool)])[:, :venues]
+    groups = np.concatenate([[[True, True, False, False], [False, False, True, True]], np.eye(4, dtype=bool)])[
+        :, :venues
+    ]
     return VenueTree(groups, np.ones(6), find_parents(groups))
 
 
@@ -42,7 +46,9 @@ def a_tree(venues=4):
 def test_codes_of_one_modality_are_scikit_learns(seed, sparsity):
     atoms = torch.nn.functional.normalize(numbers(9, 15, seed=seed), dim=0)
     x = numbers(5, 9, seed=seed + 10)
-    ours = solve_codes((atoms.T @ atoms)[None], (x @ atoms)[:, None], torch.ones(5, 1), sparsity, 0., 1e-11, 20_000)[:, 0]
+    ours = solve_codes((atoms.T @ atoms)[None], (x @ atoms)[:, None], torch.ones(5, 1), sparsity, 0.0, 1e-11, 20_000)[
+        :, 0
+    ]
     theirs = sparse_encode(x.numpy(), atoms.T.numpy(), algorithm='lasso_cd', alpha=sparsity, max_iter=1_000_000)
     def objective(codes): return .5 * (x - codes @ atoms.T).square().sum(1) + sparsity * codes.abs().sum(1)
     assert torch.allclose(objective(ours), objective(torch.from_numpy(theirs)), rtol=1e-4)
@@ -54,19 +60,31 @@ def test_the_elastic_net_is_a_lasso_of_a_longer_dictionary(seed):
     atoms, x = numbers(6, 8, seed=seed), numbers(4, 6, seed=seed + 10)
     ours = joint_codes([x], [atoms], torch.ones(4, 1, dtype=bool), .4, .3, 1e-11)[:, 0]
     longer = torch.cat([atoms, .3 ** .5 * torch.eye(8, dtype=torch.float64)])
-    theirs = sparse_encode(torch.cat([x, torch.zeros(4, 8)], 1).numpy(), longer.T.numpy(), algorithm='lasso_cd', alpha=.4, max_iter=1_000_000)
+    theirs = sparse_encode(
+        torch.cat([x, torch.zeros(4, 8)], 1).numpy(),
+        longer.T.numpy(),
+        algorithm='lasso_cd',
+        alpha=0.4,
+        max_iter=1_000_000,
+    )
     assert np.abs(ours.numpy() - theirs).max() < 2e-3
 
 
 @given(st.integers(0, 10_000), st.floats(.05, 2), st.floats(.01, 1))
 @settings(max_examples=25, deadline=None)
 def test_no_other_codes_are_better(seed, sparsity, ridge):
-    dictionaries, blocks = [numbers(5, 6, seed=seed), numbers(4, 6, seed=seed + 1)], [numbers(3, 5, seed=seed + 2), numbers(3, 4, seed=seed + 3)]
+    dictionaries, blocks = (
+        [numbers(5, 6, seed=seed), numbers(4, 6, seed=seed + 1)],
+        [numbers(3, 5, seed=seed + 2), numbers(3, 4, seed=seed + 3)],
+    )
     there = torch.tensor([[True, True], [True, False], [False, False]])
     codes = joint_codes(blocks, dictionaries, there, sparsity, ridge, 1e-9)
 
     def objective(codes):
-        fit = sum(.5 * there[:, m] * (x - codes[:, m] @ d.T).square().sum(1) for m, (x, d) in enumerate(zip(blocks, dictionaries)))
+        fit = sum(
+            0.5 * there[:, m] * (x - codes[:, m] @ d.T).square().sum(1)
+            for m, (x, d) in enumerate(zip(blocks, dictionaries))
+        )
         return fit + sparsity * codes.norm(dim=1).sum(1) + ridge / 2 * codes.square().sum((1, 2))
     best = objective(codes)
     for scale in (1e-3, 1e-1):
@@ -91,8 +109,14 @@ def test_the_derivative_of_the_slope_is_that_of_autograd():
     codes[:, :, 1] = 0
 
     def objective(used):
-        whole = torch.stack([torch.cat([row[:1], torch.zeros(1, dtype=torch.float64), row[1:]]) for row in used.view(2, 3)])
-        return .5 * torch.einsum('mp,mpq,mq->', whole, gram, whole) + .7 * used.view(2, 3).norm(dim=0).sum() + .1 / 2 * whole.square().sum()
+        whole = torch.stack(
+            [torch.cat([row[:1], torch.zeros(1, dtype=torch.float64), row[1:]]) for row in used.view(2, 3)]
+        )
+        return (
+            0.5 * torch.einsum('mp,mpq,mq->', whole, gram, whole)
+            + 0.7 * used.view(2, 3).norm(dim=0).sum()
+            + 0.1 / 2 * whole.square().sum()
+        )
     kept = [0, 2, 3]
     expected = torch.autograd.functional.hessian(objective, codes[0][:, kept].flatten())
     rows = [m * 4 + p for m in range(2) for p in kept]
@@ -121,8 +145,14 @@ def test_tree_penalty_by_hand():
 def test_tree_penalty_agrees_with_loops(seed):
     rng = np.random.default_rng(seed)
     weights, membership, importance = rng.normal(size=(3, 5)), rng.random((4, 5)) < .5, rng.random(4)
-    slow = sum(importance[v] * np.sqrt(sum(weights[k, t] ** 2 for t in range(5) if membership[v, t])) for k in range(3) for v in range(4))
-    assert tree_penalty(torch.from_numpy(weights), torch.from_numpy(membership), torch.from_numpy(importance)).item() == pytest.approx(slow)
+    slow = sum(
+        importance[v] * np.sqrt(sum(weights[k, t] ** 2 for t in range(5) if membership[v, t]))
+        for k in range(3)
+        for v in range(4)
+    )
+    assert tree_penalty(
+        torch.from_numpy(weights), torch.from_numpy(membership), torch.from_numpy(importance)
+    ).item() == pytest.approx(slow)
 
 
 def test_affinity_agrees_with_loops_and_leaves_have_one():
@@ -140,7 +170,9 @@ def test_affinity_agrees_with_loops_and_leaves_have_one():
 
 
 def test_affinity_of_venues_without_videos():
-    found = group_affinity(numbers(5, 3).float(), torch.zeros(5, dtype=torch.int64), torch.from_numpy(a_tree().membership))
+    found = group_affinity(
+        numbers(5, 3).float(), torch.zeros(5, dtype=torch.int64), torch.from_numpy(a_tree().membership)
+    )
     assert torch.equal(found, torch.tensor([.5, .5, 1, 1, 1, 1]))
 
 
@@ -167,7 +199,9 @@ def test_the_objective_falls_and_the_tree_shrinks_its_penalty():
     data = videos(120)
     penalties = []
     for strength in (1e-3, .1):
-        model = TRUMANN(TRUMANNSettings(7, 4, 3, 4, space=6, tree=strength, tolerance=0.), weigh_tree(a_tree(), data)).fit(data)
+        model = TRUMANN(
+            TRUMANNSettings(7, 4, 3, 4, space=6, tree=strength, tolerance=0.0), weigh_tree(a_tree(), data)
+        ).fit(data)
         assert all(b <= a * (1 + 1e-4) for a, b in zip(model.history, model.history[1:]))
         penalties.append(tree_penalty(model.weights, model.membership, model.importance).item())
     assert penalties[1] < penalties[0]
@@ -190,10 +224,12 @@ SIZES = dict(visual=7, acoustic=4, text=3, venues=4)
 METHODS = {
     'Default': DefaultVenue,
     'MDL': lambda: MDL(DictionarySettings(**SIZES, atoms=10)),
-    'D3L': lambda: D3L(DictionarySettings(**SIZES, atoms=10, epochs=8, batch=32, rate=.03)),
-    'MTDL': lambda: MTDL(DictionarySettings(**SIZES, atoms=10, epochs=8, batch=32, rate=.03)),
+    'D3L': lambda: D3L(DictionarySettings(**SIZES, atoms=10, epochs=8, batch=32, rate=0.03)),
+    'MTDL': lambda: MTDL(DictionarySettings(**SIZES, atoms=10, epochs=8, batch=32, rate=0.03)),
     'TRUMANN': lambda: TRUMANN(TRUMANNSettings(**SIZES, space=6), a_tree()),
-    **{f'AlexNet_{n}': lambda n=n: AlexNetFusion(FusionSettings(**SIZES, hidden=(16,) * n, batch=32)) for n in range(4)},
+    **{
+        f'AlexNet_{n}': lambda n=n: AlexNetFusion(FusionSettings(**SIZES, hidden=(16,) * n, batch=32)) for n in range(4)
+    },
 }
 
 

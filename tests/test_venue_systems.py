@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from microvid_nb.features.acoustic import AutoencoderSettings, StackedDenoisingAutoencoder
 from microvid_nb.training import paired_t
 from microvid_nb.venue.dare import DARE, DARESettings, VenuePrediction, train_dare
-from microvid_nb.venue.experiments import (COMMON, PAPER_TABLE3, Round, VenueStudy, beside_paper, compare, concept_venues, only, one_round,
-                                           read_vine, reproduce_sounds)
-from microvid_nb.venue.systems import SCALES, compare_features, measure, measure_groups, rarest_concept, size_groups, split_videos
+from microvid_nb.venue.experiments import (
+    COMMON, PAPER_TABLE3, Round, VenueStudy, beside_paper, compare, concept_venues, only, one_round, read_vine,
+    reproduce_sounds)
+from microvid_nb.venue.systems import (
+    SCALES, compare_features, measure, measure_groups, rarest_concept, size_groups, split_videos)
 from microvid_nb.venue.tree import world_tree
 from microvid_nb.venue.videos import gather_sounds, gather_videos
 
@@ -31,7 +33,12 @@ def study():
     x = centres[venue] + torch.randn(150, 20, generator=source)
     present = torch.rand(150, 3, generator=source) < torch.tensor([1., .9, .8])
     codes = torch.randn(60, 6, generator=source)
-    return VenueStudy(gather_videos(x[:, :8], x[:, 8:14], x[:, 14:], venue, present), None, gather_sounds(codes, torch.rand(60, 8, generator=source) < .3), world_tree())
+    return VenueStudy(
+        gather_videos(x[:, :8], x[:, 8:14], x[:, 14:], venue, present),
+        None,
+        gather_sounds(codes, torch.rand(60, 8, generator=source) < 0.3),
+        world_tree(),
+    )
 
 
 def by_hand(pairs):
@@ -60,12 +67,16 @@ def test_groups_add_up_to_the_whole(pairs, count):
     assert all(min(sizes[v] for v in a) >= max(sizes[v] for v in b) for a, b in zip(groups, groups[1:]))
     table = measure_groups(truth, said, groups)
     assert table.videos.sum() == len(pairs)
-    assert (table['Micro-F1'].fillna(0)*table.videos).sum()/len(pairs) == pytest.approx(measure(truth, said)['Micro-F1'])
+    assert (table['Micro-F1'].fillna(0) * table.videos).sum() / len(pairs) == pytest.approx(
+        measure(truth, said)['Micro-F1']
+    )
 
 
 def test_rounds_split_all_videos_and_differ(study):
     first, again, other = (split_videos(study.videos, 90, seed) for seed in (0, 0, 1))
-    assert torch.equal(first.train.visual, again.train.visual) and not torch.equal(first.train.visual, other.train.visual)
+    assert torch.equal(first.train.visual, again.train.visual) and not torch.equal(
+        first.train.visual, other.train.visual
+    )
     rows = torch.cat([first.train.visual, first.test.visual])
     assert len(first.train.venue) == 90 and torch.equal(rows.sort(0).values, study.videos.visual.sort(0).values)
 
@@ -83,8 +94,13 @@ def test_no_concepts_is_no_external_sounds(study):
 
 def test_a_variant_is_trained_once(study, monkeypatch):
     made, trained = Round(study, TINY, 0), []
-    monkeypatch.setattr(Round, 'train', lambda self, modalities=None, **changes: trained.append(changes) or (lambda model: (model, None))(Saying()))
-    for changes in ({}, {'concepts': 8}, {'dropout': .1}, {'dropout': .3}, {'concepts': 0}, {'concepts': 0}): made.said(**changes)
+    monkeypatch.setattr(
+        Round,
+        'train',
+        lambda self, modalities=None, **changes: trained.append(changes) or (lambda model: (model, None))(Saying()),
+    )
+    for changes in ({}, {'concepts': 8}, {'dropout': 0.1}, {'dropout': 0.3}, {'concepts': 0}, {'concepts': 0}):
+        made.said(**changes)
     assert trained == [{}, {'dropout': .3}, {'concepts': 0}]
 
 
@@ -95,11 +111,17 @@ class Saying:
 
 def test_a_round_holds_every_method_once(study):
     tables = one_round(study, replace(TINY, hidden=16, text_concepts=8), 2)
-    assert set(tables) > set(COMMON) and all(table.notna().all(axis=None) for name, table in tables.items() if name != 'table5')
+    assert set(tables) > set(COMMON) and all(
+        table.notna().all(axis=None) for name, table in tables.items() if name != 'table5'
+    )
     assert set(one_round(study._replace(sounds=None, test=study.videos), replace(TINY, epochs=1), 0)) == set(COMMON)
     assert tables['table3'].method.tolist() == list(PAPER_TABLE3.index) and set(tables['table3']['round']) == {2}
     assert len({tables[name].query('method == "DARE"')['Micro-F1'].iloc[0] for name in ('table3', 'parts')}) == 1
-    assert tables['table4']['Micro-F1'].iloc[0] == tables['table3'].set_index('method')['Micro-F1']['DARE'] == tables['fig5d'].set_index('dropout')['Micro-F1'][.1]
+    assert (
+        tables['table4']['Micro-F1'].iloc[0]
+        == tables['table3'].set_index('method')['Micro-F1']['DARE']
+        == tables['fig5d'].set_index('dropout')['Micro-F1'][0.1]
+    )
     assert tables['table5'].groupby('method').videos.sum().tolist() == [60, 60, 60]
 
 
@@ -122,11 +144,21 @@ def test_concepts_of_venues_are_means_over_their_videos(study):
 
 
 def test_beside_paper_prints_mean_deviation_and_p():
-    rounds = pd.DataFrame({'round': [0, 1, 2]*2, 'method': ['DARE']*3 + ['MDL']*3, 'Micro-F1': [5., 6, 7, 4, 4, 4], 'Macro-F1': [1., 2, 2, 1, 2, 2]})
+    rounds = pd.DataFrame(
+        {
+            'round': [0, 1, 2] * 2,
+            'method': ['DARE'] * 3 + ['MDL'] * 3,
+            'Micro-F1': [5.0, 6, 7, 4, 4, 4],
+            'Macro-F1': [1.0, 2, 2, 1, 2, 2],
+        }
+    )
     table = beside_paper(rounds, PAPER_TABLE3, 'DARE', 'test')
     assert table.loc['DARE', 'Micro-F1, test'] == '6.00 ± 1.00' and table.loc['DARE', 'p Micro-F1'] == ''
     expected = paired_t(pd.Series([5., 6, 7]), pd.Series([4., 4, 4])).p
-    assert float(table.loc['MDL', 'p Micro-F1']) == pytest.approx(expected, rel=.05) and table.loc['MDL', 'p Macro-F1'] == 'nan'
+    assert (
+        float(table.loc['MDL', 'p Micro-F1']) == pytest.approx(expected, rel=0.05)
+        and table.loc['MDL', 'p Macro-F1'] == 'nan'
+    )
     assert table.loc['MDL', 'Micro-F1, paper (Vine)'] == 20.46
     assert compare(rounds, 'DARE', 'MDL', 'Micro-F1').difference == 2
 
@@ -142,7 +174,11 @@ def test_features_that_tell_concepts_apart_win():
     torch.manual_seed(0)
     encoder = StackedDenoisingAutoencoder(AutoencoderSettings((1104, 16, 8), layer_epochs=1, epochs=1))
     encoder.pretrain(descriptors, progress=False)
-    table = compare_features(descriptors, torch.nn.functional.one_hot(label), encoder, folds=4, progress=False).groupby('features')['Micro-F1'].mean()
+    table = (
+        compare_features(descriptors, torch.nn.functional.one_hot(label), encoder, folds=4, progress=False)
+        .groupby('features')['Micro-F1']
+        .mean()
+    )
     assert table['MFCC (mean)'] > 95 and table['MFCC (max)'] < 60 and table['spectrum (mean)'] < 60
 
 

@@ -31,9 +31,21 @@ def encode(path, images, codec, pix_fmt, fps=20, options=None, frame_options=Non
     return path
 
 
-FORMATS = [('a.mp4', 'libx264', 'yuv420p'), ('a.mov', 'libx264', 'yuv422p'), ('a.mkv', 'libx264', 'yuv420p10le'), ('a.mp4', 'libx265', 'yuv420p10le'), ('a.webm', 'libvpx-vp9', 'yuv420p'),
-           ('a.webm', 'libvpx', 'yuv420p'), ('a.avi', 'mpeg4', 'yuv420p'), ('a.avi', 'mjpeg', 'yuvj420p'), ('a.mpg', 'mpeg1video', 'yuv420p'), ('a.ts', 'libx264', 'yuv420p'),
-           ('a.mkv', 'ffv1', 'yuv444p'), ('a.mkv', 'libx264', 'yuv444p'), ('a.flv', 'flv', 'yuv420p')]
+FORMATS = [
+    ('a.mp4', 'libx264', 'yuv420p'),
+    ('a.mov', 'libx264', 'yuv422p'),
+    ('a.mkv', 'libx264', 'yuv420p10le'),
+    ('a.mp4', 'libx265', 'yuv420p10le'),
+    ('a.webm', 'libvpx-vp9', 'yuv420p'),
+    ('a.webm', 'libvpx', 'yuv420p'),
+    ('a.avi', 'mpeg4', 'yuv420p'),
+    ('a.avi', 'mjpeg', 'yuvj420p'),
+    ('a.mpg', 'mpeg1video', 'yuv420p'),
+    ('a.ts', 'libx264', 'yuv420p'),
+    ('a.mkv', 'ffv1', 'yuv444p'),
+    ('a.mkv', 'libx264', 'yuv444p'),
+    ('a.flv', 'flv', 'yuv420p'),
+]
 
 
 @pytest.mark.parametrize('name, codec, pix_fmt', FORMATS)
@@ -41,7 +53,14 @@ def test_formats(tmp_path, pictures, name, codec, pix_fmt):
     if codec not in av.codecs_available:
         pytest.skip(f'this FFmpeg has no {codec}')
     fps = 25 if name.endswith('.mpg') else 20
-    path = encode(tmp_path / name, pictures, codec, pix_fmt, fps, {'b': '4000000'} if codec in ('mpeg4', 'mpeg1video', 'flv', 'libvpx') else {})
+    path = encode(
+        tmp_path / name,
+        pictures,
+        codec,
+        pix_fmt,
+        fps,
+        {'b': '4000000'} if codec in ('mpeg4', 'mpeg1video', 'flv', 'libvpx') else {},
+    )
     frames = read_frames(path)
     assert len(frames) == 40 and (frames.info.width, frames.info.height) == (128, 96)
     np.testing.assert_allclose(np.diff(frames.times), 1 / fps, atol=2e-3)
@@ -73,7 +92,9 @@ def test_interlaced_has_no_combs(tmp_path):
         image[::2, 8 * i:8 * i + 30] = 255
         image[1::2, 8 * i + 4:8 * i + 34] = 255
         images.append(image)
-    path = encode(tmp_path / 'a.mkv', images, 'libx264', 'yuv420p', options={'x264-params': 'interlaced=1:tff=1', 'crf': '5'})
+    path = encode(
+        tmp_path / 'a.mkv', images, 'libx264', 'yuv420p', options={'x264-params': 'interlaced=1:tff=1', 'crf': '5'}
+    )
     with av.open(str(path)) as container:
         woven = [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
         assert all(frame.interlaced_frame for frame in av.open(str(path)).decode(video=0))
@@ -84,7 +105,9 @@ def test_interlaced_has_no_combs(tmp_path):
         return np.abs(grey[1:-1] - (grey[:-2] + grey[2:]) / 2).mean()
     assert len(frames) == 12
     np.testing.assert_allclose(frames.times, np.arange(12) / 20, atol=2e-3)
-    assert np.mean([comb(image) for image in frames.images[1:-1]]) < .2 * np.mean([comb(image) for image in woven[1:-1]])
+    assert np.mean([comb(image) for image in frames.images[1:-1]]) < 0.2 * np.mean(
+        [comb(image) for image in woven[1:-1]]
+    )
 
 
 def test_first_time_is_kept(tmp_path, pictures):
@@ -95,11 +118,14 @@ def test_first_time_is_kept(tmp_path, pictures):
 
 
 def test_seeking_does_not_decode_from_zero(tmp_path, pictures, monkeypatch):
-    path = write_video(tmp_path / 'long.mp4', (image for _ in range(50) for image in pictures), fps=20)  # 100 s, a key frame every 250 frames
+    # 100 s, a key frame every 250 frames
+    path = write_video(tmp_path / 'long.mp4', (image for _ in range(50) for image in pictures), fps=20)
     whole = read_frames(path, start=90)
     decoded = []
     original = video.decode
-    monkeypatch.setattr(video, 'decode', lambda *arguments: (decoded.append(1) or frame for frame in original(*arguments)))
+    monkeypatch.setattr(
+        video, 'decode', lambda *arguments: (decoded.append(1) or frame for frame in original(*arguments))
+    )
     part = read_frames(path, start=90, end=91)
     assert len(part) == 20 and len(decoded) < 320
     np.testing.assert_array_equal(part.images, whole.images[:20])
@@ -134,8 +160,14 @@ def test_name_with_colon_and_percent(tmp_path, pictures):
 
 
 def test_not_a_video(tmp_path):
-    for name, content in {'a.txt': b'words\n' * 100, 'a.mp4': b'\0' * 4000, 'a.m3u8': b'#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/x.ts\n', 'a.json': b'{}', 'a.py': b'print()',
-                          'a.ffconcat': b"ffconcat version 1.0\nfile 'b.mp4'\n"}.items():
+    for name, content in {
+        'a.txt': b'words\n' * 100,
+        'a.mp4': b'\0' * 4000,
+        'a.m3u8': b'#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/x.ts\n',
+        'a.json': b'{}',
+        'a.py': b'print()',
+        'a.ffconcat': b"ffconcat version 1.0\nfile 'b.mp4'\n",
+    }.items():
         (tmp_path / name).write_bytes(content)
         for read in (probe, read_frames, survey_video):
             with pytest.raises(MediaError, match=name):
@@ -166,7 +198,9 @@ def test_declared_giant_is_refused_in_little_memory(tmp_path):
     code = (f'from microvid_nb.media.video import *\n'
             f'try: print(read_frames({str(path)!r}).images.shape)\nexcept MediaError as error: print(error)\n'
             f'print([int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")][0])')
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, timeout=60, check=True
+    )
     said, peak = done.stdout.splitlines()
     assert said.startswith(f'{path}: ') and int(peak) < 300, done
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from microvid_nb.gif.gevaden import GEVADEN, GEVADENSettings, gaussian_kl, gevaden_loss, last_state, likely_gif, shot_likelihoods
+from microvid_nb.gif.gevaden import (
+    GEVADEN, GEVADENSettings, gaussian_kl, gevaden_loss, last_state, likely_gif, shot_likelihoods)
 from microvid_nb.gif.select import select_gif
 from microvid_nb.gif.shots import shot_loader, shot_video
 from microvid_nb.gif.video_to_gif import ShotSettings, VideoToGIF, VideoToGIFSettings, load_gif_model, shot_clips
@@ -19,7 +20,9 @@ SETTINGS = VideoToGIFSettings(SHOTS, GEVADENSettings(features=64, video=16, gif=
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
-    return save_checkpoint(tmp_path_factory.mktemp('model')/'gif.safetensors', VideoToGIF(SETTINGS), SETTINGS, note='untrained')
+    return save_checkpoint(
+        tmp_path_factory.mktemp('model') / 'gif.safetensors', VideoToGIF(SETTINGS), SETTINGS, note='untrained'
+    )
 
 
 def drawn(path, frames, fps=8, size=(48, 64), seed=0):
@@ -80,7 +83,11 @@ def test_damaged_checkpoints_are_refused(tmp_path, checkpoint):
 def test_last_state_is_that_of_packed_sequences():
     from torch.nn.utils.rnn import pack_padded_sequence
     torch.manual_seed(0)
-    lstm, x, lengths = torch.nn.LSTM(5, 7, 2, batch_first=True), torch.randn(6, 11, 5), torch.tensor([11, 3, 1, 7, 7, 2])
+    lstm, x, lengths = (
+        torch.nn.LSTM(5, 7, 2, batch_first=True),
+        torch.randn(6, 11, 5),
+        torch.tensor([11, 3, 1, 7, 7, 2]),
+    )
     packed = lstm(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))[1][0][-1]
     assert torch.allclose(last_state(lstm, x, lengths), packed, atol=1e-6)
 
@@ -88,7 +95,10 @@ def test_last_state_is_that_of_packed_sequences():
 @pytest.mark.parametrize('seed', range(5))
 def test_divergence_against_torch(seed):
     torch.manual_seed(seed)
-    (m, s), (n, t) = ((torch.randn(50, 10, dtype=torch.float64)*3, torch.rand(50, 10, dtype=torch.float64)*5 + 1e-3) for _ in range(2))
+    (m, s), (n, t) = (
+        (torch.randn(50, 10, dtype=torch.float64) * 3, torch.rand(50, 10, dtype=torch.float64) * 5 + 1e-3)
+        for _ in range(2)
+    )
     assert torch.allclose(gaussian_kl(m, s, n, t), kl_divergence(Normal(m, s), Normal(n, t)).sum(-1), rtol=1e-10)
 
 
@@ -107,12 +117,24 @@ def test_most_likely_gif_against_all_triples(seed):
 
 def test_training_resumes_to_the_same_losses(tmp_path):
     rng = np.random.default_rng(0)
-    videos = [shot_video(str(i), rng.standard_normal((n, 6)), [[0, 1, 2], [3, 1, 0]], np.ones(n)) for i, n in enumerate(rng.integers(4, 12, 20))]
+    videos = [
+        shot_video(str(i), rng.standard_normal((n, 6)), [[0, 1, 2], [3, 1, 0]], np.ones(n))
+        for i, n in enumerate(rng.integers(4, 12, 20))
+    ]
 
     def run(epochs, folder):
         torch.manual_seed(0)
         model = GEVADEN(GEVADENSettings(features=6, video=16, gif=8, latent=3, warm_up=5))
-        return fit(model, shot_loader(videos, 8), gevaden_loss, torch.optim.Adam(model.parameters(), 1e-3), epochs, checkpoint=folder, seed=1, progress=False)
+        return fit(
+            model,
+            shot_loader(videos, 8),
+            gevaden_loss,
+            torch.optim.Adam(model.parameters(), 1e-3),
+            epochs,
+            checkpoint=folder,
+            seed=1,
+            progress=False,
+        )
     whole = run(4, tmp_path/'whole')
     run(2, tmp_path/'parts')
     assert run(4, tmp_path/'parts').loss.tolist() == whole.loss.tolist()

@@ -15,8 +15,9 @@ from microvid_nb.training import read_tensors, save_checkpoint, write_tensors
 from microvid_nb.venue.dare import DARESettings
 from microvid_nb.venue.experiments import train_microworld_model
 from microvid_nb.venue.systems import SCALES
-from microvid_nb.venue.video_to_venue import (Clip, PictureSettings, VideoToVenue, VideoToVenueSettings, estimate_venue, even_frames,
-                                              load_venue_model, read_clip)
+from microvid_nb.venue.video_to_venue import (
+    Clip, PictureSettings, VideoToVenue, VideoToVenueSettings, estimate_venue, even_frames, load_venue_model,
+    read_clip)
 
 QUICK = replace(SCALES['tiny'], train=60, test=20, elsewhere=40, clips=200, epochs=2)
 
@@ -25,7 +26,9 @@ QUICK = replace(SCALES['tiny'], train=60, test=20, elsewhere=40, clips=200, epoc
 def checkpoint(tmp_path_factory):
     torch.set_num_threads(1)
     model = train_microworld_model(QUICK, progress=False)
-    return save_checkpoint(tmp_path_factory.mktemp('model')/'venue.safetensors', model, model.settings, note='test'), model
+    return save_checkpoint(
+        tmp_path_factory.mktemp('model') / 'venue.safetensors', model, model.settings, note='test'
+    ), model
 
 
 def ramp(path, frames, fps=8):
@@ -45,7 +48,9 @@ def test_frames_are_the_middles_of_equal_parts(tmp_path, frames, wanted):
 def test_missing_parts_are_named_and_the_rest_is_used(tmp_path, checkpoint, sample):
     model = load_venue_model(checkpoint[0])
     whole = estimate_venue(sample, model, 'beach with friends')
-    assert whole.missing == () and len(whole.venues) == 40 and whole.venues.probability.sum() == pytest.approx(1, abs=1e-5)
+    assert (
+        whole.missing == () and len(whole.venues) == 40 and whole.venues.probability.sum() == pytest.approx(1, abs=1e-5)
+    )
     assert whole.venues.probability.is_monotonic_decreasing and whole.concepts.strength.is_monotonic_decreasing
     assert whole.venue == whole.venues.venue[0]
     muted = estimate_venue(ramp(tmp_path/'muted.mp4', 20), model)
@@ -73,7 +78,9 @@ def test_a_long_sound_is_the_mean_of_its_pieces(checkpoint):
     model, rng = checkpoint[1], np.random.default_rng(0)
     sound = rng.normal(size=5*RATE).astype(np.float32)/10
     alone = [model.describe(Clip(None, piece, None)).acoustic for piece in np.array_split(sound, 5)]
-    assert torch.allclose(model.describe(Clip(None, sound, None)).acoustic, torch.cat(alone).mean(0, keepdim=True), atol=1e-5)
+    assert torch.allclose(
+        model.describe(Clip(None, sound, None)).acoustic, torch.cat(alone).mean(0, keepdim=True), atol=1e-5
+    )
     short = model.describe(Clip(None, sound[:RATE//10], None)).acoustic
     assert torch.allclose(short, model.encoder.encode(acoustic_descriptors([sound[:RATE//10]])).detach())
 
@@ -84,7 +91,11 @@ def test_tracks_hear_each_second_as_if_alone(checkpoint):
     tracks = model.listen(sound, window=1., step=1.)
     assert tracks.index.tolist() == pytest.approx([.5, 1.5, 2.5]) and list(tracks) == list(model.settings.concepts)
     for second in range(3):
-        alone = model.estimate(Clip(None, sound[second*RATE:(second + 1)*RATE], None)).concepts.set_index('concept').strength
+        alone = (
+            model.estimate(Clip(None, sound[second * RATE : (second + 1) * RATE], None))
+            .concepts.set_index('concept')
+            .strength
+        )
         assert tracks.iloc[second].to_numpy() == pytest.approx(alone[list(tracks)].to_numpy(), abs=1e-4)
 
 
@@ -101,7 +112,16 @@ def test_the_small_scale_fits_into_five_megabytes(tmp_path):
     scale = SCALES['small']
     dare = DARESettings(256, 200, 100, 80, scale.text_concepts, 40, (scale.hidden,))
     words = tuple(f'word{i}' for i in range(1000))
-    settings = VideoToVenueSettings(tuple(map(str, range(40))), tuple(map(str, range(80))), words, (3,)*1000, dare, scale.pictures, scale.autoencoder, seconds=scale.seconds)
+    settings = VideoToVenueSettings(
+        tuple(map(str, range(40))),
+        tuple(map(str, range(80))),
+        words,
+        (3,) * 1000,
+        dare,
+        scale.pictures,
+        scale.autoencoder,
+        seconds=scale.seconds,
+    )
     assert save_checkpoint(tmp_path/'a.safetensors', VideoToVenue(settings), settings).stat().st_size < 5e6
 
 
@@ -135,4 +155,6 @@ def test_real_files(media, checkpoint, name, missing):
     path = path if path.is_file() else sorted(path.iterdir())[0]
     found = estimate_venue(path, checkpoint[1])
     assert found.missing == missing and np.isfinite(found.venues.probability).all()
-    assert found.concepts.strength.notna().all() and len(found.concepts) == (0 if 'acoustic' in missing else len(checkpoint[1].settings.concepts))
+    assert found.concepts.strength.notna().all() and len(found.concepts) == (
+        0 if 'acoustic' in missing else len(checkpoint[1].settings.concepts)
+    )

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microvid_nb.data.vine import VineSplit, find_parents, modality_columns, read_venue_names, read_venue_tree, tree_problems, tree_table
+from microvid_nb.data.vine import (
+    VineSplit, find_parents, modality_columns, read_venue_names, read_venue_tree, tree_problems, tree_table)
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get('MICROVID_DATA', ROOT.parent / 'shared' / 'data')) / 'vine'
@@ -69,7 +70,9 @@ def test_malformed_names_are_refused_by_line(tmp_path, text, words):
 # ---- the tree ----
 
 def tree_file(folder, groups, weights=None):
-    (folder / 'tree.json').write_text(json.dumps({'groups': groups, 'weights': [1.0] * len(groups) if weights is None else weights}))
+    (folder / 'tree.json').write_text(
+        json.dumps({'groups': groups, 'weights': [1.0] * len(groups) if weights is None else weights})
+    )
     return folder / 'tree.json'
 
 
@@ -127,7 +130,11 @@ def test_parents_agree_with_sets(groups):
 def test_the_published_names(real):
     names = real[0]
     assert len(names) == len(set(names)) == 188
-    assert (names[0], names[187]) == ('Animal Shelter', 'Beer Garden') and 'Café' in names and all(name == name.strip() for name in names)
+    assert (
+        (names[0], names[187]) == ('Animal Shelter', 'Beer Garden')
+        and 'Café' in names
+        and all(name == name.strip() for name in names)
+    )
 
 
 def test_the_published_tree(real):
@@ -137,12 +144,18 @@ def test_the_published_tree(real):
     assert tree.weights.tolist() == raw['weights']
     assert (tree.membership.shape, tree.internal.sum(), (~tree.internal).sum()) == ((214, 188), 26, 188)
     assert np.bincount(tree.level[tree.internal]).tolist() == [0, 10, 15, 1]
-    assert tree.membership[:10].sum(1).tolist() == [5, 3, 32, 15, 27, 14, 34, 22, 16, 20] and (tree.membership[:10].sum(0) == 1).all()
+    assert (
+        tree.membership[:10].sum(1).tolist() == [5, 3, 32, 15, 27, 14, 34, 22, 16, 20]
+        and (tree.membership[:10].sum(0) == 1).all()
+    )
     inner = [group for group in np.flatnonzero(tree.internal) if tree.level[group] > 1]
     assert sorted(tree.membership[inner].sum(1).tolist()) == [2] * 10 + [3, 3, 3, 4, 5, 8]
     for group, parent in enumerate(tree.parent):
         if parent >= 0:
-            assert tree.membership[parent][tree.membership[group]].all() and tree.membership[parent].sum() > tree.membership[group].sum()
+            assert (
+                tree.membership[parent][tree.membership[group]].all()
+                and tree.membership[parent].sum() > tree.membership[group].sum()
+            )
 
 
 def test_the_published_tree_lacks_nine_leaves_and_has_nine_twice(real):
@@ -156,7 +169,9 @@ def test_the_published_tree_lacks_nine_leaves_and_has_nine_twice(real):
 def test_the_table_of_the_published_tree_is_readable(real):
     names, tree = real
     table = tree_table(tree, names)
-    assert table.venues[178] == 'Sushi Restaurant, Japanese Restaurant' and table.venues[table.parent[178]].startswith('Chinese Restaurant')
+    assert table.venues[178] == 'Sushi Restaurant, Japanese Restaurant' and table.venues[table.parent[178]].startswith(
+        'Chinese Restaurant'
+    )
     assert table['size'].sum() == tree.membership.sum()
 
 
@@ -167,7 +182,11 @@ def test_modalities_follow_from_the_width(tmp_path, width, visual):
     path, features = write(tmp_path / 'v.h5', width)
     batch = VineSplit(path, 'train').read(slice(None))
     assert [block.shape[1] for block in batch[:3]] == [visual, 200, 100]
-    assert (batch.visual == features[:, :visual]).all() and (batch.acoustic == features[:, visual:visual + 200]).all() and (batch.text == features[:, -100:]).all()
+    assert (
+        (batch.visual == features[:, :visual]).all()
+        and (batch.acoustic == features[:, visual : visual + 200]).all()
+        and (batch.text == features[:, -100:]).all()
+    )
 
 
 @pytest.mark.parametrize('width', [0, 100, 300, 811, 4096, 4397])
@@ -188,7 +207,9 @@ def test_rows_come_in_any_order_with_repeats(tmp_path, options, dtype):
     def reads(rows):
         batch = part.read(rows)
         assert np.array_equal(np.hstack(batch[:3]), features.astype('f4')[rows]) and batch.visual.dtype == np.float32
-        assert batch.label.tolist() == part.labels[rows].tolist() and batch.id.tolist() == [str(FIRST_ID + row) for row in rows]
+        assert batch.label.tolist() == part.labels[rows].tolist() and batch.id.tolist() == [
+            str(FIRST_ID + row) for row in rows
+        ]
     reads()
 
 
@@ -196,8 +217,13 @@ def test_batches_hold_every_row_once(tmp_path):
     path, features = write(tmp_path / 'v.h5', rows=53)
     part = VineSplit(path, 'train')
     in_order = list(part.batches(10))
-    assert [len(batch.label) for batch in in_order] == [10] * 5 + [3] and np.array_equal(np.vstack([batch.text for batch in in_order]), features[:, -100:])
-    ids = [np.concatenate([batch.id for batch in part.batches(10, np.random.default_rng(seed))]).tolist() for seed in (1, 1, 2)]
+    assert [len(batch.label) for batch in in_order] == [10] * 5 + [3] and np.array_equal(
+        np.vstack([batch.text for batch in in_order]), features[:, -100:]
+    )
+    ids = [
+        np.concatenate([batch.id for batch in part.batches(10, np.random.default_rng(seed))]).tolist()
+        for seed in (1, 1, 2)
+    ]
     assert ids[0] == ids[1] != ids[2] and sorted(ids[0]) == sorted(ids[2]) == [str(FIRST_ID + row) for row in range(53)]
     assert list(VineSplit(write(tmp_path / 'none.h5', rows=0)[0], 'train').batches()) == []
 
@@ -222,7 +248,10 @@ def test_rows_that_are_not_finite_are_named(tmp_path, column, modality, value):
         file['X_train'][13, column] = value
     part = VineSplit(path, 'train')
     assert len(part.read([12, 14]).label) == 2
-    with pytest.raises(ValueError, match=rf'v.h5, X_train: expected finite features, found {value} in column {column} \({modality}\); rows: 13 \(1 in all\)'):
+    with pytest.raises(
+        ValueError,
+        match=rf'v.h5, X_train: expected finite features, found {value} in column {column} \({modality}\); rows: 13 \(1 in all\)',
+    ):
         list(part.batches(5))
 
 
@@ -230,7 +259,10 @@ def test_rows_that_are_not_finite_are_named(tmp_path, column, modality, value):
 def test_labels_out_of_range_are_named(tmp_path, label, found):
     labels = np.zeros(20, type(label) if label is not np.nan else float)
     labels[[4, 9]] = label
-    with pytest.raises(ValueError, match=rf'v.h5, train: y_train: expected labels from 0 to 187, found {found} in row 4 \(2 such rows\)'):
+    with pytest.raises(
+        ValueError,
+        match=rf'v.h5, train: y_train: expected labels from 0 to 187, found {found} in row 4 \(2 such rows\)',
+    ):
         VineSplit(write(tmp_path / 'v.h5', labels=labels)[0], 'train')
 
 
@@ -248,14 +280,18 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, options, words):
 
 def test_a_missing_part_or_array_is_named(tmp_path):
     path, _ = write(tmp_path / 'v.h5')
-    with pytest.raises(ValueError, match='expected the arrays X_test, y_test, id_test at the root, found X_train, id_train, y_train'):
+    with pytest.raises(
+        ValueError, match='expected the arrays X_test, y_test, id_test at the root, found X_train, id_train, y_train'
+    ):
         VineSplit(path, 'test')
     with h5py.File(path, 'r+') as file:
         del file['id_train']
     with pytest.raises(ValueError, match='expected the arrays X_train, y_train, id_train at the root'):
         VineSplit(path, 'train')
     path.unlink()   # nothing holds the refused file open
-    with pytest.raises(FileNotFoundError, match='v.h5: a feature file of VENUE-188 is not here.*https://github.com/lengyuexiang'):
+    with pytest.raises(
+        FileNotFoundError, match='v.h5: a feature file of VENUE-188 is not here.*https://github.com/lengyuexiang'
+    ):
         VineSplit(path, 'train')
 
 
@@ -284,7 +320,10 @@ def test_a_damaged_row_is_named_and_the_others_are_read(tmp_path):
 @pytest.mark.parametrize('ids', [FIRST_ID + np.arange(20), [str(FIRST_ID + i) for i in range(20)], np.array([str(FIRST_ID + i).encode() for i in range(20)])],
                          ids=['numbers', 'texts', 'bytes'])
 def test_ids_are_read_as_text(tmp_path, ids):
-    assert VineSplit(write(tmp_path / 'v.h5', ids=ids)[0], 'train').read([17, 0]).id.tolist() == [str(FIRST_ID + 17), str(FIRST_ID)]
+    assert VineSplit(write(tmp_path / 'v.h5', ids=ids)[0], 'train').read([17, 0]).id.tolist() == [
+        str(FIRST_ID + 17),
+        str(FIRST_ID),
+    ]
 
 
 @pytest.mark.parametrize('ids, words', [(np.arange(20) + 1e18, 'expected ids as text or whole numbers, found float64'), (np.array([b'\xff\xfe'] * 20), 'expected ids in UTF-8')])

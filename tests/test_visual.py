@@ -16,7 +16,8 @@ from torchvision.transforms.v2 import functional as transforms
 
 from microvid_nb.data.kinetics_weights import KINETICS_MEAN, KINETICS_STD, resnet3d50_shapes
 from microvid_nb.features import visual
-from microvid_nb.features.visual import IMAGENET_MEAN, IMAGENET_STD, ResidualBlock3D, backbone, clip_features, freeze, he, normalise, xavier
+from microvid_nb.features.visual import (
+    IMAGENET_MEAN, IMAGENET_STD, ResidualBlock3D, backbone, clip_features, freeze, he, normalise, xavier)
 
 NAMES = ['alexnet', 'vgg16', 'vgg19', 'resnet3d10', 'resnet3d18', 'resnet3d50']
 
@@ -52,7 +53,9 @@ def test_flat_networks_are_torchvisions(name):
     with torch.no_grad():
         expected = theirs(transforms.normalize(x/255, IMAGENET_MEAN, IMAGENET_STD))
         assert torch.allclose(scores(ours, x), expected, rtol=1e-4, atol=1e-5*float(expected.abs().max()))
-        assert torch.allclose(theirs.classifier[-1](ours(x/255)), expected, rtol=1e-4, atol=1e-5*float(expected.abs().max()))
+        assert torch.allclose(
+            theirs.classifier[-1](ours(x / 255)), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())
+        )
 
 
 @pytest.mark.parametrize('deep, flat', [('resnet3d18', 'resnet18'), ('resnet3d50', 'resnet50')])
@@ -70,7 +73,11 @@ def test_still_clips_are_pictures(deep, flat):
     picture = torch.rand(2, 3, 72, 50)
     with torch.no_grad():
         expected = theirs(transforms.normalize(picture, KINETICS_MEAN, KINETICS_STD))
-        assert torch.allclose(scores(ours, picture[:, :, None].expand(-1, -1, 5, -1, -1)), expected, atol=1e-3*float(expected.abs().max()))
+        assert torch.allclose(
+            scores(ours, picture[:, :, None].expand(-1, -1, 5, -1, -1)),
+            expected,
+            atol=1e-3 * float(expected.abs().max()),
+        )
 
 
 @pytest.mark.parametrize('bottleneck, stride, inputs', [(False, 1, 8), (False, 2, 8), (True, 1, 8), (True, 2, 32), (True, 1, 32)])
@@ -79,7 +86,9 @@ def test_blocks_are_torchvisions(bottleneck, stride, inputs):
     torch.manual_seed(1)
     ours = ResidualBlock3D(inputs, 8, stride, bottleneck)
     kind = torchvision_video.Bottleneck if bottleneck else torchvision_video.BasicBlock
-    shortcut = ours.downsample and nn.Sequential(nn.Conv3d(inputs, ours.outputs, 1, stride, bias=False), nn.BatchNorm3d(ours.outputs))
+    shortcut = ours.downsample and nn.Sequential(
+        nn.Conv3d(inputs, ours.outputs, 1, stride, bias=False), nn.BatchNorm3d(ours.outputs)
+    )
     theirs = kind(inputs, 8, torchvision_video.Conv3DSimple, stride, shortcut)
     if bottleneck: assert theirs.conv2[0].in_channels == 8
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
@@ -98,7 +107,10 @@ def test_counts():
     for name in ('alexnet', 'vgg16', 'vgg19'): assert count(name) == visual.FLAT[name][1].meta['num_params']
     stem = 3*64*7*7*7 - 3*64*3*7*7  # torchvision's stem looks at three frames, Hara's at seven
     for name, block, layers in (('resnet3d18', torchvision_video.BasicBlock, [2, 2, 2, 2]), ('resnet3d50', torchvision_video.Bottleneck, [3, 4, 6, 3])):
-        with torch.device('meta'): theirs = torchvision_video.VideoResNet(block, [torchvision_video.Conv3DSimple]*4, layers, torchvision_video.BasicStem)
+        with torch.device('meta'):
+            theirs = torchvision_video.VideoResNet(
+                block, [torchvision_video.Conv3DSimple] * 4, layers, torchvision_video.BasicStem
+            )
         assert count(name) == sum(p.numel() for p in theirs.parameters()) + stem
     assert count('resnet3d50') - 2048*400 - 400 == 46_198_976
 
@@ -125,7 +137,8 @@ def test_the_same_in_evaluation_and_gradients_everywhere(name):
     network, x = small(name), picture_for(name, n=3)
     with torch.no_grad(): assert torch.equal(network(x), network(x))
     scores(network.train(), x).square().sum().backward()
-    for parameter, tensor in network.named_parameters(): assert tensor.grad is not None and tensor.grad.abs().sum() > 0, parameter
+    for parameter, tensor in network.named_parameters():
+        assert tensor.grad is not None and tensor.grad.abs().sum() > 0, parameter
     if '3d' not in name:
         with torch.no_grad(): assert not torch.equal(scores(network, x), scores(network, x))  # dropout
 
@@ -149,16 +162,37 @@ def test_normalise_is_torchvisions(seed):
 def test_layers_by_name():
     """Each named output feeds the next stage; nothing after the last wanted stage is computed."""
     network, x = small('vgg16'), picture_for('vgg16')
-    assert network.names == ('conv1_1', 'conv1_2', 'conv2_1', 'conv2_2', 'conv3_1', 'conv3_2', 'conv3_3', 'conv4_1', 'conv4_2', 'conv4_3', 'conv5_1', 'conv5_2', 'conv5_3', 'fc6', 'fc7', 'fc8')
+    assert network.names == (
+        'conv1_1',
+        'conv1_2',
+        'conv2_1',
+        'conv2_2',
+        'conv3_1',
+        'conv3_2',
+        'conv3_3',
+        'conv4_1',
+        'conv4_2',
+        'conv4_3',
+        'conv5_1',
+        'conv5_2',
+        'conv5_3',
+        'fc6',
+        'fc7',
+        'fc8',
+    )
     assert small('alexnet').names == ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
     with torch.no_grad():
         found = network.forward_layers(x, ('fc8', 'fc6', 'fc7'))
         assert list(found) == ['fc6', 'fc7', 'fc8'] and (found['fc6'] >= 0).all() and (found['fc8'] < 0).any()
         by_hand = network.classifier[3](found['fc6']).relu()
-        assert torch.allclose(by_hand, found['fc7'], atol=1e-5) and torch.allclose(network.classifier[6](found['fc7']), found['fc8'], atol=1e-5)
-        network.classifier = nn.Sequential(nn.Identity(), nn.ReLU(), nn.ReLU(), nn.Linear(1, 1))  # would fail if it were reached
+        assert torch.allclose(by_hand, found['fc7'], atol=1e-5) and torch.allclose(
+            network.classifier[6](found['fc7']), found['fc8'], atol=1e-5
+        )
+        # would fail if it were reached
+        network.classifier = nn.Sequential(nn.Identity(), nn.ReLU(), nn.ReLU(), nn.Linear(1, 1))
         assert network.forward_layers(x, ('conv5_3',))['conv5_3'].shape == (2, 64, 3, 3)
-    with pytest.raises(ValueError, match="'fc9' is no layer of FlatNetwork, which has conv1_1"): network.forward_layers(x, ('conv1_1', 'fc9'))
+    with pytest.raises(ValueError, match="'fc9' is no layer of FlatNetwork, which has conv1_1"):
+        network.forward_layers(x, ('conv1_1', 'fc9'))
 
 
 def test_a_3d_network_sees_time():
@@ -176,8 +210,15 @@ def test_frozen_layers(name, layers):
         optimizer.zero_grad()
         scores(network.train(), x).square().sum().backward()
         optimizer.step()
-    inside = {id(tensor) for stage, modules in network.stages() if stage in layers for module in modules for tensor in (*module.parameters(), *module.buffers())}
-    for key, tensor in network.state_dict(keep_vars=True).items(): assert torch.equal(tensor, before[key]) == (id(tensor) in inside), key
+    inside = {
+        id(tensor)
+        for stage, modules in network.stages()
+        if stage in layers
+        for module in modules
+        for tensor in (*module.parameters(), *module.buffers())
+    }
+    for key, tensor in network.state_dict(keep_vars=True).items():
+        assert torch.equal(tensor, before[key]) == (id(tensor) in inside), key
     assert inside and all(p.grad is None for p in network.parameters() if not p.requires_grad)
     with pytest.raises(ValueError, match="'conv9' is no layer"): freeze(network, ('conv9',))
 
@@ -189,7 +230,9 @@ def test_initial_weights():
     assert layer.weight.std().item() == pytest.approx((2/300)**.5, rel=.02) and not layer.bias.any()
     xavier(nn.Sequential(layer, nn.Conv2d(3, 4, 5)))
     limit = (6/800)**.5
-    assert layer.weight.abs().max().item() == pytest.approx(limit, rel=.01) and layer.weight.std().item() == pytest.approx(limit/3**.5, rel=.02)
+    assert layer.weight.abs().max().item() == pytest.approx(
+        limit, rel=0.01
+    ) and layer.weight.std().item() == pytest.approx(limit / 3**0.5, rel=0.02)
 
 
 # --- published weights
@@ -201,7 +244,9 @@ def published(monkeypatch, folder, state, name='alexnet'):
     data = (folder/'made.pth').read_bytes()
     url = f'https://example.org/models/{name}-{hashlib.sha256(data).hexdigest()[:8]}.pth'
     monkeypatch.setenv('TORCH_HOME', str(folder/'home'))
-    monkeypatch.setitem(visual.FLAT, name, (visual.FLAT[name][0], SimpleNamespace(url=url, meta=visual.FLAT[name][1].meta)))
+    monkeypatch.setitem(
+        visual.FLAT, name, (visual.FLAT[name][0], SimpleNamespace(url=url, meta=visual.FLAT[name][1].meta))
+    )
     return data, url, folder/'home'/'hub'/'checkpoints'/Path(url).name
 
 
@@ -224,7 +269,11 @@ def test_downloaded_once(monkeypatch, tmp_path):
     assert all((tensor == .001*(i + 1)).all() for i, tensor in enumerate(network.state_dict().values()))
     torch.manual_seed(0)
     flow = backbone('alexnet', pretrained=True, classes=7, channels=20)
-    assert flow.classifier[6].weight.shape == (7, 4096) and flow.classifier[6].weight.std() > 0 and not flow.classifier[6].bias.any()
+    assert (
+        flow.classifier[6].weight.shape == (7, 4096)
+        and flow.classifier[6].weight.std() > 0
+        and not flow.classifier[6].bias.any()
+    )
     assert flow.features[0].weight.shape == (64, 20, 11, 11) and (flow.features[0].weight - .001).abs().max() < 1e-8
     assert (flow.features[3].weight == .003).all()
 
@@ -235,7 +284,8 @@ def test_no_network(monkeypatch, tmp_path):
     def download(*_): raise urllib.error.URLError('Name or service not known')
     monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
     with pytest.raises(FileNotFoundError) as error: backbone('alexnet', pretrained=True)
-    for words in (str(path), url, 'ImageNet weights of alexnet', 'Name or service not known', 'put them at this path'): assert words in str(error.value)
+    for words in (str(path), url, 'ImageNet weights of alexnet', 'Name or service not known', 'put them at this path'):
+        assert words in str(error.value)
     assert not path.exists()
 
 
@@ -245,9 +295,11 @@ def test_a_file_put_there_is_checked(monkeypatch, tmp_path):
     data, url, path = published(monkeypatch, tmp_path, {'features.0.weight': Hostile()})
     path.parent.mkdir(parents=True)
     path.write_bytes(data[:-1])
-    with pytest.raises(ValueError, match='is not the file published at .*its SHA-256 sum should start with'): backbone('alexnet', pretrained=True)
+    with pytest.raises(ValueError, match='is not the file published at .*its SHA-256 sum should start with'):
+        backbone('alexnet', pretrained=True)
     path.write_bytes(data)
-    with pytest.raises(ValueError, match='refused, and nothing of it was executed'): backbone('alexnet', pretrained=True)
+    with pytest.raises(ValueError, match='refused, and nothing of it was executed'):
+        backbone('alexnet', pretrained=True)
     assert not (tmp_path/'executed').exists()
 
 
@@ -255,11 +307,16 @@ def test_haras_file(tmp_path):
     """Each tensor arrives at its place, strictly; the classifier's size is the file's."""
     shapes = resnet3d50_shapes(700)
     values = {name: .5 + .001*i for i, name in enumerate(shapes)}
-    torch.save({'state_dict': {f'module.{name}': torch.tensor(values[name]).expand(shape) for name, shape in shapes.items()}}, tmp_path/'r3d50_K_200ep.pth')
+    torch.save(
+        {'state_dict': {f'module.{name}': torch.tensor(values[name]).expand(shape) for name, shape in shapes.items()}},
+        tmp_path / 'r3d50_K_200ep.pth',
+    )
     network = backbone('resnet3d50', pretrained=tmp_path/'r3d50_K_200ep.pth')
     assert network.fc.out_features == 700 and network.feature_dim == 2048
     state = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith('num_batches_tracked')}
-    assert list(state) == list(shapes) and all(torch.equal(tensor, torch.tensor(values[name]).expand(shapes[name])) for name, tensor in state.items())
+    assert list(state) == list(shapes) and all(
+        torch.equal(tensor, torch.tensor(values[name]).expand(shapes[name])) for name, tensor in state.items()
+    )
     assert backbone('resnet3d50', pretrained=tmp_path/'r3d50_K_200ep.pth', classes=5).fc.weight.shape == (5, 2048)
 
 

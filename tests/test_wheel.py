@@ -8,7 +8,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOLS = 'nbdev', 'execnb', 'ghapi', 'jupytext', 'nbclient', 'pytest', 'hypothesis', 'cvxpy', 'clarabel', 'sphinx', 'polars', 'playwright', 'open_clip'
+TOOLS = (
+    'nbdev',
+    'execnb',
+    'ghapi',
+    'jupytext',
+    'nbclient',
+    'pytest',
+    'hypothesis',
+    'cvxpy',
+    'clarabel',
+    'sphinx',
+    'polars',
+    'playwright',
+    'open_clip',
+)
 
 
 @pytest.fixture(scope='module')
@@ -16,14 +30,22 @@ def installed(tmp_path_factory) -> Path:
     """A folder with what the wheel installs and its requirements; neither the working tree nor a tool of development is in it."""
     folder = tmp_path_factory.mktemp('wheel')
     source = folder / 'source'
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns('.*', '_docs', '_proc', 'out', 'build', '*.egg-info', '__pycache__', 'nbs'))
+    shutil.copytree(
+        ROOT,
+        source,
+        ignore=shutil.ignore_patterns('.*', '_docs', '_proc', 'out', 'build', '*.egg-info', '__pycache__', 'nbs'),
+    )
     pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
     subprocess.run([*pip, 'wheel', '--no-deps', '--wheel-dir', folder, source], check=True)
     wheel, = folder.glob('*.whl')
     subprocess.run([*pip, 'install', '--no-deps', '--target', folder / 'installed', wheel], check=True)
     libraries, = (Path(path) for path in sys.path if path.endswith('site-packages'))
     for library in libraries.iterdir():
-        if library.name not in TOOLS and 'editable' not in library.name and not (folder / 'installed' / library.name).exists():
+        if (
+            library.name not in TOOLS
+            and 'editable' not in library.name
+            and not (folder / 'installed' / library.name).exists()
+        ):
             (folder / 'installed' / library.name).symlink_to(library)
     return folder / 'installed'
 
@@ -31,7 +53,9 @@ def installed(tmp_path_factory) -> Path:
 def run(installed: Path, code: str) -> str:
     """What a program prints that sees these libraries alone."""
     code = f'import sys; sys.path.append({str(installed)!r})\nimport importlib.metadata, pkgutil, microvid_nb\n{code}'
-    done = subprocess.run([sys.executable, '-I', '-S', '-c', code], cwd=installed.parent, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-I', '-S', '-c', code], cwd=installed.parent, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 
@@ -43,13 +67,22 @@ def test_every_module_imports(installed):
 
 
 def test_checkpoints_come_with_it(installed):
-    tasks = run(installed, "from microvid_nb.card import load_experts, shipped_topics\nassert shipped_topics().is_file()\nprint(*sorted(load_experts()))")
+    tasks = run(
+        installed,
+        "from microvid_nb.card import load_experts, shipped_topics\nassert shipped_topics().is_file()\nprint(*sorted(load_experts()))",
+    )
     assert tasks.split() == ['classify', 'gif', 'thumbnail', 'venue']
 
 
 def test_command_line(installed):
-    said = run(installed, "from typer.testing import CliRunner\nfrom microvid_nb.cli import app\nprint(CliRunner().invoke(app, ['--help']).output)")
-    assert all(command in said for command in ('thumbnail', 'gif', 'classify', 'venue', 'card', 'extract', 'train', 'reproduce'))
+    said = run(
+        installed,
+        "from typer.testing import CliRunner\nfrom microvid_nb.cli import app\nprint(CliRunner().invoke(app, ['--help']).output)",
+    )
+    assert all(
+        command in said
+        for command in ('thumbnail', 'gif', 'classify', 'venue', 'card', 'extract', 'train', 'reproduce')
+    )
 
 
 def test_requirements_are_what_is_imported(installed):

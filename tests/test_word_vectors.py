@@ -13,13 +13,17 @@ from microvid_nb.data.files import real_folder
 from microvid_nb.data.word_vectors import is_number, read_word_vectors
 
 # no ASCII white space inside a piece; a piece that reads as a number would be one number too many
-PIECE = st.text(st.characters(codec='utf-8', exclude_characters=' \n\r\t\x0b\x0c'), min_size=1, max_size=6).filter(lambda text: not is_number(text.encode()))
+PIECE = st.text(st.characters(codec='utf-8', exclude_characters=' \n\r\t\x0b\x0c'), min_size=1, max_size=6).filter(
+    lambda text: not is_number(text.encode())
+)
 WORD = st.lists(PIECE, min_size=1, max_size=3).map(' '.join)
 NUMBER = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 def tables(words):
-    return st.integers(1, 5).flatmap(lambda dim: st.dictionaries(words, st.lists(NUMBER, min_size=dim, max_size=dim), min_size=1, max_size=6))
+    return st.integers(1, 5).flatmap(
+        lambda dim: st.dictionaries(words, st.lists(NUMBER, min_size=dim, max_size=dim), min_size=1, max_size=6)
+    )
 
 
 def glove_text(table) -> bytes:
@@ -28,7 +32,9 @@ def glove_text(table) -> bytes:
 
 def word2vec_binary(table, end=b'\n') -> bytes:
     dim = len(next(iter(table.values())))
-    return f'{len(table)} {dim}\n'.encode() + b''.join(word.encode() + b' ' + np.array(numbers, '<f4').tobytes() + end for word, numbers in table.items())
+    return f'{len(table)} {dim}\n'.encode() + b''.join(
+        word.encode() + b' ' + np.array(numbers, '<f4').tobytes() + end for word, numbers in table.items()
+    )
 
 
 @pytest.fixture(scope='module')
@@ -54,8 +60,10 @@ def test_glove_text_comes_back(folder, table):
 @given(table=tables(PIECE), chosen=st.sets(PIECE))
 def test_wanted_words_only(folder, table, chosen):
     some = chosen | set(list(table)[::2])
-    for path in (put(folder, 'some.txt', f'{len(table)} {len(next(iter(table.values())))}\n'.encode() + glove_text(table)),
-                 put(folder, 'some.bin', word2vec_binary(table))):
+    for path in (
+        put(folder, 'some.txt', f'{len(table)} {len(next(iter(table.values())))}\n'.encode() + glove_text(table)),
+        put(folder, 'some.bin', word2vec_binary(table)),
+    ):
         vectors = read_word_vectors(path, some)
         assert vectors.index_to_key == [word for word in table if word in some]
         for word in vectors.index_to_key:
@@ -147,7 +155,13 @@ def test_the_result_is_a_whole_keyed_vectors(tmp_path):
 def test_memory_follows_the_wanted_words(tmp_path, suffix):
     rng = np.random.default_rng(0)
     table = {f'word{i}': row for i, row in enumerate(rng.normal(size=(20_000, 50)).astype(np.float32))}
-    path = put(tmp_path, f'many{suffix}', word2vec_binary(table) if suffix == '.bin' else f'{len(table)} 50\n'.encode() + glove_text({w: row.tolist() for w, row in table.items()}))
+    path = put(
+        tmp_path,
+        f'many{suffix}',
+        word2vec_binary(table)
+        if suffix == '.bin'
+        else f'{len(table)} 50\n'.encode() + glove_text({w: row.tolist() for w, row in table.items()}),
+    )
     tracemalloc.start()
     vectors = read_word_vectors(path, ['word7', 'word19999'])
     peak = tracemalloc.get_traced_memory()[1]
@@ -173,11 +187,16 @@ def test_real_glove(real):
     vectors = read_word_vectors(path)
     assert vectors.vectors.shape == (5050, 50)
     lines = path.read_text(encoding='utf-8').splitlines()
-    np.testing.assert_array_equal(vectors.vectors, np.loadtxt(io.StringIO('\n'.join(line.partition(' ')[2] for line in lines)), np.float32, comments=None))
+    np.testing.assert_array_equal(
+        vectors.vectors,
+        np.loadtxt(io.StringIO('\n'.join(line.partition(' ')[2] for line in lines)), np.float32, comments=None),
+    )
     topics = 'girl baby boy car dog gym family smoke beach cake guitar football child chocolate bike bag'.split()
     assert [topic for topic in topics if topic not in vectors] == ['gym', 'cake', 'chocolate', 'bike']
     assert vectors.most_similar('dog', topn=1)[0][0] == 'cat'
-    assert read_word_vectors(path, topics).index_to_key == sorted(set(topics) & set(vectors.key_to_index), key=vectors.key_to_index.get)
+    assert read_word_vectors(path, topics).index_to_key == sorted(
+        set(topics) & set(vectors.key_to_index), key=vectors.key_to_index.get
+    )
 
 
 def test_real_word2vec_binary(real):

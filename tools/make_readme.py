@@ -19,15 +19,22 @@ def readme(notebook: Path) -> dict[Path, bytes]:
         for output in cell.get('outputs', []):
             if 'image/jpeg' in output.get('data', {}):
                 output.data.pop('text/plain', None)
-    exporter = MarkdownExporter(config=Config({'ExtractOutputPreprocessor': {'output_filename_template': 'index_{cell_index}_{index}{extension}'}}))
+    exporter = MarkdownExporter(
+        config=Config(
+            {'ExtractOutputPreprocessor': {'output_filename_template': 'index_{cell_index}_{index}{extension}'}}
+        )
+    )
     text, resources = exporter.from_notebook_node(nb)
     pictures = resources['outputs']
     for name in pictures:
         text = text.replace(f'![jpeg]({name})', f'![What the example shows]({IMAGES / name})')
-    text = re.sub(r'\]\((?!https?:)([^)]+\.ipynb)\)', r'](nbs/\1)', text)  # links of the site's first page start at nbs/
+    # links of the site's first page start at nbs/
+    text = re.sub(r'\]\((?!https?:)([^)]+\.ipynb)\)', r'](nbs/\1)', text)
     text = re.sub(r'\n(\s*\n)+', '\n\n', text)
     note = '<!-- made from nbs/index.ipynb by `make readme` -->\n'
-    return {Path('README.md'): (note + text.strip() + '\n').encode()} | {IMAGES / name: data for name, data in pictures.items()}
+    return {Path('README.md'): (note + text.strip() + '\n').encode()} | {
+        IMAGES / name: data for name, data in pictures.items()
+    }
 
 
 if __name__ == '__main__':

@@ -33,7 +33,12 @@ def anchor(text: str) -> str:
 
 def documented_names(nb) -> set[str]:
     """The names that a processed notebook documents, in lower case as nbdev's links have them."""
-    texts = (output.data['text/markdown'] for cell in nb.cells for output in cell.get('outputs', []) if 'text/markdown' in output.get('data', {}))
+    texts = (
+        output.data['text/markdown']
+        for cell in nb.cells
+        for output in cell.get('outputs', [])
+        if 'text/markdown' in output.get('data', {})
+    )
     return {name.lower() for text in texts for name in re.findall(r'^#+ (\S+)$', text, re.M)}
 
 
@@ -53,10 +58,19 @@ def relink(text: str, page: str, places: dict[str, tuple[str, set[str]]]) -> str
 
 def with_fields(markdown: str) -> str:
     """What nbdev says of a record with its fields, which nbdev doesn't find: it looks at `__init__`, and a named tuple has none."""
-    empty, place = re.search(r'def (\w+)\(\n    \*args, \*\*kwargs\n\):', markdown), re.search(r'/blob/\w+/(microvid_nb/[\w/]+\.py)#L', markdown)
+    empty, place = (
+        re.search(r'def (\w+)\(\n    \*args, \*\*kwargs\n\):', markdown),
+        re.search(r'/blob/\w+/(microvid_nb/[\w/]+\.py)#L', markdown),
+    )
     if not (empty and place): return markdown
     source = (ROOT / place[1]).read_text(encoding='utf-8')
-    fields = [field for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == empty[1] for field in node.body if isinstance(field, ast.AnnAssign)]
+    fields = [
+        field
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef) and node.name == empty[1]
+        for field in node.body
+        if isinstance(field, ast.AnnAssign)
+    ]
     if not fields: return markdown
     lines = source.splitlines()[fields[0].lineno - 1:fields[-1].end_lineno]
     return markdown.replace(empty[0], '\n'.join([f'class {empty[1]}(NamedTuple):', *lines]))
@@ -65,7 +79,10 @@ def with_fields(markdown: str) -> str:
 def documented_name(markdown: str) -> str:
     """What nbdev says of a name, without what only Quarto understands; the link to its source stands last."""
     markdown = with_fields(re.sub(r'^---\s*\n', '', markdown))
-    markdown = re.sub(r'```python.*?```', lambda code: re.sub(r'\[(`[^`\]]*`)\]\([^)]*\)', r'\1', code[0]), markdown, flags=re.S)  # links into comments
+    # links into comments
+    markdown = re.sub(
+        r'```python.*?```', lambda code: re.sub(r'\[(`[^`\]]*`)\]\([^)]*\)', r'\1', code[0]), markdown, flags=re.S
+    )
     source = re.search(r'(\[source\]\([^)]*\))\{[^}]*\}', markdown)
     return markdown if source is None else f'{markdown.replace(source[0], "").strip()}\n\n{source[1]}'
 
@@ -76,15 +93,24 @@ def shown(cell, page: str, places: dict):
         cell.source = relink(re.sub(r'<!-- WARNING.*?-->\n?', '', cell.source), page, places)
         return cell if cell.source.strip() else None
     if '#| echo: false' in cell.source:
-        text = '\n\n'.join(output.data['text/markdown'] for output in cell.outputs if 'text/markdown' in output.get('data', {}))
+        text = '\n\n'.join(
+            output.data['text/markdown'] for output in cell.outputs if 'text/markdown' in output.get('data', {})
+        )
         return new_markdown_cell(relink(documented_name(text), page, places)) if text else None
     cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n')
     cell.metadata = {}
     for output in cell.outputs:
-        for kind in [kind for kind in output.get('data', {}) if 'widget-view' in kind or (kind == 'text/plain' and set(IMAGES) & set(output.data))]: output.data.pop(kind)
+        for kind in [
+            kind
+            for kind in output.get('data', {})
+            if 'widget-view' in kind or (kind == 'text/plain' and set(IMAGES) & set(output.data))
+        ]:
+            output.data.pop(kind)
     for output in cell.outputs:
         if 'text/markdown' in output.get('data', {}):  # Sphinx takes its links as they are
-            output.data['text/markdown'] = relink(re.sub(r'(\]\((?!https?:)[^)]*)\.ipynb', r'\1.html', output.data['text/markdown']), page, places)
+            output.data['text/markdown'] = relink(
+                re.sub(r'(\]\((?!https?:)[^)]*)\.ipynb', r'\1.html', output.data['text/markdown']), page, places
+            )
     cell.outputs = [output for output in cell.outputs if output.get('data', True)]
     return cell if cell.source or cell.outputs else None
 
@@ -94,8 +120,13 @@ def write_page(path: Path, places: dict) -> tuple[str, str]:
     nb, page = nbformat.read(path, as_version=4), str(path.relative_to(PROCESSED))
     title, about = title_of(nb)
     cells = [shown(cell, page, places) for cell in nb.cells if cell.cell_type != 'raw']
-    nb.cells = [new_markdown_cell(f'# {title}\n\n*{about}*' if about else f'# {title}')] + [cell for cell in cells if cell is not None]
-    nb.metadata = {'kernelspec': {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'}, 'language_info': {'name': 'python'}}
+    nb.cells = [new_markdown_cell(f'# {title}\n\n*{about}*' if about else f'# {title}')] + [
+        cell for cell in cells if cell is not None
+    ]
+    nb.metadata = {
+        'kernelspec': {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'},
+        'language_info': {'name': 'python'},
+    }
     (PAGES / page).parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nb, PAGES / page)
     return title, about
@@ -115,7 +146,9 @@ def entry_of(item, titles: dict) -> tuple[str, str]:
     name = anchor(item['section'])
     inside = [entry_of(each, titles) for each in item['contents']]
     rows = [f'- [{text or titles[page[1:]][0]}]({page}.ipynb): {titles[page[1:]][1]}' for text, page in inside]
-    (PAGES / f'{name}.md').write_text('\n'.join([f'# {item["section"]}', '', *rows, '', tree(inside)]) + '\n', encoding='utf-8')
+    (PAGES / f'{name}.md').write_text(
+        '\n'.join([f'# {item["section"]}', '', *rows, '', tree(inside)]) + '\n', encoding='utf-8'
+    )
     return '', f'/{name}'
 
 
@@ -123,24 +156,49 @@ def write_contents(titles: dict):
     """Puts the navigation of the sidebar, the one that Quarto uses, on the first page."""
     sidebar = yaml.safe_load((ROOT / '_quarto.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
     nb = nbformat.read(PAGES / 'index.ipynb', as_version=4)
-    sections = [tree([entry_of(each, titles) for each in item['contents'] if each != {'text': 'What this is', 'href': 'index.ipynb'}], item['section']) for item in sidebar]
+    sections = [
+        tree(
+            [
+                entry_of(each, titles)
+                for each in item['contents']
+                if each != {'text': 'What this is', 'href': 'index.ipynb'}
+            ],
+            item['section'],
+        )
+        for item in sidebar
+    ]
     nb.cells.append(new_markdown_cell('\n\n'.join(sections)))
     nbformat.write(nb, PAGES / 'index.ipynb')
 
 
 def by_sphinx():
     """Processed notebooks -> pages that Sphinx understands -> _docs/."""
-    subprocess.run([Path(sys.executable).with_name('nbdev_proc_nbs')], cwd=ROOT, check=True, env=os.environ | {'PYTHONWARNINGS': 'ignore'})
+    subprocess.run(
+        [Path(sys.executable).with_name('nbdev_proc_nbs')],
+        cwd=ROOT,
+        check=True,
+        env=os.environ | {'PYTHONWARNINGS': 'ignore'},
+    )
     shutil.rmtree(PAGES, ignore_errors=True)
     built = PROCESSED / '_built'  # MyST-NB leaves a folder beside the pages
     shutil.rmtree(built, ignore_errors=True)
     found = sorted(path for path in PROCESSED.rglob('*.ipynb'))
     names = {path: str(path.relative_to(PROCESSED)) for path in found}
-    places = {re.sub(r'(^|/)\d+[a-z]*_', r'\1', name).replace('.ipynb', '.html'): (name, documented_names(nbformat.read(path, as_version=4))) for path, name in names.items()}
+    places = {
+        re.sub(r'(^|/)\d+[a-z]*_', r'\1', name).replace('.ipynb', '.html'): (
+            name,
+            documented_names(nbformat.read(path, as_version=4)),
+        )
+        for path, name in names.items()
+    }
     titles = {names[path].removesuffix('.ipynb'): write_page(path, places) for path in found}
     write_contents(titles)
     shutil.rmtree(SITE, ignore_errors=True)
-    subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-b', 'html', '-c', ROOT / 'docs', PAGES, built / 'html'], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, '-m', 'sphinx', '-q', '-b', 'html', '-c', ROOT / 'docs', PAGES, built / 'html'],
+        cwd=ROOT,
+        check=True,
+    )
     (built / 'html').rename(SITE)
     print(f'site: {SITE / "index.html"}')
 

@@ -10,13 +10,16 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
-KERNEL = {'display_name': 'python3', 'language': 'python', 'name': 'python3'}  # without it JupyterLab asks every reader for a kernel
+# without it JupyterLab asks every reader for a kernel
+KERNEL = {'display_name': 'python3', 'language': 'python', 'name': 'python3'}
 
 
 def run(path: Path) -> str:
     """An error message, or nothing if every cell ran."""
     notebook, started = nbformat.read(path, as_version=4), time.perf_counter()
-    client = NotebookClient(notebook, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
+    client = NotebookClient(
+        notebook, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}
+    )
     try:
         client.execute()
     except CellExecutionError as error:

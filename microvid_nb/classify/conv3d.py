@@ -126,17 +126,22 @@ def block3d(
     time:int, # frames of which the maximum is taken
 ) -> list[nn.Module]: # layers
     "Convolution, pooling, BN and ReLU with cubes; what is too short to be pooled passes."
-    convolution, pooling = nn.Conv3d(inputs, outputs, 3, padding=1, bias=False), nn.MaxPool3d((time, 2, 2), ceil_mode=True)
+    convolution, pooling = (
+        nn.Conv3d(inputs, outputs, 3, padding=1, bias=False),
+        nn.MaxPool3d((time, 2, 2), ceil_mode=True),
+    )
     return [convolution, pooling, nn.BatchNorm3d(outputs), nn.ReLU()]
 
-
+# %% ../../nbs/classify/03_conv3d.ipynb #fc89c201
 class Conv3DClassifier(ClipClassifier):
     "A 3D network: sees frames together."
     def __init__(self,
         settings:ConvSettings=ConvSettings(), # sizes
     ):
         pairs = zip((3, *settings.channels), settings.channels)
-        super().__init__(settings, [layer for k, (a, b) in enumerate(pairs) for layer in block3d(a, b, time=2 if k else 1)])
+        super().__init__(
+            settings, [layer for k, (a, b) in enumerate(pairs) for layer in block3d(a, b, time=2 if k else 1)]
+        )
 
     def features(self,
         x:Tensor, # normalised clips, [B, 3, T, H, W]
@@ -154,7 +159,7 @@ def block2d(
     convolution, pooling = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.MaxPool2d(2, ceil_mode=True)
     return [convolution, pooling, nn.BatchNorm2d(outputs), nn.ReLU()]
 
-
+# %% ../../nbs/classify/03_conv3d.ipynb #df778f01
 class Conv2DClassifier(ClipClassifier):
     "The traditional network: sees frames one by one and takes the mean."
     def __init__(self,
@@ -178,7 +183,7 @@ def count_weights(
     "The size of a network, which isn't built for that."
     with torch.device('meta'): return sum(parameter.numel() for parameter in kind(settings).parameters())
 
-
+# %% ../../nbs/classify/03_conv3d.ipynb #b4d51f01
 def flat_settings(
     settings:ConvSettings, # of a 3D network
 ) -> ConvSettings: # of the 2D network that has nearly as many weights
@@ -195,7 +200,7 @@ class ClipBatch(NamedTuple):
     clips: Tensor  # uint8 [B, 3, T, S, S]
     labels: Tensor # int64 [B]
 
-
+# %% ../../nbs/classify/03_conv3d.ipynb #376d1e01
 def clip_loss(
     model:ClipClassifier, # the model
     batch:ClipBatch, # of training clips

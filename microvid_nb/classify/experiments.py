@@ -20,22 +20,26 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .conv3d import ClipClassifier, count_weights, flat_settings, read_actions
-from .systems import (NETWORKS, SCALES, Clips, ClassifyScale, Post, confusions, convergence, draw_posts, frame_features, fusion_figures, inference_time,
-                                          mean_precision, per_class, post_items, scores_of, train_fusion, train_network)
-from .video import MIRRORED, VideoToClass, draw_moments, right_answers, story_moments, train_classifier
+from .systems import (
+    NETWORKS, SCALES, Clips, ClassifyScale, Post, confusions, convergence, draw_posts, frame_features,
+    fusion_figures, inference_time, mean_precision, per_class, post_items, scores_of, train_fusion, train_network)
+from .video import (
+    MIRRORED, VideoToClass, draw_moments, right_answers, story_moments, train_classifier)
 from ..data.microworld import MicroWorld, in_parallel
-from ..data.motions import ACTIONS
-from ..data.scenes import SCENES
+from ..data.world.motions import ACTIONS
+from ..data.world.scenes import SCENES
 from ..data.ucf101 import PUBLISHED, missing_videos, read_class_names, read_ucf101_split
 from ..data.files import require_file
-from ..data.world_views import ActionClips, draw_all
+from ..data.world.views import ActionClips, draw_all
 from ..media.render import atomic_path
 from ..media.video import MediaError
 from ..training import PairedTest, mean_sd, paired_t
 
 # %% ../../nbs/classify/06_experiments.ipynb #7370ff12
-PAPER_TABLE1 = pd.DataFrame({'2D': [.936, .737, 1.42*3600, 57.], '3D': [.952, .762, 1.03*3600, 52.]},
-    index=['training precision', 'validation precision', 'convergence seconds', 'inference ms']) # UCF101, machine not named
+PAPER_TABLE1 = pd.DataFrame(
+    {'2D': [0.936, 0.737, 1.42 * 3600, 57.0], '3D': [0.952, 0.762, 1.03 * 3600, 52.0]},
+    index=['training precision', 'validation precision', 'convergence seconds', 'inference ms'],
+)  # UCF101, machine not named
 PAPER_TABLE2 = pd.DataFrame({0.: [.953, .831], .25: [.952, .846], .5: [.971, .882], .75: [.944, .825]},
     index=['training precision', 'validation precision']) # UCF101
 DROPOUTS = tuple(PAPER_TABLE2)
@@ -47,7 +51,7 @@ class ClipSet(NamedTuple):
     validation: Clips # to judge by
     names: tuple # of the classes
 
-
+# %% ../../nbs/classify/06_experiments.ipynb #b7757601
 def run_network(
     data:ClipSet, # clips
     task:str, # what the classes are, for the tables
@@ -62,21 +66,33 @@ def run_network(
     model, history = train_network(name, settings, data.train, data.validation, scale, epochs, seed)
     scores, truth = scores_of(model, data.validation)
     said, last = scores.argmax(1), history.iloc[-1]
-    measures = {'training precision': last['training precision'], 'validation precision': last['validation precision'], 'validation accuracy': (said == truth).double().mean().item(),
-                **convergence(history), 'inference ms': inference_time(model, data.validation.source[0]),
-                'weights': sum(p.numel() for p in model.parameters())}
-    tables = {'networks': pd.DataFrame([measures]), 'curves': history, 'classes': per_class(truth, said, data.names), 'confusion': confusions(truth, said, data.names)}
+    measures = {
+        'training precision': last['training precision'],
+        'validation precision': last['validation precision'],
+        'validation accuracy': (said == truth).double().mean().item(),
+        **convergence(history),
+        'inference ms': inference_time(model, data.validation.source[0]),
+        'weights': sum(p.numel() for p in model.parameters()),
+    }
+    tables = {
+        'networks': pd.DataFrame([measures]),
+        'curves': history,
+        'classes': per_class(truth, said, data.names),
+        'confusion': confusions(truth, said, data.names),
+    }
     what = {'round': seed, 'task': task, 'network': name, 'dropout': dropout}
-    return {table: pd.concat([pd.DataFrame([what]*len(rows), rows.index), rows], axis=1) for table, rows in tables.items()}
+    return {
+        table: pd.concat([pd.DataFrame([what] * len(rows), rows.index), rows], axis=1) for table, rows in tables.items()
+    }
 
-
+# %% ../../nbs/classify/06_experiments.ipynb #b7757602
 def stacked(
     parts:Sequence[dict], # name of the table -> DataFrame
 ) -> dict: # likewise, the parts below one another
     "Tables of many runs as one."
     return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
 
-
+# %% ../../nbs/classify/06_experiments.ipynb #b7757603
 def clip_round(
     task:str, # what the classes are
     data:ClipSet, # clips of this round
@@ -94,17 +110,21 @@ class WorldClips(NamedTuple):
     action: Tensor # int64 [n]
     scene: Tensor # int64 [n]
 
-
+# %% ../../nbs/classify/06_experiments.ipynb #b1028401
 def draw_clips(
     world:MicroWorld, # the world
     scale:ClassifyScale, # sizes
     progress:bool=True, # show a bar
 ) -> WorldClips: # train + other of them
     "Clips of one action in one scene."
-    drawn = draw_all(ActionClips(world, range(scale.train + scale.other), scale.frames, scale.fps, scale.side), progress=progress)
-    return WorldClips(torch.stack([clip.clip for clip in drawn]), *(torch.tensor([clip[k] for clip in drawn]) for k in (1, 2)))
+    drawn = draw_all(
+        ActionClips(world, range(scale.train + scale.other), scale.frames, scale.fps, scale.side), progress=progress
+    )
+    return WorldClips(
+        torch.stack([clip.clip for clip in drawn]), *(torch.tensor([clip[k] for clip in drawn]) for k in (1, 2))
+    )
 
-
+# %% ../../nbs/classify/06_experiments.ipynb #b1028402
 def world_round(
     made:WorldClips, # all clips
     scale:ClassifyScale, # sizes
@@ -115,8 +135,13 @@ def world_round(
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(made.clips)))
     train, other = order[:scale.train], order[scale.train:]
     def data(labels, names, mirrored): return ClipSet(Clips(made.clips[train], labels[train], mirrored), Clips(made.clips[other], labels[other]), tuple(names))
-    actions, scenes = data(made.action, ACTIONS, torch.tensor(MIRRORED)), data(made.scene, SCENES, torch.arange(len(SCENES)))
-    seen = [run_network(scenes, 'scene', name, scale.network.dropout, scale, scale.scene_epochs, seed) for name in NETWORKS]
+    actions, scenes = (
+        data(made.action, ACTIONS, torch.tensor(MIRRORED)),
+        data(made.scene, SCENES, torch.arange(len(SCENES))),
+    )
+    seen = [
+        run_network(scenes, 'scene', name, scale.network.dropout, scale, scale.scene_epochs, seed) for name in NETWORKS
+    ]
     return stacked([clip_round('action', actions, scale, seed), *seen])
 
 # %% ../../nbs/classify/06_experiments.ipynb #eeccbe9e
@@ -142,7 +167,14 @@ def fusion_round(
     rows = []
     for names, pooling in plan:
         model = train_fusion([items[k] for k in train], names, pooling, scale, seed)
-        rows.append({'round': seed, 'modalities': ' + '.join(names), 'pooling': pooling, **fusion_figures(model, [items[k] for k in other])})
+        rows.append(
+            {
+                'round': seed,
+                'modalities': ' + '.join(names),
+                'pooling': pooling,
+                **fusion_figures(model, [items[k] for k in other]),
+            }
+        )
     return {'fusion': pd.DataFrame(rows)}
 
 # %% ../../nbs/classify/06_experiments.ipynb #965619ed
@@ -155,9 +187,11 @@ def side_by_side(
 ) -> dict: # name of the table -> DataFrame, the rounds below one another
     "All rounds of an experiment."
     jobs = [(*data, scale, number) for number in range(seed, seed + scale.rounds)]
-    return stacked(list(in_parallel(function, jobs, 1 if torch.cuda.is_available() else None, progress=progress, unit='round')))
+    return stacked(
+        list(in_parallel(function, jobs, 1 if torch.cuda.is_available() else None, progress=progress, unit='round'))
+    )
 
-
+# %% ../../nbs/classify/06_experiments.ipynb #96561901
 def train_microworld_model(
     scale:ClassifyScale, # sizes
     seed:int=0, # of the world, the weights and chance in training
@@ -166,7 +200,7 @@ def train_microworld_model(
     "Everything from a file to an answer, trained on MicroWorld."
     return train_classifier(MicroWorld(seed), scale.video, scale.training, seed, progress)
 
-
+# %% ../../nbs/classify/06_experiments.ipynb #96561902
 def reproduce_microworld(
     scale:ClassifyScale, # sizes
     seed:int=0, # of the world and of the first round
@@ -178,7 +212,9 @@ def reproduce_microworld(
     model = train_microworld_model(scale, seed, progress)
     posts = draw_posts(world, range(scale.posts + scale.other_posts), scale.post, progress)
     tables |= side_by_side(fusion_round, (posts, frame_features(model, posts)), scale, seed, progress)
-    videos = right_answers(model, draw_moments(story_moments, world, range(scale.judged), scale.video, progress)).reset_index()
+    videos = right_answers(
+        model, draw_moments(story_moments, world, range(scale.judged), scale.video, progress)
+    ).reset_index()
     return printed_tables(tables) | {'fusion': tables['fusion'], 'videos': videos}
 
 # %% ../../nbs/classify/06_experiments.ipynb #91204beb
@@ -188,9 +224,20 @@ def printed_tables(
     "The rows of all networks as the paper's two tables, the first of the dropout that both networks have; confusions of those, over all rounds, where there are any."
     networks = tables['networks']
     usual = networks[networks.network == '2D'].dropout.iloc[0]
-    counts = tables['confusion'].query('dropout == @usual').groupby(['task', 'network', 'true', 'said'], sort=False).clips.sum().reset_index()
-    return {'table1': networks[networks.dropout == usual], 'table2': networks[(networks.task != 'scene') & (networks.network == '3D')],
-            'curves': tables['curves'], 'classes': tables['classes'], 'confusion': counts[counts.clips > 0]}
+    counts = (
+        tables['confusion']
+        .query('dropout == @usual')
+        .groupby(['task', 'network', 'true', 'said'], sort=False)
+        .clips.sum()
+        .reset_index()
+    )
+    return {
+        'table1': networks[networks.dropout == usual],
+        'table2': networks[(networks.task != 'scene') & (networks.network == '3D')],
+        'curves': tables['curves'],
+        'classes': tables['classes'],
+        'confusion': counts[counts.clips > 0],
+    }
 
 # %% ../../nbs/classify/06_experiments.ipynb #532a347f
 def longest_action(
@@ -201,7 +248,7 @@ def longest_action(
     "The clip of the longest continuous action in a video; `MediaError` if there is no picture in the file."
     return max(read_actions(path, frames, size), key=lambda action: action.times[-1] - action.times[0]).clip.numpy()
 
-
+# %% ../../nbs/classify/06_experiments.ipynb #532a3401
 def keep_clip(
     path:Path, # a video file
     kept:Path, # where its clip is, or shall be
@@ -215,7 +262,7 @@ def keep_clip(
     with atomic_path(kept) as temporary: np.save(temporary, clip)
     return ''
 
-
+# %% ../../nbs/classify/06_experiments.ipynb #532a3402
 class ClipFiles(Sequence):
     "Clips in files, read when they are asked for."
     def __init__(self,
@@ -237,7 +284,10 @@ def prepare_ucf101(
     splits = [read_ucf101_split(folder/'ucfTrainTestlist', number) for number in SPLITS]
     named = pd.concat(splits)[['path']].drop_duplicates(ignore_index=True)
     absent = missing_videos(named, folder/'UCF-101').path.tolist()
-    if absent: raise FileNotFoundError(f'{folder/"UCF-101"}: {len(absent)} of {len(named)} videos are missing, such as {", ".join(absent[:3])}; they are published at {PUBLISHED}')
+    if absent:
+        raise FileNotFoundError(
+            f'{folder / "UCF-101"}: {len(absent)} of {len(named)} videos are missing, such as {", ".join(absent[:3])}; they are published at {PUBLISHED}'
+        )
     kept = [folder/f'clips_{scale.frames}x{scale.side}'/f'{path}.npy' for path in named.path]
     jobs = [(folder/'UCF-101'/path, file, scale.frames, scale.side) for path, file in zip(named.path, kept)]
     problems = list(in_parallel(keep_clip, jobs, progress=progress, unit='video'))
@@ -261,7 +311,7 @@ def ucf101_split(
         return Clips(ClipFiles(chosen.kept), torch.tensor(chosen.class_id.to_numpy()), mirrored)
     return ClipSet(part('train', torch.arange(len(names))), part('test', None), tuple(names))
 
-
+# %% ../../nbs/classify/06_experiments.ipynb #d4646101
 def reproduce_real(
     folder, # holds UCF-101 and ucfTrainTestlist
     scale:ClassifyScale, # sizes
@@ -284,20 +334,38 @@ def beside_paper1(
 ) -> pd.DataFrame: # a row a measure; ours as mean ± deviation over rounds, and the paper's
     "Table 1; the paper's columns are of UCF101 and another machine."
     ours = table1[table1.task == task].rename(columns={'network': 'method'}).set_index(['round', 'method'])
-    measures = {'training precision': 3, 'validation precision': 3, 'convergence epochs': 1, 'convergence seconds': 1, 'inference ms': 2, 'weights': 0}
+    measures = {
+        'training precision': 3,
+        'validation precision': 3,
+        'convergence epochs': 1,
+        'convergence seconds': 1,
+        'inference ms': 2,
+        'weights': 0,
+    }
     shown = pd.concat([mean_sd(ours[[name]], digits).T for name, digits in measures.items()])[['2D', '3D']]
-    return shown.add_prefix(f'{data}: ').join(PAPER_TABLE1.round(3).astype(object).add_prefix('UCF101, paper: ')).fillna('')
+    return (
+        shown.add_prefix(f'{data}: ')
+        .join(PAPER_TABLE1.round(3).astype(object).add_prefix('UCF101, paper: '))
+        .fillna('')
+    )
 
-
+# %% ../../nbs/classify/06_experiments.ipynb #beb2ba01
 def beside_paper2(
     table2:pd.DataFrame, # likewise
     data:str='MicroWorld', # the data set of the table
 ) -> pd.DataFrame: # a row a dropout
     "Table 2; the paper's columns are of UCF101."
-    ours = table2.rename(columns={'dropout': 'method'}).set_index(['round', 'method'])[['training precision', 'validation precision']]
-    return mean_sd(ours, 3).add_prefix(f'{data}: ').join(PAPER_TABLE2.T.astype(object).add_prefix('UCF101, paper: ')).rename_axis('dropout')
+    ours = table2.rename(columns={'dropout': 'method'}).set_index(['round', 'method'])[
+        ['training precision', 'validation precision']
+    ]
+    return (
+        mean_sd(ours, 3)
+        .add_prefix(f'{data}: ')
+        .join(PAPER_TABLE2.T.astype(object).add_prefix('UCF101, paper: '))
+        .rename_axis('dropout')
+    )
 
-
+# %% ../../nbs/classify/06_experiments.ipynb #beb2ba02
 def compare(
     rows:pd.DataFrame, # with a column `round`, one row for each round and way
     column:str, # that tells ways apart: 'network', 'dropout', 'pooling', ...

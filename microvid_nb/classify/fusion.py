@@ -64,7 +64,7 @@ class MultimodalItem(NamedTuple):
     features: dict  # name -> float [L, D], or None where the video hasn't got it
     label: int      # class
 
-
+# %% ../../nbs/classify/02_fusion.ipynb #ed9d2001
 class MultimodalBatch(NamedTuple):
     "Videos in a batch."
     features: dict  # name -> float [b, L, D], padded with zeros
@@ -87,7 +87,7 @@ def check_item(
     if not any(x is not None and len(x) for x in item.features.values()):
         raise ValueError(f'{name} has no {", no ".join(dims)}: nothing to classify it by')
 
-
+# %% ../../nbs/classify/02_fusion.ipynb #afe1c101
 def padded(
     rows:Sequence[Tensor|None], # features [L, D] of one modality, a video each; None where a video hasn't got it
     dim:int, # D
@@ -170,7 +170,7 @@ class MultimodalClassifier(nn.Module):
         "Scores of the classes."
         return self.classify(self.attention(*self.encode(batch)))
 
-
+# %% ../../nbs/classify/02_fusion.ipynb #01bd3501
 def multimodal_loss(
     model:MultimodalClassifier, # the model
     batch:MultimodalBatch, # labelled videos
@@ -186,7 +186,8 @@ def start_from_kmeans(self:MultimodalClassifier,
 ) -> MultimodalClassifier: # the same
     "Gives the NetVLAD of each modality the centres of what is there; other poolings stay as they are."
     for name, encoder in self.encoders.items():
-        if isinstance(encoder.pool, NetVLAD): encoder.pool.start_from_kmeans(batch.features[name][batch.masks[name]], seed)
+        if isinstance(encoder.pool, NetVLAD):
+            encoder.pool.start_from_kmeans(batch.features[name][batch.masks[name]], seed)
     return self
 
 # %% ../../nbs/classify/02_fusion.ipynb #a16e72b5
@@ -195,7 +196,7 @@ class AttentionWeights(NamedTuple):
     modalities: Tensor # [b, modalities]; rows sum to 1
     elements: dict     # name -> [b, L], rows sum to 1, or 0 where there is nothing; empty with NetVLAD
 
-
+# %% ../../nbs/classify/02_fusion.ipynb #a16e7201
 @patch
 @torch.no_grad()
 def attended(self:MultimodalClassifier,

@@ -25,7 +25,9 @@ def joint_feature(
 ) -> Tensor: # [b, Na*Ns], behaviour by behaviour
     "The outer product of behaviour and scene (Eq. 6); `ValueError` where they aren't of the same videos."
     if scene.ndim != 2 or behaviour.ndim != 2 or len(scene) != len(behaviour):
-        raise ValueError(f'expected scenes [b, Ns] and behaviours [b, Na], found {list(scene.shape)} and {list(behaviour.shape)}')
+        raise ValueError(
+            f'expected scenes [b, Ns] and behaviours [b, Na], found {list(scene.shape)} and {list(behaviour.shape)}'
+        )
     return (behaviour[:, :, None]*scene[:, None]).flatten(1)
 
 # %% ../../nbs/classify/00_joint.ipynb #06d73443
@@ -51,7 +53,7 @@ class SceneSettings:
     backbones: tuple[str, ...] = ('vgg16', 'vgg19') # whose features are fused
     width: float = 1. # factor for channels and hidden units: 1 is the paper's, 1/8 trains on a laptop
 
-
+# %% ../../nbs/classify/00_joint.ipynb #bb26e401
 class SceneNetwork(nn.Module):
     "VGG16 and VGG19 fused (Eq. 1-2)."
     def __init__(self,
@@ -89,7 +91,8 @@ def start_from_imagenet(
     "Puts ImageNet's weights into all layers but the last; `FileNotFoundError` says what to download where there is no network, `ValueError` for another width."
     if network.settings.width != 1: raise ValueError(f'published weights are of width 1, not {network.settings.width}')
     names = getattr(network.settings, 'backbones', None) or [network.settings.backbone]*len(network.branches)
-    for name, branch in zip(names, network.branches.values()): load_published(branch, imagenet_weights(name), new_head=True)
+    for name, branch in zip(names, network.branches.values()):
+        load_published(branch, imagenet_weights(name), new_head=True)
     return network
 
 # %% ../../nbs/classify/00_joint.ipynb #5900e38b
@@ -101,7 +104,7 @@ class TwoStreamSettings:
     length: int = 10 # L, fields of flow in a stack
     width: float = 1. # factor for channels and hidden units
 
-
+# %% ../../nbs/classify/00_joint.ipynb #5900e301
 class TwoStream(nn.Module):
     "A network for appearance and one for motion (Eq. 3-5)."
     def __init__(self,
@@ -135,7 +138,7 @@ class Moments(NamedTuple):
     scene: Tensor    # int64 [B]
     action: Tensor   # int64 [B]
 
-
+# %% ../../nbs/classify/00_joint.ipynb #3c47f601
 def scene_loss(
     model:SceneNetwork, # the model
     batch:Moments, # of training videos
@@ -143,7 +146,7 @@ def scene_loss(
     "Cross-entropy of the scenes."
     return F.cross_entropy(model(batch.pictures), batch.scene)
 
-
+# %% ../../nbs/classify/00_joint.ipynb #3c47f602
 def two_stream_loss(
     model:TwoStream, # the model
     batch:Moments, # of training videos

@@ -68,7 +68,7 @@ def set_centres(self:NetVLAD,
     self.assign.bias.copy_(-alpha*centres.square().sum(1))
     return self
 
-
+# %% ../../nbs/classify/01_netvlad.ipynb #21225a01
 @patch
 def start_from_kmeans(self:NetVLAD,
     features:Tensor, # of training frames, [n, N]
@@ -84,7 +84,7 @@ def start_from_kmeans(self:NetVLAD,
     centres = torch.from_numpy(found.cluster_centers_).to(features)
     return self.set_centres(centres, steepness(features, centres))
 
-
+# %% ../../nbs/classify/01_netvlad.ipynb #21225a02
 def steepness(
     features:Tensor, # of training frames, [n, N]
     centres:Tensor, # [K, N]

@@ -21,14 +21,18 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from .conv3d import ClipBatch, ClipClassifier, Conv2DClassifier, Conv3DClassifier, ConvSettings, clip_loss, count_weights, flat_settings
-from .fusion import MultimodalBatch, MultimodalClassifier, MultimodalItem, MultimodalSettings, multimodal_batch, multimodal_loss
+from microvid_nb.classify.conv3d import (
+    ClipBatch, ClipClassifier, Conv2DClassifier, Conv3DClassifier, ConvSettings, clip_loss, count_weights,
+    flat_settings)
+from .fusion import (
+    MultimodalBatch, MultimodalClassifier, MultimodalItem, MultimodalSettings, multimodal_batch, multimodal_loss)
 from .joint import SceneSettings, TwoStreamSettings
-from .video import VideoToClass, VideoToClassSettings, VideoTraining, as_is, feature_and_scores, one_cycle
+from .video import (
+    VideoToClass, VideoToClassSettings, VideoTraining, as_is, feature_and_scores, one_cycle)
 from ..data.microworld import MicroWorld, in_parallel
-from ..data.synthesis import SOUND_RATE
-from ..data.venues import VENUES
-from ..data.world_views import VenuePosts
+from ..data.world.synthesis import SOUND_RATE
+from ..data.world.venues import VENUES
+from ..data.world.views import VenuePosts
 from ..features.acoustic import acoustic_descriptors
 from ..features.text import SemanticSpace, SkipGramSettings, split_words
 from ..training import fit
@@ -66,15 +70,65 @@ def narrow_video(
     side:int, # pixels
 ) -> VideoToClassSettings: # for MicroWorld
     "Small networks from a file to an answer."
-    return VideoToClassSettings(scene=SceneSettings(width=width), streams=TwoStreamSettings(backbone='alexnet', width=streams), fps=8., side=side, hop=4, moments=32)
+    return VideoToClassSettings(
+        scene=SceneSettings(width=width),
+        streams=TwoStreamSettings(backbone='alexnet', width=streams),
+        fps=8.0,
+        side=side,
+        hop=4,
+        moments=32,
+    )
 
 # %% ../../nbs/classify/05_systems.ipynb #1c0539b7
 SCALES = {
-    'tiny': ClassifyScale(60, 24, 6, 8., 16, ConvSettings(12, (4, 8), 16), 3e-3, 12, 2, 1, 40, 20, (2, 32, 1.), 8, MultimodalSettings(clusters=2, hidden=8), 5e-3, 2,
-                          narrow_video(1/64, 1/64, 32), VideoTraining(12, 6, 4, scene_epochs=1, stream_epochs=1, attention_epochs=2), 4, 2),
-    'small': ClassifyScale(2400, 600, 12, 8., 24, ConvSettings(12, (8, 16, 32), 64), 6e-3, 25, 8, 2, 4000, 500, (6, 40, 3.), 32, MultimodalSettings(clusters=4, hidden=64), 1e-3, 15,
-                           narrow_video(1/22, 1/14, 40), VideoTraining(2600, 400, 150, 1e-3, 1e-3, 4, 10), 120, 5),
-    'full': ClassifyScale()}
+    'tiny': ClassifyScale(
+        60,
+        24,
+        6,
+        8.0,
+        16,
+        ConvSettings(12, (4, 8), 16),
+        3e-3,
+        12,
+        2,
+        1,
+        40,
+        20,
+        (2, 32, 1.0),
+        8,
+        MultimodalSettings(clusters=2, hidden=8),
+        5e-3,
+        2,
+        narrow_video(1 / 64, 1 / 64, 32),
+        VideoTraining(12, 6, 4, scene_epochs=1, stream_epochs=1, attention_epochs=2),
+        4,
+        2,
+    ),
+    'small': ClassifyScale(
+        2400,
+        600,
+        12,
+        8.0,
+        24,
+        ConvSettings(12, (8, 16, 32), 64),
+        6e-3,
+        25,
+        8,
+        2,
+        4000,
+        500,
+        (6, 40, 3.0),
+        32,
+        MultimodalSettings(clusters=4, hidden=64),
+        1e-3,
+        15,
+        narrow_video(1 / 22, 1 / 14, 40),
+        VideoTraining(2600, 400, 150, 1e-3, 1e-3, 4, 10),
+        120,
+        5,
+    ),
+    'full': ClassifyScale(),
+}
 
 # %% ../../nbs/classify/05_systems.ipynb #1f706a7f
 def per_class(
@@ -83,20 +137,26 @@ def per_class(
     names:Sequence[str], # of the classes
 ) -> pd.DataFrame: # class, precision, recall, clips
     "Precision and recall of each class (Eq. 14-15)."
-    precision, recall, _, clips = precision_recall_fscore_support(truth, said, labels=range(len(names)), zero_division=0)
+    precision, recall, _, clips = precision_recall_fscore_support(
+        truth, said, labels=range(len(names)), zero_division=0
+    )
     return pd.DataFrame({'class': list(names), 'precision': precision, 'recall': recall, 'clips': clips})
 
-
+# %% ../../nbs/classify/05_systems.ipynb #1f706a01
 def confusions(
     truth, # classes, int [n]
     said, # likewise
     names:Sequence[str], # of the classes
 ) -> pd.DataFrame: # true, said, clips
     "How often each class was taken for each."
-    counts = pd.DataFrame(confusion_matrix(truth, said, labels=range(len(names))), pd.Index(list(names), name='true'), pd.Index(list(names), name='said'))
+    counts = pd.DataFrame(
+        confusion_matrix(truth, said, labels=range(len(names))),
+        pd.Index(list(names), name='true'),
+        pd.Index(list(names), name='said'),
+    )
     return counts.stack().rename('clips').reset_index()
 
-
+# %% ../../nbs/classify/05_systems.ipynb #1f706a02
 def mean_precision(
     truth, # classes, int [n]
     said, # likewise
@@ -123,9 +183,12 @@ class Clips(Dataset):
         clips, labels = torch.stack([self.source[int(k)] for k in chosen]), self.labels[torch.as_tensor(chosen)]
         if self.mirrored is None: return ClipBatch(clips, labels)
         there = torch.rand(len(labels)) < .5
-        return ClipBatch(torch.where(there[:, None, None, None, None], clips.flip(-1), clips), torch.where(there, self.mirrored[labels], labels))
+        return ClipBatch(
+            torch.where(there[:, None, None, None, None], clips.flip(-1), clips),
+            torch.where(there, self.mirrored[labels], labels),
+        )
 
-
+# %% ../../nbs/classify/05_systems.ipynb #d8765a01
 @torch.no_grad()
 def scores_of(
     model:ClipClassifier, # in evaluation mode
@@ -134,7 +197,9 @@ def scores_of(
 ) -> tuple[Tensor, Tensor]: # scores [n, classes] and labels [n], on the CPU
     "What a network says about clips, as they are."
     device, still = next(model.parameters()).device, Clips(clips.source, clips.labels)
-    parts = [still.__getitems__(list(range(start, min(start + batch, len(still))))) for start in range(0, len(still), batch)]
+    parts = [
+        still.__getitems__(list(range(start, min(start + batch, len(still))))) for start in range(0, len(still), batch)
+    ]
     return torch.cat([model(part.clips.to(device)).cpu() for part in parts]), clips.labels
 
 # %% ../../nbs/classify/05_systems.ipynb #aa43b6c9
@@ -146,7 +211,10 @@ def figures(
     row = {}
     for name, clips in parts.items():
         scores, labels = scores_of(model, clips)
-        row |= {f'{name} precision': mean_precision(labels, scores.argmax(1), scores.shape[1]), f'{name} loss': F.cross_entropy(scores, labels).item()}
+        row |= {
+            f'{name} precision': mean_precision(labels, scores.argmax(1), scores.shape[1]),
+            f'{name} loss': F.cross_entropy(scores, labels).item(),
+        }
     return row
 
 # %% ../../nbs/classify/05_systems.ipynb #5c7c13b1
@@ -172,7 +240,10 @@ def train_network(
     torch.manual_seed(seed)
     model = NETWORKS[name](settings if name == '3D' else flat_settings(settings))
     some = torch.randperm(len(train))[:len(validation)]
-    parts, times = {'training': Clips([train.source[int(k)] for k in some], train.labels[some]), 'validation': validation}, []
+    parts, times = (
+        {'training': Clips([train.source[int(k)] for k in some], train.labels[some]), 'validation': validation},
+        [],
+    )
     started = clock()
     def judge(model):
         nonlocal started
@@ -180,11 +251,31 @@ def train_network(
         row = figures(model, parts)
         started = clock()
         return row
-    loader = DataLoader(train, scale.batch, shuffle=True, drop_last=True, collate_fn=as_is, num_workers=8 if torch.cuda.is_available() else 0)
+    loader = DataLoader(
+        train,
+        scale.batch,
+        shuffle=True,
+        drop_last=True,
+        collate_fn=as_is,
+        num_workers=8 if torch.cuda.is_available() else 0,
+    )
     optimizer = torch.optim.AdamW(model.parameters(), scale.rate, weight_decay=.01)
     precision = 'bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else None
-    history = fit(model, loader, clip_loss, optimizer, epochs, judge, scheduler=one_cycle(optimizer, epochs), mixed_precision=precision, seed=seed, progress=progress)
-    return model, history[['epoch', *(f'{part} {what}' for what in ('precision', 'loss') for part in parts)]].assign(seconds=np.cumsum(times))
+    history = fit(
+        model,
+        loader,
+        clip_loss,
+        optimizer,
+        epochs,
+        judge,
+        scheduler=one_cycle(optimizer, epochs),
+        mixed_precision=precision,
+        seed=seed,
+        progress=progress,
+    )
+    return model, history[['epoch', *(f'{part} {what}' for what in ('precision', 'loss') for part in parts)]].assign(
+        seconds=np.cumsum(times)
+    )
 
 # %% ../../nbs/classify/05_systems.ipynb #7a38e583
 def convergence(
@@ -194,7 +285,7 @@ def convergence(
     there = history[history['validation precision'] >= .95*history['validation precision'].max()].iloc[0]
     return {'convergence epochs': int(there.epoch), 'convergence seconds': float(there.seconds)}
 
-
+# %% ../../nbs/classify/05_systems.ipynb #7a38e501
 @torch.no_grad()
 def inference_time(
     model:ClipClassifier, # in evaluation mode
@@ -251,7 +342,12 @@ def frame_features(
 ) -> list: # float32 [k, D] of each
     "What the two VGGs see in frames."
     device = model.attention.w.device
-    return [torch.cat([feature_and_scores(branch, post.frames.to(device))[0] for branch in model.scene.branches.values()], 1).cpu() for post in posts]
+    return [
+        torch.cat(
+            [feature_and_scores(branch, post.frames.to(device))[0] for branch in model.scene.branches.values()], 1
+        ).cpu()
+        for post in posts
+    ]
 
 # %% ../../nbs/classify/05_systems.ipynb #44386e70
 def word_features(
@@ -262,7 +358,7 @@ def word_features(
     known = [space.index[word] for word in split_words(text) if word in space]
     return space.vectors[known] if known else None
 
-
+# %% ../../nbs/classify/05_systems.ipynb #44386e01
 def standardised(
     rows:Sequence[Tensor|None], # local features of posts
     train:Sequence[int], # numbers of the posts to learn from
@@ -284,7 +380,10 @@ def post_items(
     space = SemanticSpace.train([posts[k].text for k in train], SkipGramSettings(scale.words, epochs=20, seed=seed))
     words = [word_features(space, post.text) for post in posts]
     blocks = [standardised(rows, train) for rows in (visual, [post.cepstrum for post in posts], words)]
-    return [MultimodalItem(dict(zip(scale.fusion.modalities, features)), post.category) for post, *features in zip(posts, *blocks)]
+    return [
+        MultimodalItem(dict(zip(scale.fusion.modalities, features)), post.category)
+        for post, *features in zip(posts, *blocks)
+    ]
 
 # %% ../../nbs/classify/05_systems.ipynb #1ed7e6bb
 class Items(Dataset):
@@ -293,22 +392,34 @@ class Items(Dataset):
         items:Sequence[MultimodalItem], # any
         names:Sequence[str], # modalities that are looked at
     ):
-        self.batch = multimodal_batch(items, {name: next(item.features[name].shape[1] for item in items if item.features[name] is not None) for name in names})
+        self.batch = multimodal_batch(
+            items,
+            {
+                name: next(item.features[name].shape[1] for item in items if item.features[name] is not None)
+                for name in names
+            },
+        )
 
     def __len__(self): return len(self.batch.labels)
     def __getitem__(self, k): return self.__getitems__([k])
 
     def __getitems__(self, chosen):
         rows = torch.as_tensor(chosen)
-        return MultimodalBatch(*({name: part[name][rows] for name in part} for part in self.batch[:2]), self.batch.labels[rows])
+        return MultimodalBatch(
+            *({name: part[name][rows] for name in part} for part in self.batch[:2]), self.batch.labels[rows]
+        )
 
-
+# %% ../../nbs/classify/05_systems.ipynb #1ed7e601
 def with_any(
     items:Sequence[MultimodalItem], # any
     names:Sequence[str], # modalities
 ) -> list: # items with these modalities only
     "The posts that have at least one of some modalities; there is nothing to learn from others."
-    return [item._replace(features={name: item.features[name] for name in names}) for item in items if any(item.features[name] is not None for name in names)]
+    return [
+        item._replace(features={name: item.features[name] for name in names})
+        for item in items
+        if any(item.features[name] is not None for name in names)
+    ]
 
 # %% ../../nbs/classify/05_systems.ipynb #b04f3259
 def train_fusion(
@@ -322,14 +433,27 @@ def train_fusion(
     torch.manual_seed(seed)
     rows = Items(with_any(items, names), names)
     widths = tuple(rows.batch.features[name].shape[2] for name in names)
-    model = MultimodalClassifier(replace(scale.fusion, modalities=tuple(names), dims=widths, classes=len(CATEGORIES), pooling=pooling, intra=True))
+    model = MultimodalClassifier(
+        replace(
+            scale.fusion, modalities=tuple(names), dims=widths, classes=len(CATEGORIES), pooling=pooling, intra=True
+        )
+    )
     model.start_from_kmeans(rows[list(range(min(300, len(rows))))], seed)
     optimizer = torch.optim.AdamW(model.parameters(), scale.fusion_rate, weight_decay=.2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, scale.fusion_epochs)
-    fit(model, DataLoader(rows, scale.batch, shuffle=True, collate_fn=as_is), multimodal_loss, optimizer, scale.fusion_epochs, scheduler=scheduler, seed=seed, progress=False)
+    fit(
+        model,
+        DataLoader(rows, scale.batch, shuffle=True, collate_fn=as_is),
+        multimodal_loss,
+        optimizer,
+        scale.fusion_epochs,
+        scheduler=scheduler,
+        seed=seed,
+        progress=False,
+    )
     return model
 
-
+# %% ../../nbs/classify/05_systems.ipynb #b04f3201
 @torch.no_grad()
 def fusion_figures(
     model:MultimodalClassifier, # trained
@@ -341,5 +465,7 @@ def fusion_figures(
     nothing = model.classify(torch.zeros_like(model.attention.w)).argmax().cpu()
     truth, said = torch.tensor([item.label for item in items]), nothing.repeat(len(items))
     if there.any(): said[there] = model(Items(with_any(items, names), names).batch).argmax(1).cpu()
-    precision, recall, _, _ = precision_recall_fscore_support(truth, said, labels=truth.unique(), average='macro', zero_division=0)
+    precision, recall, _, _ = precision_recall_fscore_support(
+        truth, said, labels=truth.unique(), average='macro', zero_division=0
+    )
     return {'precision': precision, 'recall': recall, 'accuracy': (said == truth).float().mean().item()}

@@ -25,12 +25,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from .conv3d import continuous_actions
 from .fusion import AttentionPooling
-from .joint import Moments, SceneNetwork, SceneSettings, TwoStream, TwoStreamSettings, joint_feature, scene_loss, top_joint, two_stream_loss
+from microvid_nb.classify.joint import (
+    Moments, SceneNetwork, SceneSettings, TwoStream, TwoStreamSettings, joint_feature, scene_loss, top_joint,
+    two_stream_loss)
 from ..data.microworld import MicroWorld, in_parallel
-from ..data.motions import ACTIONS
-from ..data.scenes import SCENES
-from ..data.stories import Film, shot_at
-from ..data.world_views import ActionClips, as_tensor
+from ..data.world.motions import ACTIONS
+from ..data.world.scenes import SCENES
+from ..data.world.stories import Film, shot_at
+from ..data.world.views import ActionClips, as_tensor
 from ..features.flow import flow_stacks, optical_flow
 from ..features.visual import Backbone
 from ..media.render import filmstrip
@@ -91,7 +93,9 @@ def moments_of(
     "The moments of a video; frames are squeezed to squares, so that nothing is cut off."
     length, size, rows = settings.streams.length, (settings.side, settings.side), []
     for window in thinned(windows(frames, length, settings.hop), settings.moments):
-        clip = as_tensor(np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for _, image in window])).transpose(0, 1)
+        clip = as_tensor(
+            np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for _, image in window])
+        ).transpose(0, 1)
         rows.append((clip[:, 0], flow_stacks(optical_flow(clip), [0], length)[0], *window[0]))
     pictures, stacks, times, images = zip(*rows)
     return VideoMoments(torch.stack(pictures), torch.stack(stacks), np.array(times), list(images))
@@ -132,8 +136,12 @@ class VideoToClass(nn.Module):
     ):
         super().__init__()
         self.settings, s = settings, settings
-        for what, names, count in (('scenes', s.scenes, s.scene.scenes), ('behaviours', s.behaviours, s.streams.actions)):
-            if len(names) != count: raise ValueError(f'{len(names)} names for {count} {what}')
+        for what, names, count in (
+            ('scenes', s.scenes, s.scene.scenes),
+            ('behaviours', s.behaviours, s.streams.actions),
+        ):
+            if len(names) != count:
+                raise ValueError(f'{len(names)} names for {count} {what}')
         self.scene, self.streams = SceneNetwork(s.scene), TwoStream(s.streams)
         self.attention = AttentionPooling(sum(network.feature_dim for network in self.networks()))
 
@@ -186,16 +194,30 @@ def classify(self:VideoToClass,
 ) -> Classification: # tables and weights
     "What a video shows (Eq. 1-6, 10-13)."
     s, device = self.settings, self.attention.w.device
-    local = self.local_features(moments._replace(pictures=moments.pictures.to(device), stacks=moments.stacks.to(device)))
+    local = self.local_features(
+        moments._replace(pictures=moments.pictures.to(device), stacks=moments.stacks.to(device))
+    )
     whole, weights = self(LocalFeatures(*(part[None] for part in local)))
     scene, rgb, flow = (scores.softmax(-1).cpu() for scores in whole[1:])
     then = [scores.softmax(-1).cpu().numpy() for scores in local[1:]]
     times = pd.Index(moments.times, name='seconds')
     return Classification(
         table({'scene': s.scenes, 'probability': scene[0].numpy()}),
-        table({'behaviour': s.behaviours, 'appearance': rgb[0].numpy(), 'motion': flow[0].numpy(), 'probability': (rgb + flow)[0].numpy()/2}),
-        top_joint(joint_feature(scene, rgb + flow)[0], s.behaviours, s.scenes), weights[0].cpu().numpy(), moments.times, moments.frames,
-        pd.DataFrame(then[0], times, list(s.scenes)), pd.DataFrame((then[1] + then[2])/2, times, list(s.behaviours)))
+        table(
+            {
+                'behaviour': s.behaviours,
+                'appearance': rgb[0].numpy(),
+                'motion': flow[0].numpy(),
+                'probability': (rgb + flow)[0].numpy() / 2,
+            }
+        ),
+        top_joint(joint_feature(scene, rgb + flow)[0], s.behaviours, s.scenes),
+        weights[0].cpu().numpy(),
+        moments.times,
+        moments.frames,
+        pd.DataFrame(then[0], times, list(s.scenes)),
+        pd.DataFrame((then[1] + then[2]) / 2, times, list(s.behaviours)),
+    )
 
 # %% ../../nbs/classify/04_video.ipynb #5a88f524
 def classify_video(
@@ -205,21 +227,26 @@ def classify_video(
     "Where a video is and what happens in it; `MediaError` if there is no picture in the file."
     return model.classify(read_moments(path, model.settings))
 
-
+# %% ../../nbs/classify/04_video.ipynb #5a88f501
 def load_classifier(
     path, # a checkpoint
 ) -> VideoToClass: # ready for `classify_video`
     "A saved model; `ValueError` where the file is damaged, hostile, or holds another model."
     return load_model(path, {VideoToClass: VideoToClassSettings})
 
-
+# %% ../../nbs/classify/04_video.ipynb #5a88f502
 def attention_strip(
     found:Classification, # of a video
     count:int=8, # frames
 ) -> object: # matplotlib Axes
     "The frames that the attention weighed most, in order of time, with their weights; the heaviest has a frame."
     chosen = np.sort(np.argsort(-found.attention, kind='stable')[:count])
-    return filmstrip([found.frames[k] for k in chosen], found.times[chosen], found.attention[chosen], chosen=int(found.attention[chosen].argmax()))
+    return filmstrip(
+        [found.frames[k] for k in chosen],
+        found.times[chosen],
+        found.attention[chosen],
+        chosen=int(found.attention[chosen].argmax()),
+    )
 
 # %% ../../nbs/classify/04_video.ipynb #04bebe85
 class StoryMoments(NamedTuple):
@@ -230,7 +257,7 @@ class StoryMoments(NamedTuple):
     scene: int # that is on longest
     action: int # of all of it
 
-
+# %% ../../nbs/classify/04_video.ipynb #04bebe01
 def story_moments(
     world:MicroWorld, # the world
     i:int, # number of the micro-video
@@ -244,7 +271,9 @@ def story_moments(
     names, on = list(SCENES), dict.fromkeys(SCENES, 0.)
     for shot in story.shots: on[shot.scene] += shot.end - shot.start
     then = torch.tensor([names.index(story.shots[shot_at(story, time)].scene) for time in seen.times])
-    return StoryMoments(seen.pictures, seen.stacks.half(), then, names.index(max(on, key=on.get)), list(ACTIONS).index(story.action))
+    return StoryMoments(
+        seen.pictures, seen.stacks.half(), then, names.index(max(on, key=on.get)), list(ACTIONS).index(story.action)
+    )
 
 # %% ../../nbs/classify/04_video.ipynb #7dbe5644
 def clip_moment(
@@ -269,7 +298,10 @@ def draw_moments(
     return list(in_parallel(function, [(world, int(i), settings) for i in numbers], progress=progress, unit='video'))
 
 # %% ../../nbs/classify/04_video.ipynb #01d86750
-MIRRORED = tuple(list(ACTIONS).index(name.replace('left', '*').replace('right', 'left').replace('*', 'right')) for name in ACTIONS) # action -> that in the mirror
+# action -> that in the mirror
+MIRRORED = tuple(
+    list(ACTIONS).index(name.replace('left', '*').replace('right', 'left').replace('*', 'right')) for name in ACTIONS
+)
 
 # %% ../../nbs/classify/04_video.ipynb #f137f7db
 def mirror(
@@ -279,8 +311,11 @@ def mirror(
     "Moments in the mirror."
     turned = batch.stacks.flip(-1)*torch.tensor([-1., 1.]).repeat(batch.stacks.shape[1]//2)[:, None, None]
     there = chosen[:, None, None, None]
-    return batch._replace(pictures=torch.where(there, batch.pictures.flip(-1), batch.pictures), stacks=torch.where(there, turned, batch.stacks),
-                          action=torch.where(chosen, torch.tensor(MIRRORED)[batch.action], batch.action))
+    return batch._replace(
+        pictures=torch.where(there, batch.pictures.flip(-1), batch.pictures),
+        stacks=torch.where(there, turned, batch.stacks),
+        action=torch.where(chosen, torch.tensor(MIRRORED)[batch.action], batch.action),
+    )
 
 # %% ../../nbs/classify/04_video.ipynb #eb72660e
 class MirroredMoments(Dataset):
@@ -317,7 +352,7 @@ class VideoTraining:
 # %% ../../nbs/classify/04_video.ipynb #9cbf3c93
 def as_is(batch): return batch
 
-
+# %% ../../nbs/classify/04_video.ipynb #9cbf3c01
 def one_cycle(
     optimizer:torch.optim.Optimizer, # with the largest rates
     epochs:int, # in all
@@ -327,7 +362,7 @@ def one_cycle(
     def factor(epoch): return (epoch + .5)/rise if epoch < rise else .5 + .5*math.cos(math.pi*(epoch - rise)/(epochs - rise + 1e-6))
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
-
+# %% ../../nbs/classify/04_video.ipynb #9cbf3c02
 def train_networks(
     model:VideoToClass, # its networks are trained in place
     stories:Sequence[StoryMoments], # or clips, to learn from
@@ -336,11 +371,27 @@ def train_networks(
     progress:bool=True, # show bars
 ) -> dict: # 'scene' and 'streams': histories
     "Trains the two VGGs and the two streams on moments."
-    loader, histories = DataLoader(MirroredMoments(stories), training.batch, shuffle=True, drop_last=True, collate_fn=as_is), {}
-    plan = {'scene': (model.scene, scene_loss, training.scene_rate, training.scene_epochs), 'streams': (model.streams, two_stream_loss, training.stream_rate, training.stream_epochs)}
+    loader, histories = (
+        DataLoader(MirroredMoments(stories), training.batch, shuffle=True, drop_last=True, collate_fn=as_is),
+        {},
+    )
+    plan = {
+        'scene': (model.scene, scene_loss, training.scene_rate, training.scene_epochs),
+        'streams': (model.streams, two_stream_loss, training.stream_rate, training.stream_epochs),
+    }
     for name, (network, loss, rate, epochs) in plan.items():
         optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=.01)
-        histories[name] = fit(network, loader, loss, optimizer, epochs, scheduler=one_cycle(optimizer, epochs), clip=1., seed=seed, progress=progress)
+        histories[name] = fit(
+            network,
+            loader,
+            loss,
+            optimizer,
+            epochs,
+            scheduler=one_cycle(optimizer, epochs),
+            clip=1.0,
+            seed=seed,
+            progress=progress,
+        )
     return histories
 
 # %% ../../nbs/classify/04_video.ipynb #2c3cfbeb
@@ -351,7 +402,7 @@ class VideoBatch(NamedTuple):
     scene: Tensor # int64 [b]
     action: Tensor # int64 [b]
 
-
+# %% ../../nbs/classify/04_video.ipynb #2c3cfb01
 @torch.no_grad()
 def video_batch(
     model:VideoToClass, # in evaluation mode
@@ -359,7 +410,10 @@ def video_batch(
 ) -> VideoBatch: # all of them
     "What the networks say about stories."
     device = model.attention.w.device
-    said = [model.local_features(Moments(story.pictures.to(device), story.stacks.to(device).float(), None, None)) for story in stories]
+    said = [
+        model.local_features(Moments(story.pictures.to(device), story.stacks.to(device).float(), None, None))
+        for story in stories
+    ]
     lengths = torch.tensor([len(story.scenes) for story in stories], device=device)
     local = LocalFeatures(*(pad_sequence(list(part), batch_first=True) for part in zip(*said)))
     truth = (torch.tensor([story[k] for story in stories], device=device) for k in (3, 4))
@@ -382,7 +436,7 @@ def attention_loss(
     "How surprised the answers are by the truth."
     return surprise(model(batch.local, batch.mask)[0], batch)
 
-
+# %% ../../nbs/classify/04_video.ipynb #81d58c01
 def rows_of(
     batch:VideoBatch, # many videos
     chosen, # int64 [n]
@@ -390,7 +444,7 @@ def rows_of(
     "Some videos of a batch."
     return VideoBatch(LocalFeatures(*(part[chosen] for part in batch.local)), *(part[chosen] for part in batch[1:]))
 
-
+# %% ../../nbs/classify/04_video.ipynb #81d58c02
 class VideoRows(Dataset):
     "Videos, from which a loader takes batches."
     def __init__(self, batch:VideoBatch): self.batch = batch
@@ -398,7 +452,7 @@ class VideoRows(Dataset):
     def __getitem__(self, k): return self.__getitems__([k])
     def __getitems__(self, chosen): return rows_of(self.batch, torch.as_tensor(chosen))
 
-
+# %% ../../nbs/classify/04_video.ipynb #81d58c03
 def train_attention(
     model:VideoToClass, # its attention is trained in place, starting from global pooling
     stories:Sequence[StoryMoments], # others than the networks learned from
@@ -413,7 +467,17 @@ def train_attention(
     loader = DataLoader(VideoRows(rest), training.batch, shuffle=True, collate_fn=as_is)
     optimizer = torch.optim.Adam([model.attention.w], training.attention_rate)
     def judge(model): return {'held out': attention_loss(model, held)}
-    return fit(model, loader, attention_loss, optimizer, training.attention_epochs, judge, best=('held out', min), seed=seed, progress=progress)
+    return fit(
+        model,
+        loader,
+        attention_loss,
+        optimizer,
+        training.attention_epochs,
+        judge,
+        best=('held out', min),
+        seed=seed,
+        progress=progress,
+    )
 
 # %% ../../nbs/classify/04_video.ipynb #217f7bd9
 LEARNED = 2_000_000 # number of the first story and clip to learn from; the experiments judge by others
@@ -427,7 +491,9 @@ def train_classifier(
 ) -> VideoToClass: # ready for `classify_video`
     "Networks and attention, trained on stories of a world."
     clips = draw_moments(clip_moment, world, range(LEARNED, LEARNED + training.clips), settings, progress)
-    drawn = draw_moments(story_moments, world, range(LEARNED, LEARNED + training.stories + training.weighed), settings, progress)
+    drawn = draw_moments(
+        story_moments, world, range(LEARNED, LEARNED + training.stories + training.weighed), settings, progress
+    )
     torch.manual_seed(seed)
     model = VideoToClass(settings)
     train_networks(model, clips + drawn[:training.stories], training, seed, progress)
@@ -442,10 +508,20 @@ def right_answers(
 ) -> pd.DataFrame: # a row a pooling: shares of videos whose scene and behaviour are found (scene; appearance, motion, both), and nats
     "How many videos are classified rightly, with attention and with the mean, and how surprising the truth is."
     batch, rows = video_batch(model, stories), {}
-    for name, weights in {'mean': batch.mask/batch.mask.sum(1, keepdim=True), 'attention': model(batch.local, batch.mask)[1]}.items():
+    for name, weights in {
+        'mean': batch.mask / batch.mask.sum(1, keepdim=True),
+        'attention': model(batch.local, batch.mask)[1],
+    }.items():
         whole = LocalFeatures(*(torch.einsum('bl,bld->bd', weights, part) for part in batch.local))
-        said = {'scene': (whole.scene, batch.scene), 'appearance': (whole.rgb, batch.action), 'motion': (whole.flow, batch.action), 'both': (whole.rgb.softmax(1) + whole.flow.softmax(1), batch.action)}
-        rows[name] = {what: (scores.argmax(1) == truth).float().mean().item() for what, (scores, truth) in said.items()} | {'nats': surprise(whole, batch).item()}
+        said = {
+            'scene': (whole.scene, batch.scene),
+            'appearance': (whole.rgb, batch.action),
+            'motion': (whole.flow, batch.action),
+            'both': (whole.rgb.softmax(1) + whole.flow.softmax(1), batch.action),
+        }
+        rows[name] = {
+            what: (scores.argmax(1) == truth).float().mean().item() for what, (scores, truth) in said.items()
+        } | {'nats': surprise(whole, batch).item()}
     return pd.DataFrame(rows).T.rename_axis('pooling')
 
 # Very small, to see that it runs:

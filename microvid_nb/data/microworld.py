@@ -22,11 +22,12 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from .instagram import popular_topics, write_topics
-from .pictures import NAMES, Camera, Picture, camera_look, source_picture, target_picture
-from .stories import Film, Story, sound_track, write_story
-from .synthesis import SOUND_RATE, SoundLibrary
-from .viewers import (
-    Post, Seen, annotate_gifs, crowd_of, draw_followers, publish, second_interest, time_sync_counts, watch, write_comments)
+from .world.pictures import NAMES, Camera, Picture, camera_look, source_picture, target_picture
+from .world.stories import Film, Story, sound_track, write_story
+from .world.synthesis import SOUND_RATE, SoundLibrary
+from microvid_nb.data.world.viewers import (
+    Post, Seen, annotate_gifs, crowd_of, draw_followers, publish, second_interest, time_sync_counts, watch,
+    write_comments)
 from ..media.render import atomic_path, write_jpeg, write_video
 
 # %% ../../nbs/data/00_microworld.ipynb #adafa887
@@ -93,6 +94,7 @@ class Reception(NamedTuple):
     post: Post # followers, posted thumbnail, impressions, clicks; `click_rate` is hidden
     comments: tuple # of str
 
+# %% ../../nbs/data/00_microworld.ipynb #ef754c01
 class LongReception(NamedTuple):
     "What people did with a longer video."
     seen: Seen # what could be noticed, moment by moment: hidden
@@ -100,6 +102,7 @@ class LongReception(NamedTuple):
     counts: np.ndarray # comments per second, int64 [seconds]
     gifs: np.ndarray # accepted GIFs, seconds at which their shots start, int64 [gifs, 3]
 
+# %% ../../nbs/data/00_microworld.ipynb #ef754c02
 def reception(
     world:MicroWorld, # the world
     i:int, # number of the micro-video
@@ -110,6 +113,7 @@ def reception(
     post = publish(seen, crowd, draw_followers(world.rng(PUBLISHER, publisher_of(i))), rng)
     return Reception(seen, post, tuple(write_comments(seen, post.clicks, crowd, rng)))
 
+# %% ../../nbs/data/00_microworld.ipynb #ef754c03
 def long_reception(
     world:MicroWorld, # the world
     i:int, # number of the longer video
@@ -135,7 +139,9 @@ def posted_thumbnail(
     part = rng.uniform(.75, .95)
     tall, wide = round(part*film.height), round(part*film.width)
     top, left = (int(rng.uniform(0, free)) for free in (film.height - tall, film.width - wide))
-    cropped = cv2.resize(image[top:top + tall, left:left + wide], (film.width, film.height), interpolation=cv2.INTER_LINEAR)
+    cropped = cv2.resize(
+        image[top : top + tall, left : left + wide], (film.width, film.height), interpolation=cv2.INTER_LINEAR
+    )
     return Camera(camera_look(rng, .6), film.height, film.width).take(cropped, rng)
 
 # %% ../../nbs/data/00_microworld.ipynb #7c6bc910
@@ -177,9 +183,19 @@ def describe(
     "What the tables say about micro-video i."
     (seen, post, comments), key, (height, width) = received, key_of(i), frame_size(story)
     counts = time_sync_counts(second_interest(seen, crowd_of(world.seed, world.viewers)), world.rng(LIFE, MICRO, i, 1))
-    row = dict(key=key, publisher=f'publisher{publisher_of(i):06d}', followers=post.followers, impressions=post.impressions,
-               clicks=post.clicks, title=story.title, description=story.description, duration=story.duration,
-               fps=story.fps, width=width, height=height)
+    row = dict(
+        key=key,
+        publisher=f'publisher{publisher_of(i):06d}',
+        followers=post.followers,
+        impressions=post.impressions,
+        clicks=post.clicks,
+        title=story.title,
+        description=story.description,
+        duration=story.duration,
+        fps=story.fps,
+        width=width,
+        height=height,
+    )
     shown = sorted({player.actor.name for shot in story.shots for player in shot.players})
     truth = dict(key=key, venue=story.venue,
                  scene=max((s.scene for s in story.shots),
@@ -190,6 +206,7 @@ def describe(
     return (row, [dict(key=key, comment=text) for text in comments],
             [dict(key=key, second=s, comments=int(n)) for s, n in enumerate(counts)], truth)
 
+# %% ../../nbs/data/00_microworld.ipynb #2778c701
 def _make(world:MicroWorld, i:int, folder:Path) -> tuple:
     "One video of `write_files`, in a worker: its files, if they are not there yet, and its rows."
     video, thumbnail = folder/'videos'/f'{key_of(i)}.mp4', folder/'thumbnails'/f'{key_of(i)}.jpg'
@@ -218,7 +235,9 @@ def claim_folder(world:MicroWorld, folder:Path):
     "Notes the world in its folder; `ValueError` if the folder holds another one."
     note, settings = folder/'world.json', json.loads(json.dumps(asdict(world)))
     if note.exists() and json.loads(note.read_text()) != settings:
-        raise ValueError(f'{folder} holds another world ({note.name} has other settings): name another folder, or empty it')
+        raise ValueError(
+            f'{folder} holds another world ({note.name} has other settings): name another folder, or empty it'
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(note) as temporary: temporary.write_text(json.dumps(settings, indent=1))
 

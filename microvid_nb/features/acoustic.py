@@ -29,7 +29,8 @@ from ..training import fit
 # %% ../../nbs/features/02_acoustic.ipynb #0caf8daa
 RATE, WINDOW, HOP = 22050, 1024, 512 # Hz, samples of a frame, samples from frame to frame
 MEL_BANDS, CEPSTRUM, DIFFERENCE_WIDTH = 128, 13, 9 # bands, coefficients kept, frames that a difference looks at
-FLOOR, RANGE = 1e-10, 80. # least power of a band; decibels below the loudest band of a clip where a band counts as silent
+# least power of a band; decibels below the loudest band of a clip where a band counts as silent
+FLOOR, RANGE = 1e-10, 80.
 
 DESCRIPTOR = {'spectrum (mean)': slice(0, 513), 'spectrum (max)': slice(513, 1026),
               'MFCC (mean)': slice(1026, 1065), 'MFCC (max)': slice(1065, 1104)}
@@ -40,10 +41,13 @@ def check_samples(
     clip:int=0, # its number, for the error
 ) -> Tensor: # float32 [N]
     "The samples of a clip as a tensor; `ValueError` where they are missing, empty, no floats, not mono, or not finite."
-    if samples is None: raise ValueError(f'clip {clip}: the sound is missing (no sound track), expected float samples [N]')
+    if samples is None:
+        raise ValueError(f'clip {clip}: the sound is missing (no sound track), expected float samples [N]')
     samples = torch.as_tensor(samples)
     if samples.ndim != 1 or not samples.is_floating_point():
-        raise ValueError(f'clip {clip}: expected mono float samples [N] in [-1, 1], found {samples.dtype} {list(samples.shape)}')
+        raise ValueError(
+            f'clip {clip}: expected mono float samples [N] in [-1, 1], found {samples.dtype} {list(samples.shape)}'
+        )
     if not len(samples): raise ValueError(f'clip {clip}: the sound is empty, expected at least one sample')
     samples = samples.detach().float()
     if not all(map(math.isfinite, samples.aminmax())):
@@ -79,7 +83,9 @@ def power_spectrum(
     piece = samples[:, max(start, 0):end]
     piece = F.pad(piece, (max(-start, 0), end - max(start, 0) - piece.shape[1]))
     window = torch.hann_window(WINDOW, device=samples.device)
-    parts = torch.view_as_real(torch.stft(piece, WINDOW, HOP, window=window, center=False, return_complex=True)).square()
+    parts = torch.view_as_real(
+        torch.stft(piece, WINDOW, HOP, window=window, center=False, return_complex=True)
+    ).square()
     return (parts[..., 0] + parts[..., 1]).transpose(1, 2)
 
 # %% ../../nbs/features/02_acoustic.ipynb #6dee129b
@@ -113,7 +119,9 @@ def cepstrum(
 @lru_cache
 def difference_weights() -> Tensor: # float64 [9, 2]
     "Weights of nine frames that give slope and curvature in their middle."
-    return torch.from_numpy(np.stack([savgol_coeffs(DIFFERENCE_WIDTH, order, deriv=order, use='dot') for order in (1, 2)], 1))
+    return torch.from_numpy(
+        np.stack([savgol_coeffs(DIFFERENCE_WIDTH, order, deriv=order, use='dot') for order in (1, 2)], 1)
+    )
 
 # %% ../../nbs/features/02_acoustic.ipynb #9b13a14d
 def differences(
@@ -150,7 +158,7 @@ def pool_spectrum(
         bands[:, first:last] = decibels(power)
     return total/frames[:, None], largest, bands
 
-
+# %% ../../nbs/features/02_acoustic.ipynb #89483801
 def pool_cepstrum(
     bands:Tensor, # float32 [B, F, 128] in decibels
     frames:Tensor, # int64 [B]
@@ -193,7 +201,7 @@ def acoustic_descriptors(
         result[batch] = torch.cat([mean, largest, *pool_cepstrum(bands, frames)], 1).cpu()
     return result
 
-
+# %% ../../nbs/features/02_acoustic.ipynb #1fa27c01
 def acoustic_descriptor(
     samples, # float samples [N] of one clip, an array or a tensor
     sr:float=RATE, # their sampling rate in Hz
@@ -226,7 +234,9 @@ class StackedDenoisingAutoencoder(nn.Module):
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(f'expected the sizes of input and code, and of layers between them, found {sizes}')
         if not 0 <= self.settings.corruption < 1:
-            raise ValueError(f'expected a share of the inputs to mask, from 0 to below 1, found {self.settings.corruption}')
+            raise ValueError(
+                f'expected a share of the inputs to mask, from 0 to below 1, found {self.settings.corruption}'
+            )
         self.encoders = nn.ModuleList([nn.Linear(*pair) for pair in zip(sizes, sizes[1:])])
         self.decoders = nn.ModuleList([nn.Linear(*pair) for pair in zip(sizes[1:], sizes)])
         self.register_buffer('skewed', torch.zeros(sizes[0], dtype=torch.bool))
@@ -245,7 +255,7 @@ def check_rows(self:StackedDenoisingAutoencoder,
     if len(bad): raise ValueError(f'row {int(bad[0])}: holds NaN or infinity, expected {width} finite numbers')
     return x.to(self.shift.device, torch.float32)
 
-
+# %% ../../nbs/features/02_acoustic.ipynb #712aa901
 @patch
 def standardise(self:StackedDenoisingAutoencoder,
     x:Tensor, # float32 [n, D]
@@ -254,7 +264,7 @@ def standardise(self:StackedDenoisingAutoencoder,
     x = torch.where(self.skewed, x.sign()*x.abs().log1p(), x)
     return (x - self.shift)/self.scale
 
-
+# %% ../../nbs/features/02_acoustic.ipynb #712aa902
 @patch
 def learn_scaling(self:StackedDenoisingAutoencoder,
     x:Tensor, # float32 [n, D]
@@ -275,7 +285,7 @@ def encode(self:StackedDenoisingAutoencoder,
     "The codes of clean inputs; `ValueError` names the row that is not finite, or the width that does not fit."
     return self.encode_scaled(self.standardise(self.check_rows(x)))
 
-
+# %% ../../nbs/features/02_acoustic.ipynb #8fe60901
 @patch
 def encode_scaled(self:StackedDenoisingAutoencoder,
     h:Tensor, # h_0, float32 [n, D]
@@ -284,7 +294,7 @@ def encode_scaled(self:StackedDenoisingAutoencoder,
     for encoder in self.encoders: h = F.elu(encoder(h))
     return h
 
-
+# %% ../../nbs/features/02_acoustic.ipynb #8fe60902
 @patch
 def decode(self:StackedDenoisingAutoencoder,
     code:Tensor, # float32 [n, 200]
@@ -293,7 +303,7 @@ def decode(self:StackedDenoisingAutoencoder,
     for decoder in reversed(self.decoders): code = decoder(code)
     return code
 
-
+# %% ../../nbs/features/02_acoustic.ipynb #8fe60903
 @patch
 def forward(self:StackedDenoisingAutoencoder,
     x:Tensor, # descriptors, float [n, D]
@@ -309,7 +319,7 @@ def masked(
     "Inputs with numbers missing at random."
     return F.dropout(h, corruption)
 
-
+# %% ../../nbs/features/02_acoustic.ipynb #9671d301
 def layer_loss(
     model:StackedDenoisingAutoencoder, # in training
     k:int, # number of the layer, from 0
@@ -319,7 +329,7 @@ def layer_loss(
     code = F.elu(model.encoders[k](masked(h, model.settings.corruption)))
     return F.mse_loss(model.decoders[k](code), h)
 
-
+# %% ../../nbs/features/02_acoustic.ipynb #9671d302
 def reconstruction_loss(
     model:StackedDenoisingAutoencoder, # in training
     x:Tensor, # clean scaled inputs, float32 [n, D]
@@ -367,6 +377,7 @@ def pretrain(self:StackedDenoisingAutoencoder,
         layer = [*self.encoders[k].parameters(), *self.decoders[k].parameters()]
         loss = lambda model, rows: layer_loss(model, k, rows)
         histories[f'layer {k + 1}'] = self.train_stage(h, loss, layer, s.layer_epochs, progress)
-        with torch.no_grad(): h = torch.cat([F.elu(self.encoders[k](rows.to(self.shift.device))).cpu() for rows in h.split(4096)])
+        with torch.no_grad():
+            h = torch.cat([F.elu(self.encoders[k](rows.to(self.shift.device))).cpu() for rows in h.split(4096)])
     histories['whole'] = self.train_stage(scaled, reconstruction_loss, self.parameters(), s.epochs, progress)
     return pd.concat(histories, names=['stage', 'row']).reset_index('stage').reset_index(drop=True)

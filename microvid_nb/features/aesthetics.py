@@ -44,7 +44,9 @@ def saliency(
     image:np.ndarray # uint8 RGB [H, W, 3]
 ) -> np.ndarray: # float32 [64, 64], sums to 1
     "What sticks out of a picture, by the spectral residual (Hou and Zhang, 2007)"
-    small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SALIENCY_SIDE, SALIENCY_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = cv2.resize(
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SALIENCY_SIDE, SALIENCY_SIDE), interpolation=cv2.INTER_AREA
+    ).astype(np.float32)
     spectrum = np.fft.fft2(small)
     log_amplitude = np.log(np.abs(spectrum) + 1e-3).astype(np.float32)
     residual = log_amplitude - cv2.blur(log_amplitude, (3, 3))
@@ -52,7 +54,7 @@ def saliency(
     salient = cv2.GaussianBlur(salient.astype(np.float32), (0, 0), 2.5)
     return salient / salient.sum()
 
-
+# %% ../../nbs/features/00_aesthetics.ipynb #ff1d2401
 def closeness_to_thirds(
     side:int=SALIENCY_SIDE # pixels
 ) -> np.ndarray: # float64 [side, side], 1 on the crossings of the thirds, 0 in the corners
@@ -61,7 +63,7 @@ def closeness_to_thirds(
     nearest = np.minimum(np.abs(offset - 1 / 3), np.abs(offset - 2 / 3))
     return 1 - np.hypot(nearest[:, None], nearest) / np.hypot(1 / 3, 1 / 3)
 
-
+# %% ../../nbs/features/00_aesthetics.ipynb #ff1d2402
 def rule_of_thirds(
     image:np.ndarray # uint8 RGB [H, W, 3]
 ) -> float: # 0 to 1
@@ -74,7 +76,8 @@ def stillness(
     times:np.ndarray # [n] seconds
 ) -> np.ndarray: # float64 [n], 0 to 1
     "How little changes around the given moments"
-    before = np.minimum(np.searchsorted(survey.look_times, np.asarray(times) - 1e-6), len(survey.change) - 1)  # the look that first sees the frame
+    # the look that first sees the frame
+    before = np.minimum(np.searchsorted(survey.look_times, np.asarray(times) - 1e-6), len(survey.change) - 1)
     after = np.minimum(before + 1, len(survey.change) - 1)
     return 1 - np.minimum(1, (survey.change[before] + survey.change[after]) / 2 / .1).astype(float)
 
@@ -104,4 +107,6 @@ def fuse(
     "Attractiveness and representativeness on one scale (AMUSE, Eq. 9)"
     attractiveness, representativeness = np.asarray(attractiveness, float), np.asarray(representativeness, float)
     lowest = attractiveness.min()
-    return (attractiveness - lowest) / max(attractiveness.max() - lowest, LEAST_RANGE) + lam * representativeness / representativeness.max()
+    return (attractiveness - lowest) / max(
+        attractiveness.max() - lowest, LEAST_RANGE
+    ) + lam * representativeness / representativeness.max()

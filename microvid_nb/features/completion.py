@@ -41,8 +41,11 @@ def check_blocks(
     rows = len(next(iter(blocks.values())))
     for name, block in blocks.items():
         if block.ndim != 2 or block.dtype.kind != 'f':
-            raise ValueError(f'block {name!r}: expected a matrix of floats [N, D], found {block.dtype} {list(block.shape)}')
-        if len(block) != rows: raise ValueError(f'block {name!r}: expected {rows} rows as the block before, found {len(block)}')
+            raise ValueError(
+                f'block {name!r}: expected a matrix of floats [N, D], found {block.dtype} {list(block.shape)}'
+            )
+        if len(block) != rows:
+            raise ValueError(f'block {name!r}: expected {rows} rows as the block before, found {len(block)}')
         mask = masks[name]
         if mask.dtype != bool or mask.shape not in (block.shape[:1], block.shape):
             raise ValueError(f'block {name!r}: expected a mask of bool {list(block.shape[:1])} or {list(block.shape)}, '
@@ -60,10 +63,14 @@ class Stacked:
         self.rows, self.blocks, self.masks, self.chunk = check_blocks(blocks, masks), blocks, masks, chunk
         self.dtype = np.result_type(np.float32, *(block.dtype for block in blocks.values()))
         ends = np.cumsum([block.shape[1] for block in blocks.values()])
-        self.columns = {name: slice(end - block.shape[1], end) for end, (name, block) in zip(ends.tolist(), blocks.items())}
+        self.columns = {
+            name: slice(end - block.shape[1], end) for end, (name, block) in zip(ends.tolist(), blocks.items())
+        }
         self.groups = [] # columns that are known together
         for name, place in self.columns.items():
-            self.groups += [place] if masks[name].ndim == 1 else [slice(j, j + 1) for j in range(place.start, place.stop)]
+            self.groups += (
+                [place] if masks[name].ndim == 1 else [slice(j, j + 1) for j in range(place.start, place.stop)]
+            )
 
     def spread(self,
         known:np.ndarray, # [n, groups]
@@ -100,7 +107,9 @@ def standard(
         squares += np.einsum('ij,ij->j', values, values, dtype=float)
     for name, columns in data.columns.items():
         if not count[columns].all():
-            raise ValueError(f'block {name!r}: nothing is known of column {count[columns].argmin()}, expected at least one row')
+            raise ValueError(
+                f'block {name!r}: nothing is known of column {count[columns].argmin()}, expected at least one row'
+            )
     means = total/count
     spread = np.maximum(squares/count - means**2, 0)
     scales = np.ones_like(means)
@@ -145,7 +154,7 @@ def solve_rows(
         rows[same] = np.linalg.solve(normal[k], right[same].T).T
     return rows
 
-
+# %% ../../nbs/features/04_completion.ipynb #adee4301
 def solve_columns(
     normal:np.ndarray, # sum of u u' over the rows that know a group, [groups, r + 1, r + 1]; the last number of u is 1
     right:np.ndarray, # U'Z [r + 1, D]
@@ -154,7 +163,9 @@ def solve_columns(
 ) -> np.ndarray: # V and what is to be added to the means, [D, r + 1]
     "The factors of the columns and their means, given the sums over all rows."
     penalty = np.diag([*[ridge]*(len(right) - 1), 0])
-    return np.concatenate([np.linalg.solve(matrix + penalty, right[:, group]).T for matrix, group in zip(normal, groups)])
+    return np.concatenate(
+        [np.linalg.solve(matrix + penalty, right[:, group]).T for matrix, group in zip(normal, groups)]
+    )
 
 # %% ../../nbs/features/04_completion.ipynb #2825ea37
 def balance(
@@ -213,10 +224,14 @@ def factorize(
     data = Stacked(blocks, masks, settings.chunk)
     most = min(data.rows, data.groups[-1].stop)
     if not 1 <= rank <= most:
-        raise ValueError(f'expected a rank from 1 to {most} for blocks of {data.rows} x {data.groups[-1].stop}, found {rank}')
+        raise ValueError(
+            f'expected a rank from 1 to {most} for blocks of {data.rows} x {data.groups[-1].stop}, found {rank}'
+        )
     means, scales, size = standard(data)
     columns = leading_columns(data, means, scales, rank, settings.seed)
-    fit = Factorization(columns, means, scales, {name: block.shape[1] for name, block in blocks.items()}, settings.ridge, size)
+    fit = Factorization(
+        columns, means, scales, {name: block.shape[1] for name, block in blocks.items()}, settings.ridge, size
+    )
     for _ in tqdm(range(settings.passes), unit='pass', delay=2, leave=False, disable=not progress):
         fit = data.round_of(fit)
         if len(fit.history) > 1 and fit.history[-2] - fit.history[-1] < settings.tolerance: break
@@ -237,7 +252,9 @@ def complete(self:Factorization,
     out = {name: np.empty(block.shape, block.dtype) for name, block in blocks.items()} if out is None else out
     for place, values, known in data.chunks():
         known, values = data.spread(known), np.where(data.spread(known), (values - self.means)/self.scales, 0)
-        rows = solve_rows(values, known[:, [group.start for group in data.groups]], self.columns, data.groups, self.ridge)
+        rows = solve_rows(
+            values, known[:, [group.start for group in data.groups]], self.columns, data.groups, self.ridge
+        )
         for name, columns in data.columns.items():
             lacks = np.flatnonzero(~known[:, columns].all(1))
             out[name][place] = blocks[name][place]
@@ -256,7 +273,7 @@ def save(self:Factorization,
     write_tensors(path, tensors, {'kind': 'factorization', **about})
     return Path(path)
 
-
+# %% ../../nbs/features/04_completion.ipynb #25ac3f01
 @patch(cls_method=True)
 def load(cls:Factorization,
     path:str|Path, # a file of `save`
@@ -267,7 +284,9 @@ def load(cls:Factorization,
         raise ValueError(f'{path}: refused, it is not a factorization')
     width = sum(about['widths'].values())
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    if tensors['columns'].ndim != 2 or {name: shape[0] for name, shape in shapes.items()} != dict.fromkeys(shapes, width):
+    if tensors['columns'].ndim != 2 or {name: shape[0] for name, shape in shapes.items()} != dict.fromkeys(
+        shapes, width
+    ):
         raise ValueError(f'{path}: expected columns, means and scales of {width} rows, found {shapes}')
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     return cls(**arrays, **{name: about[name] for name in ('widths', 'ridge', 'size')}, history=tuple(about['history']))
@@ -284,7 +303,9 @@ def hide(
     if whole:
         known = np.stack([np.asarray(mask) for mask in whole.values()], 1)
         lacking = ~known.all(0) if not known.all() else np.ones(known.shape[1], bool)
-        hit = np.flatnonzero((known.sum(1) + len(result) > 1) & known[:, lacking].any(1) & (rng.random(len(known)) < share))
+        hit = np.flatnonzero(
+            (known.sum(1) + len(result) > 1) & known[:, lacking].any(1) & (rng.random(len(known)) < share)
+        )
         known[hit, (known*lacking*(1 - rng.random(known.shape))).argmax(1)[hit]] = False
         result |= dict(zip(whole, known.T))
     return {name: result[name] for name in masks}
@@ -329,7 +350,9 @@ def choose_rank(
     table = pd.DataFrame.from_dict(errors, orient='index').rename_axis(['ridge', 'rank'])
     table = table.dropna(axis=1, how='all')
     if table.empty:
-        raise ValueError(f'expected rows that know several modalities, so that some can be hidden; found none in {list(blocks)}')
+        raise ValueError(
+            f'expected rows that know several modalities, so that some can be hidden; found none in {list(blocks)}'
+        )
     table = table.assign(mean=table.mean(axis=1))
     ridge, rank = table['mean'].idxmin()
     return int(rank), replace(settings, ridge=float(ridge)), table

@@ -72,7 +72,7 @@ def file_digest(
         while block := file.read(2**22): digest.update(block)
     return digest.hexdigest()
 
-
+# %% ../../nbs/features/07_extractors.ipynb #1fabad01
 @lru_cache
 def model_digest(
     path:str, # a file
@@ -123,7 +123,7 @@ def network_outline(
     from microvid_nb.features.visual import backbone
     with torch.device('meta'): return backbone(name, width=width).feature_dim
 
-
+# %% ../../nbs/features/07_extractors.ipynb #c49ffc01
 @lru_cache(maxsize=1)
 def load_network(
     settings:VisualFeatures, # which one
@@ -189,7 +189,8 @@ def read_title(
     file, names = sidecar(path), [Path(path).stem + suffix for suffix in SIDECARS]
     if not file.is_file(): raise MediaError(path, f'has no title: no {", ".join(names)} beside it')
     size = file.stat().st_size
-    if size > LARGEST_SIDECAR: raise MediaError(file, f'has {size} bytes, too large for a title ({LARGEST_SIDECAR} at most)')
+    if size > LARGEST_SIDECAR:
+        raise MediaError(file, f'has {size} bytes, too large for a title ({LARGEST_SIDECAR} at most)')
     try: text = file.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError: raise MediaError(file, 'is not UTF-8 text') from None
     if file.suffix == '.json': text = json_title(file, text)
@@ -223,7 +224,8 @@ class TextFeatures(Extractor):
     @property
     def embedder(self) -> object: # a fitted `ParagraphEmbedder`
         "The model, read once in a process; `ValueError` where none was named."
-        if not self.model: raise ValueError('text: needs a model, a file that learn_titles or ParagraphEmbedder.save has written')
+        if not self.model:
+            raise ValueError('text: needs a model, a file that learn_titles or ParagraphEmbedder.save has written')
         return load_embedder(self.model, Path(self.model).stat().st_mtime_ns)
 
     def source(self,
@@ -263,7 +265,8 @@ def learn_titles(
     for path in paths:
         try: texts.append(read_title(path))
         except (MediaError, OSError): pass # has no vector later either, and is reported then
-    if not texts: raise ValueError(f'none of the clips has a title beside it (a file with the suffix {" or ".join(SIDECARS)})')
+    if not texts:
+        raise ValueError(f'none of the clips has a title beside it (a file with the suffix {" or ".join(SIDECARS)})')
     return ParagraphEmbedder(ParagraphSettings(**settings)).fit(texts).save(model)
 
 # %% ../../nbs/features/07_extractors.ipynb #04a0840d
@@ -283,9 +286,11 @@ class QualityFeatures(Extractor):
         found = survey.candidates
         table = attractiveness(survey).assign(luminance=found.quality.luminance, uniformity=found.quality.uniformity)
         table = table[[*MEASURES]].to_numpy()
-        return np.concatenate([found.representativeness @ table, table.max(0), [len(found), len(survey.cuts)]]).astype(np.float32)
+        return np.concatenate([found.representativeness @ table, table.max(0), [len(found), len(survey.cuts)]]).astype(
+            np.float32
+        )
 
-
+# %% ../../nbs/features/07_extractors.ipynb #04a08401
 @dataclass(frozen=True)
 class HistogramFeatures(Extractor):
     "Colour and edge histograms of a clip's candidate frames, by how much of the clip each stands for."
@@ -296,10 +301,14 @@ class HistogramFeatures(Extractor):
         from microvid_nb.media.candidates import pyramid_histogram
         from microvid_nb.media.survey import survey_video
         found = survey_video(path).candidates
-        return (found.representativeness @ np.stack([pyramid_histogram(image) for image in found.images])).astype(np.float32)
+        return (found.representativeness @ np.stack([pyramid_histogram(image) for image in found.images])).astype(
+            np.float32
+        )
 
 # %% ../../nbs/features/07_extractors.ipynb #f71e63ea
-EXTRACTORS = {kind.name: kind for kind in (VisualFeatures, AcousticFeatures, TextFeatures, QualityFeatures, HistogramFeatures)}
+EXTRACTORS = {
+    kind.name: kind for kind in (VisualFeatures, AcousticFeatures, TextFeatures, QualityFeatures, HistogramFeatures)
+}
 ALIASES = {'audio': 'acoustic'}
 
 def make_extractor(
@@ -311,7 +320,8 @@ def make_extractor(
     if kind is None: raise ValueError(f'{name!r} is no extractor; there are {", ".join(EXTRACTORS)}')
     types, chosen = {field.name: field.type for field in fields(kind)}, {}
     for key, value in (settings or {}).items():
-        if key not in types: raise ValueError(f'{key!r} is no setting of {kind.name}, which has {", ".join(types) or "none"}')
+        if key not in types:
+            raise ValueError(f'{key!r} is no setting of {kind.name}, which has {", ".join(types) or "none"}')
         try: chosen[key] = types[key](value)
         except ValueError: raise ValueError(f'{kind.name}: {key} should be {types[key].__name__}, not {value!r}') from None
     return kind(**chosen)

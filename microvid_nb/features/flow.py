@@ -24,7 +24,7 @@ def dis_flow(
     search.setFinestScale(finest)
     return lambda first, second: search.calc(first, second, None)
 
-
+# %% ../../nbs/features/05_flow.ipynb #0cd9b601
 def farneback_flow() -> Callable: # (grey uint8 [H, W], the next one) -> float32 [H, W, 2]
     "Flow by polynomial expansion: three levels, polynomials of 7 x 7 pixels, averaged over nine."
     return lambda first, second: cv2.calcOpticalFlowFarneback(first, second, None, .5, 3, 9, 3, 7, 1.5, 0)
@@ -41,9 +41,16 @@ def optical_flow(
     if min(height, width) < SMALLEST:
         raise ValueError(f'flow needs pictures of at least {SMALLEST} x {SMALLEST} pixels, found {width} x {height}')
     between = method or dis_flow()
-    grey = [cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in clip.permute(1, 2, 3, 0).cpu().numpy()]
+    grey = [
+        cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+        for image in clip.permute(1, 2, 3, 0).cpu().numpy()
+    ]
     fields = [between(first, second) for first, second in zip(grey, grey[1:])]
-    return torch.from_numpy(np.stack(fields)).permute(0, 3, 1, 2).contiguous() if fields else torch.zeros(0, 2, height, width)
+    return (
+        torch.from_numpy(np.stack(fields)).permute(0, 3, 1, 2).contiguous()
+        if fields
+        else torch.zeros(0, 2, height, width)
+    )
 
 # %% ../../nbs/features/05_flow.ipynb #e6258a2f
 def flow_picture(

@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 
 from ..data.files import require_file
 from ..data.sounds import read_labelled_sounds
-from .acoustic import DESCRIPTOR, RATE, AutoencoderSettings, StackedDenoisingAutoencoder, acoustic_descriptors
+from .acoustic import (
+    DESCRIPTOR, RATE, AutoencoderSettings, StackedDenoisingAutoencoder, acoustic_descriptors)
 from ..media.audio import read_audio
 from ..training import separate_randomness
 
@@ -88,7 +89,10 @@ def read_esc10(
     if not clips.present.all():
         absent = clips.index[~clips.present]
         raise ValueError(f'{folder}: {len(absent)} clips of the table are missing, the first is {absent[0]}')
-    own, others = acoustic_descriptors([read_audio(path, RATE) for path in clips.path]), other_sounds(folder, list(clips.path))
+    own, others = (
+        acoustic_descriptors([read_audio(path, RATE) for path in clips.path]),
+        other_sounds(folder, list(clips.path)),
+    )
     return clips, own, acoustic_descriptors(others)
 
 # %% ../../nbs/features/06_sound_experiment.ipynb #d2952108
@@ -110,7 +114,9 @@ def esc10_table(
         sda.pretrain(torch.cat([own[~inside], others]), progress=False)
         train, test = feature_sets(own[~inside], sda), feature_sets(own[inside], sda)
         scores[fold] = fold_accuracy(train, labels[~inside], test, labels[inside], trees, seed)
-        scores[fold]['none', 'most frequent class'] = float(np.mean(labels[inside] == pd.Series(labels[~inside]).mode()[0]))
+        scores[fold]['none', 'most frequent class'] = float(
+            np.mean(labels[inside] == pd.Series(labels[~inside]).mode()[0])
+        )
     scores = pd.DataFrame(scores).rename_axis(['features', 'classifier'])
     table = pd.DataFrame({'accuracy': scores.mean(axis=1), 'deviation': scores.std(axis=1)}).reset_index()
     table['data set'] = f'ESC-10, {len(clips)} clips, {scores.shape[1]} folds'

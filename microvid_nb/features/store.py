@@ -44,7 +44,7 @@ class Fingerprint(NamedTuple):
         if now.sha256 is not None: return self.sha256 == now.sha256
         return self[:2] == now[:2]
 
-
+# %% ../../nbs/features/08_store.ipynb #5f739101
 def take_fingerprint(
     path, # a file, or nothing
     by_hash:bool=False, # read it for its checksum?
@@ -63,14 +63,14 @@ class Row(NamedTuple):
     feature: np.ndarray|None # float32 [D], or None if it failed
     note: str = '' # why it failed; or what a damaged file had to say
 
-
+# %% ../../nbs/features/08_store.ipynb #43777001
 def path_key(
     path, # of a video
 ) -> str: # absolute; bytes that are no text are written as \x..
     "The name of a video in a store."
     return os.fsencode(os.path.abspath(path)).decode('utf-8', 'backslashreplace')
 
-
+# %% ../../nbs/features/08_store.ipynb #43777002
 def check_vector(
     vector, # what an extractor gave
     expected:int, # D
@@ -93,14 +93,14 @@ def reason_of(
     if isinstance(error, MemoryError): return 'needs more memory than there is'
     return first_line(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {first_line(error)}'
 
-
+# %% ../../nbs/features/08_store.ipynb #205cee01
 def first_line(
     error:Exception, # any
 ) -> str: # not empty
     "The first line of what an error says, or its name."
     return (str(error).splitlines() or [type(error).__name__])[0]
 
-
+# %% ../../nbs/features/08_store.ipynb #205cee02
 def extract_one(
     extractor:Extractor, # what to compute
     path:str, # of a video
@@ -130,9 +130,11 @@ def store_schema(
 ) -> pa.Schema: # with the identity in its metadata
     "The columns of a part file."
     found = [('warning', pa.string()), ('feature', pa.list_(pa.float32(), about['feature_dim']))]
-    return pa.schema(ROW_FACTS + ([('reason', pa.string())] if failures else found), metadata={'microvid_nb': json.dumps(about)})
+    return pa.schema(
+        ROW_FACTS + ([('reason', pa.string())] if failures else found), metadata={'microvid_nb': json.dumps(about)}
+    )
 
-
+# %% ../../nbs/features/08_store.ipynb #8d9ffe01
 def as_table(
     rows:list[Row], # all with features, or all without
     schema:pa.Schema, # of such rows
@@ -156,11 +158,17 @@ class Parts:
         files = sorted(folder.glob('part-*.parquet'))
         for file in files:
             check_schema(file, schema)
-            for row in read_part(file, [name for name in schema.names if name not in ('feature', 'warning')]).to_pylist():
-                self.known[row['path']] = Fingerprint(row['size'], row['modified_ns'], row['sha256']), row.get('reason'), file
+            for row in read_part(
+                file, [name for name in schema.names if name not in ('feature', 'warning')]
+            ).to_pylist():
+                self.known[row['path']] = (
+                    Fingerprint(row['size'], row['modified_ns'], row['sha256']),
+                    row.get('reason'),
+                    file,
+                )
         self.next = 1 + max((int(file.stem.split('-')[1]) for file in files), default=-1)
 
-
+# %% ../../nbs/features/08_store.ipynb #4150ff01
 def read_part(
     file:Path, # a part
     columns:list[str]|None=None, # all if not given
@@ -171,7 +179,9 @@ def read_part(
         table.validate(full=True) # is all text UTF-8?
         return table
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f'{file}: is damaged ({first_line(error)}): delete it, and the next run makes its rows anew') from None
+        raise ValueError(
+            f'{file}: is damaged ({first_line(error)}): delete it, and the next run makes its rows anew'
+        ) from None
 
 # %% ../../nbs/features/08_store.ipynb #7d8db2df
 def read_schema(
@@ -181,13 +191,15 @@ def read_schema(
     try: schema = pq.read_schema(file)
     except (pa.ArrowException, UnicodeDecodeError, OSError): schema = read_part(file).schema
     about = part_identity(file, schema)
-    last = [('reason', None)] if 'reason' in schema.names else [('warning', None), ('feature', about.get('feature_dim'))]
+    last = (
+        [('reason', None)] if 'reason' in schema.names else [('warning', None), ('feature', about.get('feature_dim'))]
+    )
     found = [(name, getattr(schema.field(name).type, 'list_size', None)) for name in schema.names]
     if found != [(name, None) for name, _ in ROW_FACTS] + last:
         raise ValueError(f'{file}: has columns that extract_features does not write ({", ".join(schema.names)})')
     return schema
 
-
+# %% ../../nbs/features/08_store.ipynb #7d8db201
 def part_identity(
     file:Path, # a part, for the error
     schema:pa.Schema, # of it
@@ -199,7 +211,7 @@ def part_identity(
     except (KeyError, ValueError, TypeError, AttributeError):
         raise ValueError(f'{file}: was not written by extract_features') from None
 
-
+# %% ../../nbs/features/08_store.ipynb #7d8db202
 def check_schema(
     file:Path, # a part
     expected:pa.Schema, # of this run
@@ -207,7 +219,10 @@ def check_schema(
     "Passes where a part holds what this run makes; else a `ValueError` says what is different."
     there, wanted = part_identity(file, read_schema(file)), part_identity(file, expected)
     other = [f'{name} {there.get(name)!r}, now {value!r}' for name, value in wanted.items() if there.get(name) != value]
-    if other: raise ValueError(f'{file.parent.parent}: holds features of another kind ({"; ".join(other)}): name another folder')
+    if other:
+        raise ValueError(
+            f'{file.parent.parent}: holds features of another kind ({"; ".join(other)}): name another folder'
+        )
 
 # %% ../../nbs/features/08_store.ipynb #ca912224
 @patch
@@ -231,7 +246,7 @@ def write(self:Parts,
         raise OSError(error.errno, said, str(file)) from None
     finally: scratch.unlink(missing_ok=True)
 
-
+# %% ../../nbs/features/08_store.ipynb #ca912201
 @patch
 def drop(self:Parts,
     paths:set[str], # of videos that are known
@@ -254,7 +269,9 @@ def sole_writer(
     lock = FileLock(out/'.lock', timeout=0)
     try: lock.acquire()
     except Timeout:
-        raise BlockingIOError(f'{out}: another run is writing into this folder: wait for it, or name another folder') from None
+        raise BlockingIOError(
+            f'{out}: another run is writing into this folder: wait for it, or name another folder'
+        ) from None
     try:
         shutil.rmtree(out/'.writing', ignore_errors=True) # what a killed run left
         yield
@@ -273,7 +290,7 @@ class Store:
     written: float = field(default_factory=time.monotonic) # when the last part was
     failed: int = 0 # videos, now and before
 
-
+# %% ../../nbs/features/08_store.ipynb #bbc82601
 @patch
 def plan(self:Store,
     paths:dict[str, str], # path by key
@@ -312,7 +329,7 @@ def add(self:Store,
     size = sum(row.feature.nbytes for row in self.pending if row.feature is not None)
     if size >= FLUSH_BYTES or time.monotonic() - self.written >= every: self.flush()
 
-
+# %% ../../nbs/features/08_store.ipynb #d88b3901
 @patch
 def flush(self:Store):
     "Writes all rows that wait."
@@ -340,7 +357,7 @@ def in_batches(
         size += bytes_
     return batches
 
-
+# %% ../../nbs/features/08_store.ipynb #3c974501
 def extract_batch(
     extractor:Extractor, # what to compute
     about:dict, # its identity, as the run has it
@@ -403,7 +420,7 @@ def on_cluster(
         yield from finished_tasks(client, extractor, [[path]], by_hash, killers)
         if killers: yield [Row(path_key(path), take_fingerprint(extractor.source(path), by_hash), None, KILLER)]
 
-
+# %% ../../nbs/features/08_store.ipynb #e2054801
 def in_process(
     extractor:Extractor, # what to compute
     left:list[tuple[str, int]], # path and bytes
@@ -428,9 +445,13 @@ def extract_features(
     keys, out, about = {path_key(path): str(path) for path in paths}, Path(out), identity(extractor)
     if not keys: raise ValueError('there is no file to extract features from')
     with sole_writer(out):
-        store = Store(Parts(out/'features', store_schema(about)), Parts(out/'failures', store_schema(about, failures=True)))
+        store = Store(
+            Parts(out / 'features', store_schema(about)), Parts(out / 'failures', store_schema(about, failures=True))
+        )
         left = store.plan(keys, extractor, retry, by_hash)
-        results = in_process(extractor, left, by_hash) if client is None else on_cluster(client, extractor, left, by_hash)
+        results = (
+            in_process(extractor, left, by_hash) if client is None else on_cluster(client, extractor, left, by_hash)
+        )
         with tqdm(total=len(keys), initial=len(keys) - len(left), unit='video', disable=not progress) as bar:
             try:
                 for rows in results:
@@ -447,13 +468,16 @@ def read_features(
 ) -> pd.DataFrame: # float32, a row a video (index: path), a column a feature; `.attrs` has what made them
     "The features of a store as one matrix; `ValueError` names videos that have none, `FileNotFoundError` a folder without any."
     files = sorted((Path(out)/'features').glob('part-*.parquet'))
-    if not files: raise FileNotFoundError(f'{out}: holds no features (no features/part-*.parquet); extract_features makes them')
+    if not files:
+        raise FileNotFoundError(f'{out}: holds no features (no features/part-*.parquet); extract_features makes them')
     about = json.loads(read_schema(files[0]).metadata[b'microvid_nb'])
     for file in files[1:]: check_schema(file, store_schema(about))
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     try: keys, matrix, at = [], np.empty((rows, about['feature_dim']), np.float32), 0
     except MemoryError:
-        raise ValueError(f'{out}: {rows} rows are more than memory holds; pyarrow.dataset reads them part by part') from None
+        raise ValueError(
+            f'{out}: {rows} rows are more than memory holds; pyarrow.dataset reads them part by part'
+        ) from None
     for file in files:
         table = read_part(file, ['path', 'feature'])
         numbers = np.concatenate([chunk.flatten().to_numpy() for chunk in table['feature'].chunks])
@@ -522,14 +546,14 @@ def local_client(
         if cards: client.register_plugin(one_card_each(cards))
         yield client
 
-
+# %% ../../nbs/features/08_store.ipynb #c7ade801
 def graphics_cards() -> list[str]: # as CUDA_VISIBLE_DEVICES names them
     "The GPUs that this process may use."
     import torch
     count = torch.cuda.device_count()
     return os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(map(str, range(count)))).split(',')[:count]
 
-
+# %% ../../nbs/features/08_store.ipynb #c7ade802
 def one_card_each(
     cards:list[str], # GPUs
 ): # a distributed.WorkerPlugin
@@ -561,10 +585,12 @@ def extract_files(
     with connect(workers, scheduler, extractor) as client:
         return extract_features(paths, out, extractor, client, retry, by_hash, progress=progress)
 
-
+# %% ../../nbs/features/08_store.ipynb #06be1101
 def summary(
     outcomes:pd.DataFrame, # of `extract_features`
 ) -> str: # one line
     "How many videos were done, kept and failed."
     counts = outcomes.outcome.value_counts().to_dict()
-    return f'{counts.get("done", 0)} done, {counts.get("kept", 0)} skipped (done before), {counts.get("failed", 0)} failed'
+    return (
+        f'{counts.get("done", 0)} done, {counts.get("kept", 0)} skipped (done before), {counts.get("failed", 0)} failed'
+    )

@@ -47,7 +47,8 @@ class SemanticSpace:
             raise ValueError(f'{pd.Series(self.words).mode()[0]!r} is there more than once, expected different words')
         norms = self.vectors.norm(dim=1)
         bad = (~norms.isfinite() | (norms == 0)).nonzero()
-        if len(bad): raise ValueError(f'the vector of {self.words[bad[0]]!r} is 0 or not finite, expected one with a direction')
+        if len(bad):
+            raise ValueError(f'the vector of {self.words[bad[0]]!r} is 0 or not finite, expected one with a direction')
 
     def __len__(self): return len(self.words)
     def __contains__(self, word): return word in self.index
@@ -75,7 +76,7 @@ def similar_spellings(self:SemanticSpace,
             and (other[0] == word[:1] or other[-1] == word[-1:])]
     return get_close_matches(word, near, 3)
 
-
+# %% ../../nbs/features/03_text.ipynb #94a70801
 @patch
 def find(self:SemanticSpace,
     topic:str, # one word or several
@@ -105,7 +106,9 @@ def prototype(self:SemanticSpace,
     points = torch.stack([F.normalize(self.vectors[row], dim=1).mean(0) for row in rows])
     opposed = (points.norm(dim=1) < 1e-6).nonzero()
     if len(opposed):
-        raise ValueError(f'the words of the topic {topics[opposed[0]]!r} point in opposite directions, so they have no mean')
+        raise ValueError(
+            f'the words of the topic {topics[opposed[0]]!r} point in opposite directions, so they have no mean'
+        )
     return F.normalize(points, dim=1)
 
 # %% ../../nbs/features/03_text.ipynb #cee3253b
@@ -133,7 +136,7 @@ class SkipGramSettings:
     epochs:int=50 # passes over the texts
     seed:int=0 # of first vectors and draws
 
-
+# %% ../../nbs/features/03_text.ipynb #94424e01
 @patch(cls_method=True)
 def train(cls:SemanticSpace,
     texts:Iterable[str], # titles, comments
@@ -157,7 +160,7 @@ def save(self:SemanticSpace,
     write_tensors(path, {'vectors': self.vectors}, {'kind': 'semantic space', 'words': self.words})
     return Path(path)
 
-
+# %% ../../nbs/features/03_text.ipynb #8bed0001
 @patch(cls_method=True)
 def load(cls:SemanticSpace,
     path, # a file of `save`
@@ -180,7 +183,7 @@ class ParagraphSettings:
     least:int=2 # times that a word must occur in the training texts
     seed:int=0 # of first vectors and draws
 
-
+# %% ../../nbs/features/03_text.ipynb #087e0d01
 class ParagraphEmbedder:
     "Texts as vectors, learned from texts."
     def __init__(self,
@@ -200,7 +203,7 @@ def gensim_model(self:ParagraphEmbedder) -> Doc2Vec: # without words
     return Doc2Vec(dm=0, vector_size=s.dim, epochs=s.epochs, alpha=s.rate, min_alpha=1e-4, negative=s.negative,
                    sample=s.sample, min_count=s.least, seed=s.seed, workers=1, sorted_vocab=0)
 
-
+# %% ../../nbs/features/03_text.ipynb #72c7ce01
 @patch
 def restore(self:ParagraphEmbedder,
     counts:dict[str, int], # word -> how often it occurred
@@ -213,7 +216,7 @@ def restore(self:ParagraphEmbedder,
     self.model = model
     return self
 
-
+# %% ../../nbs/features/03_text.ipynb #72c7ce02
 @patch
 def fit(self:ParagraphEmbedder,
     texts:Iterable[str|None], # None or '' where there is none
@@ -242,7 +245,7 @@ def embed_words(self:ParagraphEmbedder,
                             doctag_vectors=vector, doctags_lockf=lock)
     return vector[0]
 
-
+# %% ../../nbs/features/03_text.ipynb #2fd3a601
 @patch
 def embed(self:ParagraphEmbedder,
     texts:Iterable[str|None], # None or '' where there is none
@@ -268,7 +271,7 @@ def save(self:ParagraphEmbedder,
     write_tensors(path, {'outputs': torch.from_numpy(self.model.syn1neg)}, about)
     return Path(path)
 
-
+# %% ../../nbs/features/03_text.ipynb #ccbfa901
 @patch(cls_method=True)
 def load(cls:ParagraphEmbedder,
     path, # a file of `save`
@@ -279,5 +282,7 @@ def load(cls:ParagraphEmbedder,
         raise ValueError(f'{path}: refused, it is not a paragraph embedder')
     settings, counts = rebuild_settings(ParagraphSettings, about['settings'], path), dict(about['counts'])
     if tensors['outputs'].shape != (len(counts), settings.dim):
-        raise ValueError(f'{path}: expected outputs [{len(counts)}, {settings.dim}], found {list(tensors["outputs"].shape)}')
+        raise ValueError(
+            f'{path}: expected outputs [{len(counts)}, {settings.dim}], found {list(tensors["outputs"].shape)}'
+        )
     return cls(settings).restore(counts, tensors['outputs'].numpy())

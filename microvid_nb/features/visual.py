@@ -33,10 +33,14 @@ def normalise(
     std:Sequence[float], # sigma of each channel
 ) -> Tensor: # float, the same shape
     "Pictures or clips in the colours that a network was trained on; `ValueError` for other types and shapes."
-    if x.ndim not in (4, 5) or x.shape[1] != len(mean): raise ValueError(f'expected [B, {len(mean)}, H, W] or [B, {len(mean)}, T, H, W], found {list(x.shape)}')
-    if x.dtype != torch.uint8 and not x.is_floating_point(): raise ValueError(f'expected uint8, or floats in [0, 1], found {x.dtype}')
+    if x.ndim not in (4, 5) or x.shape[1] != len(mean):
+        raise ValueError(f'expected [B, {len(mean)}, H, W] or [B, {len(mean)}, T, H, W], found {list(x.shape)}')
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        raise ValueError(f'expected uint8, or floats in [0, 1], found {x.dtype}')
     x = x.float()/255 if x.dtype == torch.uint8 else x
-    mu, sigma = (torch.as_tensor(values, dtype=x.dtype, device=x.device).view(-1, *[1]*(x.ndim - 2)) for values in (mean, std))
+    mu, sigma = (
+        torch.as_tensor(values, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 2)) for values in (mean, std)
+    )
     return (x - mu)/sigma
 
 # %% ../../nbs/features/01_visual.ipynb #964c9102
@@ -81,9 +85,10 @@ def check_names(self:Backbone,
     "Passes where all are stages; else a `ValueError` says which there are."
     known = [name for name, _ in self.stages()]
     for name in names:
-        if name not in known: raise ValueError(f'{name!r} is no layer of {type(self).__name__}, which has {", ".join(known)}')
+        if name not in known:
+            raise ValueError(f'{name!r} is no layer of {type(self).__name__}, which has {", ".join(known)}')
 
-
+# %% ../../nbs/features/01_visual.ipynb #ca953901
 @patch
 def enlarge(self:Backbone,
     x:Tensor, # pictures [B, C, H, W] or clips [B, C, T, H, W]
@@ -106,7 +111,7 @@ def freeze(
             for module in modules: module.requires_grad_(False)
     return network.train(network.training)
 
-
+# %% ../../nbs/features/01_visual.ipynb #02c80201
 @patch
 def train(self:Backbone,
     mode:bool=True, # training, or evaluation
@@ -126,7 +131,7 @@ def scaled(
     "A number of channels or units at another width."
     return max(1, round(count*width))
 
-
+# %% ../../nbs/features/01_visual.ipynb #875ba301
 def narrowed(
     layers:nn.Sequential, # of torchvision's network
     inputs:int, # channels or units that come in
@@ -156,7 +161,7 @@ def he(
             if layer.bias is not None: nn.init.zeros_(layer.bias)
     return network
 
-
+# %% ../../nbs/features/01_visual.ipynb #df69ac01
 def xavier(
     network:nn.Module, # a layer or several, changed in place
 ) -> nn.Module: # the same
@@ -180,7 +185,9 @@ class FlatNetwork(Backbone):
         channels:int, # of the input; what isn't red, green and blue is not normalised
         smallest:int, # pixels that the pooling needs
     ):
-        super().__init__(*((IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ([0.]*channels, [1.]*channels)), smallest)
+        super().__init__(
+            *((IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ([0.0] * channels, [1.0] * channels)), smallest
+        )
         self.names = tuple(names)
         self.features, last = narrowed(full.features, channels, width)
         self.avgpool = full.avgpool
@@ -212,7 +219,11 @@ def vgg_names(
     return (*names, 'fc6', 'fc7', 'fc8')
 
 # %% ../../nbs/features/01_visual.ipynb #544009ee
-FLAT = {'alexnet': (alexnet, AlexNet_Weights.IMAGENET1K_V1), 'vgg16': (vgg16, VGG16_Weights.IMAGENET1K_V1), 'vgg19': (vgg19, VGG19_Weights.IMAGENET1K_V1)}
+FLAT = {
+    'alexnet': (alexnet, AlexNet_Weights.IMAGENET1K_V1),
+    'vgg16': (vgg16, VGG16_Weights.IMAGENET1K_V1),
+    'vgg19': (vgg19, VGG19_Weights.IMAGENET1K_V1),
+}
 
 def flat_network(
     name:str, # alexnet, vgg16 or vgg19
@@ -236,14 +247,20 @@ class ResidualBlock3D(nn.Module):
         bottleneck:bool, # three convolutions that widen fourfold, or two
     ):
         super().__init__()
-        plan = [(1, planes, 1), (3, planes, stride), (1, 4*planes, 1)] if bottleneck else [(3, planes, stride), (3, planes, 1)]
+        plan = (
+            [(1, planes, 1), (3, planes, stride), (1, 4 * planes, 1)]
+            if bottleneck
+            else [(3, planes, stride), (3, planes, 1)]
+        )
         last, self.depth = inputs, len(plan)
         for i, (kernel, outputs, step) in enumerate(plan, 1):
             setattr(self, f'conv{i}', nn.Conv3d(last, outputs, kernel, step, kernel//2, bias=False))
             setattr(self, f'bn{i}', nn.BatchNorm3d(outputs))
             last = outputs
         fits = stride == 1 and inputs == last
-        self.downsample = None if fits else nn.Sequential(nn.Conv3d(inputs, last, 1, stride, bias=False), nn.BatchNorm3d(last))
+        self.downsample = (
+            None if fits else nn.Sequential(nn.Conv3d(inputs, last, 1, stride, bias=False), nn.BatchNorm3d(last))
+        )
         self.outputs = last
 
     def forward(self, x:Tensor) -> Tensor: # [B, C, T, H, W] -> [B, outputs, T/stride, H/stride, W/stride]
@@ -304,10 +321,12 @@ def imagenet_weights(
                                     f'they are published at {url}: download them and put them at this path') from None
     digest, expected = sha256(path), path.stem.rsplit('-', 1)[1]
     if not digest.startswith(expected):
-        raise ValueError(f'{path}: is not the file published at {url}: its SHA-256 sum should start with {expected} and starts with {digest[:8]}')
+        raise ValueError(
+            f'{path}: is not the file published at {url}: its SHA-256 sum should start with {expected} and starts with {digest[:8]}'
+        )
     return load_tensors_only(path)
 
-
+# %% ../../nbs/features/01_visual.ipynb #3e9b5601
 def sha256(
     path:Path, # any file
 ) -> str: # 64 hexadecimal digits
@@ -324,7 +343,10 @@ def published_weights(
 ) -> dict[str, Tensor]: # by name
     "The published weights of a backbone; `ValueError` where there are none of that name."
     if name in FLAT and pretrained is True: return imagenet_weights(name)
-    if name != 'resnet3d50': raise ValueError(f'{name}: pretrained={pretrained!r}: there are weights for {", ".join(FLAT)} (pretrained=True) and resnet3d50 (pretrained=a file)')
+    if name != 'resnet3d50':
+        raise ValueError(
+            f'{name}: pretrained={pretrained!r}: there are weights for {", ".join(FLAT)} (pretrained=True) and resnet3d50 (pretrained=a file)'
+        )
     if pretrained is True:
         raise ValueError('resnet3d50: get r3d50_K_200ep.pth by way of https://github.com/kenshohara/3D-ResNets-PyTorch '
                          '(the page links to the folder of its weights) and give its path: pretrained="r3d50_K_200ep.pth"')
@@ -353,7 +375,8 @@ def backbone(
     channels:int=3, # of the input; others than 3 are not normalised (flow)
 ) -> Backbone: # with `.feature_dim`
     "A network that turns pictures or clips into features; `ValueError` where there is none of that name."
-    if name not in FLAT and name not in RESNETS: raise ValueError(f'{name!r} is no backbone; there are {", ".join([*FLAT, *RESNETS])}')
+    if name not in FLAT and name not in RESNETS:
+        raise ValueError(f'{name!r} is no backbone; there are {", ".join([*FLAT, *RESNETS])}')
     if not width > 0: raise ValueError(f'width should be positive, not {width}')
     if pretrained and width != 1: raise ValueError(f'{name}: published weights are of width 1, not {width}')
     weights = published_weights(name, pretrained) if pretrained else None
@@ -388,9 +411,16 @@ def clip_features(
     training, rows = network.training, [torch.zeros(0, network.feature_dim)]
     network.to(device).eval()
     try:
-        with tqdm(total=len(clips) if hasattr(clips, '__len__') else None, unit='clip', delay=2, leave=False, disable=not progress) as bar:
+        with tqdm(
+            total=len(clips) if hasattr(clips, '__len__') else None,
+            unit='clip',
+            delay=2,
+            leave=False,
+            disable=not progress,
+        ) as bar:
             for x in in_batches(clips, batch):
-                with torch.autocast(device.type, enabled=device.type == 'cuda'): out = network(x.to(device))
+                with torch.autocast(device.type, enabled=device.type == 'cuda'):
+                    out = network(x.to(device))
                 rows.append(out.float().cpu())
                 bar.update(len(x))
     finally: network.train(training)

@@ -24,7 +24,9 @@ def shot_of(
     times:np.ndarray # [m] seconds
 ) -> np.ndarray: # int64 [m], the shot in which each time lies
     "Which shot a moment belongs to; what comes after the last whole shot belongs to it"
-    return np.clip(np.searchsorted(survey.shot_times, np.asarray(times) + 1e-6, side='right') - 1, 0, len(survey.shot_times) - 1)
+    return np.clip(
+        np.searchsorted(survey.shot_times, np.asarray(times) + 1e-6, side='right') - 1, 0, len(survey.shot_times) - 1
+    )
 
 # %% ../../nbs/gif/05_baselines.ipynb #e747ae13
 def describe_shots(

@@ -17,16 +17,18 @@ from tqdm.auto import tqdm
 
 from ..data.gif_thumbnails import GIFThumbnails, load_gif_thumbnails, split_videos
 from ..data.microworld import MicroWorld, in_parallel
-from ..data.stories import Film
-from ..data.viewers import STEP, crowd_of, gif_click_rate, publish, watch
-from ..data.world_views import world_frames
+from ..data.world.stories import Film
+from ..data.world.viewers import STEP, crowd_of, gif_click_rate, publish, watch
+from ..data.world.views import world_frames
 from .baselines import BeautThumb, Hecate
 from .gevaden import GEVADEN, generate_gif, gevaden_loss
 from .metrics import ctr_table
 from .shots import ShotVideo, real_shot_videos, shot_loader, shot_video
-from .systems import (GEVADENS, SCALES, GIFScale, chance_system, gevaden_system, learned_systems, measure, picked, position_system, proposal_system,
-                                     reseq2seq_system, top_comments, train_gevaden, train_reseq2seq)
-from .video_to_gif import ShotNetwork, VideoToGIF, VideoToGIFSettings, commented_video, train_shot_network
+from .systems import (
+    GEVADENS, SCALES, GIFScale, chance_system, gevaden_system, learned_systems, measure, picked, position_system,
+    proposal_system, reseq2seq_system, top_comments, train_gevaden, train_reseq2seq)
+from .video_to_gif import (
+    ShotNetwork, VideoToGIF, VideoToGIFSettings, commented_video, train_shot_network)
 from ..media.candidates import find_cuts
 from ..media.survey import LOOKS, Survey
 from ..training import PairedTest, mean_sd, paired_t
@@ -45,6 +47,7 @@ def drawn_survey(
     change = np.r_[0, np.abs(np.diff(grey, axis=0)).mean((1, 2))].astype(np.float32)
     return Survey(frames, True, story.duration, frames.times, change, find_cuts(frames))
 
+# %% ../../nbs/gif/11_experiments.ipynb #53008c01
 def drawn_picks(
     world:MicroWorld, # the world
     i:int, # number of the longer video
@@ -64,6 +67,7 @@ class WorldVideos(NamedTuple):
     picks: list # for each: name of a weight-free system -> its seconds
     interest: list # for each: the crowd's hidden interest in every second
 
+# %% ../../nbs/gif/11_experiments.ipynb #8d357d01
 def microworld_videos(
     world:MicroWorld, # the world
     numbers:Iterable[int], # of the longer videos
@@ -72,18 +76,36 @@ def microworld_videos(
 ) -> WorldVideos: # in the order of their numbers
     "Longer videos of the world with the features of their shots."
     videos, interest = [], []
-    made = in_parallel(commented_video, [(world, int(i), network.settings) for i in numbers], progress=progress, unit='video')
+    made = in_parallel(
+        commented_video, [(world, int(i), network.settings) for i in numbers], progress=progress, unit='video'
+    )
     for i, (video, _) in zip(numbers, made):
         if not len(video.gifs): continue
         videos.append(shot_video(str(i), network.features(video.clips).cpu(), video.gifs, video.counts))
         interest.append(video.interest)
-    picks = list(in_parallel(drawn_picks, [(world, int(video.key), len(video.shots)) for video in videos], progress=progress, unit='video'))
+    picks = list(
+        in_parallel(
+            drawn_picks,
+            [(world, int(video.key), len(video.shots)) for video in videos],
+            progress=progress,
+            unit='video',
+        )
+    )
     return WorldVideos(videos, picks, interest)
 
 # %% ../../nbs/gif/11_experiments.ipynb #2b5fd1b5
-PAPER_TABLE2 = pd.DataFrame([('BeautThumb', .267, .906, .268, .938), ('Hecate', .257, .895, .261, .939), ('RankNet', .253, .922, .245, .927),
-    ('re-SEQ2SEQ', .201, .988, .204, .961), ('GEVADEN, fixed prior', .232, .920, .229, .945), ('GEVADEN, lambda = 0', .192, 1.031, .188, 1.027),
-    ('GEVADEN', .169, 1.073, .165, 1.061)], columns=['system', 'PME validation', 'PS validation', 'PME test', 'PS test']).set_index('system') # Bilibili, 1,070 videos
+PAPER_TABLE2 = pd.DataFrame(
+    [
+        ('BeautThumb', 0.267, 0.906, 0.268, 0.938),
+        ('Hecate', 0.257, 0.895, 0.261, 0.939),
+        ('RankNet', 0.253, 0.922, 0.245, 0.927),
+        ('re-SEQ2SEQ', 0.201, 0.988, 0.204, 0.961),
+        ('GEVADEN, fixed prior', 0.232, 0.920, 0.229, 0.945),
+        ('GEVADEN, lambda = 0', 0.192, 1.031, 0.188, 1.027),
+        ('GEVADEN', 0.169, 1.073, 0.165, 1.061),
+    ],
+    columns=['system', 'PME validation', 'PS validation', 'PME test', 'PS test'],
+).set_index('system')  # Bilibili, 1,070 videos
 
 # %% ../../nbs/gif/11_experiments.ipynb #d505f708
 class Split(NamedTuple):
@@ -92,6 +114,7 @@ class Split(NamedTuple):
     validation: list
     test: list
 
+# %% ../../nbs/gif/11_experiments.ipynb #d505f701
 def split_world(
     videos:Sequence, # of `ShotVideo`
     scale:GIFScale, # sizes
@@ -102,6 +125,7 @@ def split_world(
     test, validation, train = ([videos[i] for i in part] for part in np.split(order, [scale.other, 2*scale.other]))
     return Split(train, validation, test)
 
+# %% ../../nbs/gif/11_experiments.ipynb #d505f702
 def measured_round(
     seed:int, # of this round
     split:Split, # its videos
@@ -109,7 +133,11 @@ def measured_round(
     scale:GIFScale, # sizes
 ) -> pd.DataFrame: # a row a system and split
     "The measures of some systems on validation and test."
-    rows = [{'round': seed, 'system': name, 'split': part, **measure(system, getattr(split, part), scale.measured)} for name, system in systems.items() for part in ('validation', 'test')]
+    rows = [
+        {'round': seed, 'system': name, 'split': part, **measure(system, getattr(split, part), scale.measured)}
+        for name, system in systems.items()
+        for part in ('validation', 'test')
+    ]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/gif/11_experiments.ipynb #a1b34c41
@@ -117,22 +145,39 @@ def known_systems(
     made:WorldVideos, # with what is known of each
 ) -> dict: # name -> system
     "The weight-free systems, whose choice is known, and the oracle."
-    known = {video.key: {**picks, 'oracle': np.sort(np.argsort(-interest)[:3])} for video, picks, interest in zip(*made)}
-    return {name: lambda video, name=name: picked(video, known[video.key][name]) for name in ('BeautThumb', 'Hecate', 'oracle')}
+    known = {
+        video.key: {**picks, 'oracle': np.sort(np.argsort(-interest)[:3])} for video, picks, interest in zip(*made)
+    }
+    return {
+        name: lambda video, name=name: picked(video, known[video.key][name])
+        for name in ('BeautThumb', 'Hecate', 'oracle')
+    }
 
+# %% ../../nbs/gif/11_experiments.ipynb #a1b34c01
 def rules(
     split:Split, # videos of a round
     seed:int, # of the round
 ) -> dict: # name -> system
     "Systems that need no training; the last two look at the comments."
-    return {'chance': chance_system(seed), 'position only': position_system(split.train, seed), 'top comments': top_comments, 'proposals from peaks': proposal_system(seed)}
+    return {
+        'chance': chance_system(seed),
+        'position only': position_system(split.train, seed),
+        'top comments': top_comments,
+        'proposals from peaks': proposal_system(seed),
+    }
 
+# %% ../../nbs/gif/11_experiments.ipynb #a1b34c02
 def real_split(
     dataset:GIFThumbnails, # the real annotations
     seed:int, # of this round
 ) -> Split: # 857, 106 and 107 videos, less those without comments or usable GIFs
     "The paper's sizes; which videos were in which part isn't published."
-    return Split(*([video for video in real_shot_videos(dataset, keys) if len(video.gifs)] for keys in split_videos(dataset.videos.index, seed)))
+    return Split(
+        *(
+            [video for video in real_shot_videos(dataset, keys) if len(video.gifs)]
+            for keys in split_videos(dataset.videos.index, seed)
+        )
+    )
 
 # %% ../../nbs/gif/11_experiments.ipynb #bce7f8f4
 def beside_paper(
@@ -141,10 +186,16 @@ def beside_paper(
     "Table 2 as the paper prints it, with its own figures in the last columns; those are of other videos and other features."
     columns = {}
     for split in ('validation', 'test'):
-        figures = mean_sd(rounds[rounds.split == split].rename(columns={'system': 'method'}).set_index(['round', 'method'])[['PME', 'PS']], 3)
+        figures = mean_sd(
+            rounds[rounds.split == split]
+            .rename(columns={'system': 'method'})
+            .set_index(['round', 'method'])[['PME', 'PS']],
+            3,
+        )
         columns |= {f'{name} {split}': figures[name] for name in figures}
     return pd.DataFrame(columns).join(PAPER_TABLE2.add_prefix('paper: ').astype(object)).fillna('')
 
+# %% ../../nbs/gif/11_experiments.ipynb #bce7f801
 def compare(
     rounds:pd.DataFrame, # as above
     one:str, # of the systems
@@ -156,7 +207,8 @@ def compare(
     return paired_t(table[one], table[other])
 
 # %% ../../nbs/gif/11_experiments.ipynb #458935d0
-STUDIES = {'beta': (.03, .1, .3, 1.), 'perceptual': (0., .1, .3), 'fixed_prior': (False, True)} # setting -> values; `perceptual` is lambda
+# setting -> values; `perceptual` is lambda
+STUDIES = {'beta': (.03, .1, .3, 1.), 'perceptual': (0., .1, .3), 'fixed_prior': (False, True)}
 
 def train_variants(
     videos:Sequence, # of `ShotVideo`
@@ -166,9 +218,14 @@ def train_variants(
     "A GEVADEN for each value of each study."
     usual, trained = train_gevaden(videos, scale, seed), {}
     for setting, value in ((setting, value) for setting, values in STUDIES.items() for value in values):
-        trained[setting, value] = usual if value == getattr(usual.settings, setting) else train_gevaden(videos, scale, seed, **{setting: value})
+        trained[setting, value] = (
+            usual
+            if value == getattr(usual.settings, setting)
+            else train_gevaden(videos, scale, seed, **{setting: value})
+        )
     return trained
 
+# %% ../../nbs/gif/11_experiments.ipynb #45893501
 def different_gifs(
     model:GEVADEN, # trained
     videos:Sequence, # of `ShotVideo`
@@ -178,6 +235,7 @@ def different_gifs(
     system = gevaden_system(model, 100, seed)
     return float(np.mean([len(system(video).seconds.unique(dim=0)) for video in videos]))
 
+# %% ../../nbs/gif/11_experiments.ipynb #45893502
 @torch.no_grad()
 def divergence(
     model:GEVADEN, # trained
@@ -189,6 +247,7 @@ def divergence(
     device = next(model.parameters()).device
     return gevaden_loss(model, batch._replace(shots=batch.shots.to(device), gif=batch.gif.to(device)))['kl'].item()
 
+# %% ../../nbs/gif/11_experiments.ipynb #45893503
 def studied(
     setting:str, # 'beta', 'perceptual' (lambda) or 'fixed_prior'
     variants:dict, # of `train_variants`
@@ -201,7 +260,14 @@ def studied(
     for value in STUDIES[setting]:
         model = variants[setting, value]
         figures = {'KL': divergence(model, videos, seed), 'different GIFs of 100': different_gifs(model, videos, seed)}
-        rows.append({'round': seed, setting: value, **measure(gevaden_system(model, scale.samples, seed), videos, scale.measured), **figures})
+        rows.append(
+            {
+                'round': seed,
+                setting: value,
+                **measure(gevaden_system(model, scale.samples, seed), videos, scale.measured),
+                **figures,
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/gif/11_experiments.ipynb #f87ce9fa
@@ -212,8 +278,13 @@ def true_features(
     "A video whose shots are described by the world's truth."
     seen = watch(world.story(int(video.key), long=True))
     truth = pd.DataFrame(np.column_stack([seen.noticed, seen.quality, seen.novelty]))
-    return video._replace(shots=torch.tensor(truth.groupby(seen.times.astype(int).clip(max=len(video.shots) - 1)).mean().to_numpy(), dtype=torch.float32))
+    return video._replace(
+        shots=torch.tensor(
+            truth.groupby(seen.times.astype(int).clip(max=len(video.shots) - 1)).mean().to_numpy(), dtype=torch.float32
+        )
+    )
 
+# %% ../../nbs/gif/11_experiments.ipynb #f87ce901
 def truth_round(
     videos:Sequence, # of `ShotVideo`, with `true_features`
     scale:GIFScale, # sizes
@@ -225,7 +296,12 @@ def truth_round(
     train = torch.cat([video.shots for video in split.train])
     middle, spread = train.mean(0), train.std(0).clamp_min(1e-3)
     split = Split(*([video._replace(shots=(video.shots - middle)/spread) for video in part] for part in split))
-    systems = learned_systems(split.train, {name: train_gevaden(split.train, scale, seed, **changes) for name, changes in GEVADENS.items()}, scale, seed)
+    systems = learned_systems(
+        split.train,
+        {name: train_gevaden(split.train, scale, seed, **changes) for name, changes in GEVADENS.items()},
+        scale,
+        seed,
+    )
     return {'study_truth': measured_round(seed, split, {'chance': chance_system(seed), **systems}, scale)}
 
 # %% ../../nbs/gif/11_experiments.ipynb #52e9655e
@@ -238,10 +314,18 @@ def world_round(
     torch.set_num_threads(1)
     split = split_world(made.videos, scale, seed)
     variants = train_variants(split.train, scale, seed)
-    gevadens = {'GEVADEN, fixed prior': variants['fixed_prior', True], 'GEVADEN, lambda = 0': variants['perceptual', 0.], 'GEVADEN': variants['fixed_prior', False]}
+    gevadens = {
+        'GEVADEN, fixed prior': variants['fixed_prior', True],
+        'GEVADEN, lambda = 0': variants['perceptual', 0.0],
+        'GEVADEN': variants['fixed_prior', False],
+    }
     systems = {**rules(split, seed), **known_systems(made), **learned_systems(split.train, gevadens, scale, seed)}
-    return {'table2': measured_round(seed, split, systems, scale), **{f'study_{setting}': studied(setting, variants, split.validation, scale, seed) for setting in STUDIES}}
+    return {
+        'table2': measured_round(seed, split, systems, scale),
+        **{f'study_{setting}': studied(setting, variants, split.validation, scale, seed) for setting in STUDIES},
+    }
 
+# %% ../../nbs/gif/11_experiments.ipynb #52e96501
 def real_round(
     dataset:GIFThumbnails, # the real annotations
     scale:GIFScale, # sizes
@@ -251,8 +335,13 @@ def real_round(
     torch.set_num_threads(1)
     split = real_split(dataset, seed)
     gevadens = {name: train_gevaden(split.train, scale, seed, **changes) for name, changes in GEVADENS.items()}
-    return {'table2': measured_round(seed, split, {**rules(split, seed), **learned_systems(split.train, gevadens, scale, seed)}, scale)}
+    return {
+        'table2': measured_round(
+            seed, split, {**rules(split, seed), **learned_systems(split.train, gevadens, scale, seed)}, scale
+        )
+    }
 
+# %% ../../nbs/gif/11_experiments.ipynb #52e96502
 def side_by_side(
     function, # `world_round`, `truth_round` or `real_round`
     data, # its first argument
@@ -262,12 +351,20 @@ def side_by_side(
 ) -> dict: # name of the table -> DataFrame, the rounds below one another
     "All rounds of an experiment."
     jobs = [(data, scale, round_seed) for round_seed in range(seed, seed + scale.rounds)]
-    tables = list(in_parallel(function, jobs, 1 if torch.cuda.is_available() else None, progress=progress, unit='round'))
+    tables = list(
+        in_parallel(function, jobs, 1 if torch.cuda.is_available() else None, progress=progress, unit='round')
+    )
     return {name: pd.concat([each[name] for each in tables], ignore_index=True) for name in tables[0]}
 
 # %% ../../nbs/gif/11_experiments.ipynb #46fa8f00
-PAPER_TABLE3 = pd.DataFrame([('raw thumbnails', 3547.0, 190.0, .0530, np.nan), ('re-SEQ2SEQ', 3603.8, 221.4, .0636, .195), ('GEVADEN', 3601.2, 262.5, .0729, .375)],
-    columns=['method', 'mPV', 'mClick', 'mCTR', 'improvement']).set_index('method') # Bilibili, 9,814 videos, a month
+PAPER_TABLE3 = pd.DataFrame(
+    [
+        ('raw thumbnails', 3547.0, 190.0, 0.0530, np.nan),
+        ('re-SEQ2SEQ', 3603.8, 221.4, 0.0636, 0.195),
+        ('GEVADEN', 3601.2, 262.5, 0.0729, 0.375),
+    ],
+    columns=['method', 'mPV', 'mClick', 'mCTR', 'improvement'],
+).set_index('method')  # Bilibili, 9,814 videos, a month
 
 # %% ../../nbs/gif/11_experiments.ipynb #c3aa63d9
 def click_log(
@@ -290,6 +387,7 @@ def click_log(
             rows.append((method, i, impressions, rng.binomial(impressions, rate)))
     return pd.DataFrame(rows, columns=['method', 'video', 'impressions', 'clicks'])
 
+# %% ../../nbs/gif/11_experiments.ipynb #c3aa6301
 def world_clicks(
     made:WorldVideos, # videos with features
     world:MicroWorld, # the world that they are of
@@ -300,12 +398,20 @@ def world_clicks(
     torch.set_num_threads(1)
     split = split_world(made.videos, scale, seed)
     shown, known, chance = split.validation + split.test, known_systems(made), chance_system(seed, samples=1)
-    reseq2seq, gevaden = reseq2seq_system(train_reseq2seq(split.train, scale, seed)), train_gevaden(split.train, scale, seed)
+    reseq2seq, gevaden = (
+        reseq2seq_system(train_reseq2seq(split.train, scale, seed)),
+        train_gevaden(split.train, scale, seed),
+    )
     source = torch.Generator().manual_seed(seed)
-    gifs = {'raw thumbnails': None, 'GIF at random': [chance(video).seconds[0].numpy() for video in shown], 'Hecate': [known['Hecate'](video).seconds[0].numpy() for video in shown],
-            're-SEQ2SEQ': [reseq2seq(video).seconds[0].numpy() for video in shown],
-            'GEVADEN': [generate_gif(gevaden, video.shots, scale.samples, source).numpy() for video in shown],
-            'a GIF that annotators accepted': [video.gifs[0].numpy() for video in shown], 'oracle': [known['oracle'](video).seconds[0].numpy() for video in shown]}
+    gifs = {
+        'raw thumbnails': None,
+        'GIF at random': [chance(video).seconds[0].numpy() for video in shown],
+        'Hecate': [known['Hecate'](video).seconds[0].numpy() for video in shown],
+        're-SEQ2SEQ': [reseq2seq(video).seconds[0].numpy() for video in shown],
+        'GEVADEN': [generate_gif(gevaden, video.shots, scale.samples, source).numpy() for video in shown],
+        'a GIF that annotators accepted': [video.gifs[0].numpy() for video in shown],
+        'oracle': [known['oracle'](video).seconds[0].numpy() for video in shown],
+    }
     return click_log(world, [int(video.key) for video in shown], gifs, seed)
 
 # %% ../../nbs/gif/11_experiments.ipynb #56941231
@@ -319,9 +425,13 @@ def reproduce_microworld(
     network, _ = train_shot_network(world, scale.shot, scale.pretraining, seed=seed, progress=progress)
     made = microworld_videos(world, range(scale.train + 2*scale.other), network, progress)
     truth = [true_features(world, video) for video in tqdm(made.videos, disable=not progress, unit='video')]
-    return {**side_by_side(world_round, made, scale, seed, progress), **side_by_side(truth_round, truth, scale, seed, progress),
-            'table3': ctr_table(world_clicks(made, world, scale, seed)).reset_index()}
+    return {
+        **side_by_side(world_round, made, scale, seed, progress),
+        **side_by_side(truth_round, truth, scale, seed, progress),
+        'table3': ctr_table(world_clicks(made, world, scale, seed)).reset_index(),
+    }
 
+# %% ../../nbs/gif/11_experiments.ipynb #56941201
 def reproduce_real(
     folder, # of the published annotations
     scale:GIFScale, # sizes
@@ -331,9 +441,12 @@ def reproduce_real(
     "The data set's row of Table 1, and Table 2, on the real annotations."
     dataset = load_gif_thumbnails(folder)
     row = {'videos': len(dataset.videos), 'GIFs': len(dataset.gifs), 'hours': dataset.videos.duration.sum()/3600}
-    table1 = pd.DataFrame([{'source': 'published files', **row}, {'source': 'the paper', 'videos': 1070, 'GIFs': 5394, 'hours': 69.1}])
+    table1 = pd.DataFrame(
+        [{'source': 'published files', **row}, {'source': 'the paper', 'videos': 1070, 'GIFs': 5394, 'hours': 69.1}]
+    )
     return {'table1': table1, **side_by_side(real_round, dataset, scale, seed, progress)}
 
+# %% ../../nbs/gif/11_experiments.ipynb #56941202
 def train_microworld_model(
     scale:GIFScale, # sizes
     seed:int=0, # of the world, the weights and chance in training

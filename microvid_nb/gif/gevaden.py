@@ -45,6 +45,7 @@ def last_state(
     hidden = lstm(x)[0]
     return hidden[:, -1] if lengths is None else hidden[torch.arange(len(x), device=x.device), lengths.to(x.device) - 1]
 
+# %% ../../nbs/gif/04_gevaden.ipynb #0bfab401
 class GaussianEncoder(nn.Module):
     "A sequence to its semantic vector and a Gaussian over latent patterns (Eq. 1 for videos, Eq. 2 for GIFs)."
     def __init__(self,
@@ -81,7 +82,10 @@ class GIFGenerator(nn.Module):
     ):
         super().__init__()
         self.shots, self.features = shots, features
-        self.lstm, self.out = nn.LSTM(latent + features, video, num_layers=2, batch_first=True), nn.Linear(video, features)
+        self.lstm, self.out = (
+            nn.LSTM(latent + features, video, num_layers=2, batch_first=True),
+            nn.Linear(video, features),
+        )
 
     def forward(self,
         code:Tensor, # s_x, [B, video]
@@ -90,7 +94,12 @@ class GIFGenerator(nn.Module):
         "One GIF for each pattern."
         (b, l, _), start = z.shape, code[:, None].expand(-1, z.shape[1], -1).flatten(0, 1)
         hidden = start.expand(2, -1, -1).contiguous()                        # both layers start from s_x
-        state, pattern, shot, generated = (hidden, torch.zeros_like(hidden)), z.flatten(0, 1), z.new_zeros(b*l, self.features), []
+        state, pattern, shot, generated = (
+            (hidden, torch.zeros_like(hidden)),
+            z.flatten(0, 1),
+            z.new_zeros(b * l, self.features),
+            [],
+        )
         for _ in range(self.shots):
             out, state = self.lstm(torch.cat([pattern, shot], -1)[:, None], state)
             shot = self.out(out[:, 0])
@@ -105,7 +114,10 @@ class GEVADEN(nn.Module):
     ):
         super().__init__()
         self.settings, s = settings, settings
-        self.prior, self.posterior = GaussianEncoder(s.features, s.video, s.latent), GaussianEncoder(s.features, s.gif, s.latent)
+        self.prior, self.posterior = (
+            GaussianEncoder(s.features, s.video, s.latent),
+            GaussianEncoder(s.features, s.gif, s.latent),
+        )
         self.generator = GIFGenerator(s.features, s.video, s.latent, s.shots)
         self.register_buffer('steps', torch.zeros((), dtype=torch.int64))     # of training so far, for the warm-up
 
@@ -144,6 +156,7 @@ def gaussian_kl(
     ratio = deviation_q/deviation_p
     return (.5*(ratio**2 + ((mean_q - mean_p)/deviation_p)**2 - 1) - ratio.log()).sum(-1)
 
+# %% ../../nbs/gif/04_gevaden.ipynb #205c4701
 def regression_penalty(
     generated:Tensor, # [B, L, k, D]
     target:Tensor, # X_Y, [B, k, D]
@@ -160,8 +173,11 @@ def perceptual_loss(
     "How far generated GIFs are from the true one in the posterior encoder's eyes, which stay as they are (Eq. 6)."
     frozen = {name: parameter.detach() for name, parameter in model.posterior.lstm.named_parameters()}
     _, (hidden, _) = functional_call(model.posterior.lstm, frozen, (generated.flatten(0, 1),))
-    return torch.linalg.vector_norm(hidden[-1].unflatten(0, generated.shape[:2]) - target_code.detach()[:, None], dim=-1)
+    return torch.linalg.vector_norm(
+        hidden[-1].unflatten(0, generated.shape[:2]) - target_code.detach()[:, None], dim=-1
+    )
 
+# %% ../../nbs/gif/04_gevaden.ipynb #7629c001
 def gevaden_loss(
     model:GEVADEN, # the model
     batch:ShotBatch, # videos with one GIF each
@@ -172,10 +188,22 @@ def gevaden_loss(
     mean, deviation = model.posterior.gaussian(gif_code)
     z = mean[:, None] + deviation[:, None]*torch.randn(len(mean), s.samples, s.latent, device=mean.device)
     generated = model.generator(code, z)
-    regression, kl = regression_penalty(generated, batch.target).mean(), gaussian_kl(mean, deviation, *model.prior_gaussian(code)).mean()
-    perceptual = perceptual_loss(model, model.generator(code, z.detach()), gif_code).mean() if s.perceptual else torch.zeros_like(kl)
+    regression, kl = (
+        regression_penalty(generated, batch.target).mean(),
+        gaussian_kl(mean, deviation, *model.prior_gaussian(code)).mean(),
+    )
+    perceptual = (
+        perceptual_loss(model, model.generator(code, z.detach()), gif_code).mean()
+        if s.perceptual
+        else torch.zeros_like(kl)
+    )
     if model.training: model.steps += 1
-    return {'loss': regression + model.beta()*kl + s.perceptual*perceptual, 'regression': regression, 'kl': kl, 'perceptual': perceptual}
+    return {
+        'loss': regression + model.beta() * kl + s.perceptual * perceptual,
+        'regression': regression,
+        'kl': kl,
+        'perceptual': perceptual,
+    }
 
 # %% ../../nbs/gif/04_gevaden.ipynb #c3723b21
 def sample_gifs(
@@ -196,9 +224,12 @@ def shot_likelihoods(
     shots:Tensor, # [n, D]
 ) -> Tensor: # float64 [k, L, n]
     "How likely each second is as each shot of a GIF, for each sample."
-    distance = torch.cdist(generated.double().transpose(0, 1).contiguous(), shots.double().expand(generated.shape[1], -1, -1))
+    distance = torch.cdist(
+        generated.double().transpose(0, 1).contiguous(), shots.double().expand(generated.shape[1], -1, -1)
+    )
     return torch.softmax(-distance, -1)
 
+# %% ../../nbs/gif/04_gevaden.ipynb #139f5b01
 def joint_likelihoods(
     factors:list, # float64 [L, m_i], one for each shot of the GIF
     seconds:list, # int64 [m_i], the seconds that the columns stand for
@@ -211,6 +242,7 @@ def joint_likelihoods(
     for a, b in itertools.combinations(along, 2): mean = mean.masked_fill(a == b, -1)
     return mean
 
+# %% ../../nbs/gif/04_gevaden.ipynb #139f5b02
 def most_likely_gif(
     likelihoods:Tensor, # float64 [k, L, n], from `shot_likelihoods`
     tried:Tensor, # some disjoint GIFs, int64 [m, k]: the better, the faster
@@ -238,6 +270,7 @@ def likely_gif(
     tried = closest_disjoint_match(generated, shots).unique(dim=0)
     return most_likely_gif(shot_likelihoods(generated, shots), tried)
 
+# %% ../../nbs/gif/04_gevaden.ipynb #4e7ba601
 def generate_gif(
     model:GEVADEN, # trained
     shots:Tensor, # one video, [n, D]

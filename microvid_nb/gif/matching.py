@@ -40,7 +40,8 @@ def disjoint_sums(
 ) -> Tensor: # [c, t], infinite where a second comes twice
     "The sum of Eq. 4 for each tuple."
     total = distance.sum(-1)
-    for i, j in combinations(range(second.shape[-1]), 2): total = total.masked_fill(second[..., i] == second[..., j], torch.inf)
+    for i, j in combinations(range(second.shape[-1]), 2):
+        total = total.masked_fill(second[..., i] == second[..., j], torch.inf)
     return total
 
 # %% ../../nbs/gif/02_matching.ipynb #e4c60ea5
@@ -117,8 +118,10 @@ def products(
     a:Tensor, b:Tensor, # [r, d] and [u, d]
 ) -> Tensor: # [r, u]
     "All scalar products."
-    with torch.autocast(a.device.type, enabled=False): return sum(x @ y.T for x, y in zip(a.split(BLOCK, 1), b.split(BLOCK, 1)))
+    with torch.autocast(a.device.type, enabled=False):
+        return sum(x @ y.T for x, y in zip(a.split(BLOCK, 1), b.split(BLOCK, 1)))
 
+# %% ../../nbs/gif/02_matching.ipynb #a040e001
 def exact_precisions() -> list: # of dtypes, lowest first
     "The types whose products have the full precision of the type."
     try: single = torch.get_float32_matmul_precision() == 'highest'
@@ -144,7 +147,9 @@ def near_shots(
     own, reach = torch.linalg.vector_norm(g, dim=1, keepdim=True, dtype=torch.float64), places.length.max()
     partial = torch.add(places.length**2, products(g, places.points), alpha=-2)
     partial, place = partial.topk(min(k + 1, len(places.points)), largest=False)
-    error = (BLOCK + d/BLOCK + 8)*torch.finfo(g.dtype).eps*own*reach + (d + 16)*torch.finfo(own.dtype).eps*(own + reach)**2
+    error = (BLOCK + d / BLOCK + 8) * torch.finfo(g.dtype).eps * own * reach + (d + 16) * torch.finfo(own.dtype).eps * (
+        own + reach
+    ) ** 2
     low = (partial + own**2 - error).nan_to_num(nan=0).clamp(min=0).sqrt()
     high = (partial + own**2 + error).nan_to_num(nan=torch.inf, posinf=torch.inf).sqrt()
     second = places.seconds[place]
@@ -213,7 +218,8 @@ def check_matching(
         found = f'{list(generated.shape)} and {list(shots.shape)}'
         raise ValueError(f'expected generated features [..., k, d] and shots [n, d], found {found}')
     k = generated.shape[-2]
-    if not 1 <= k <= MOST_SHOTS: raise ValueError(f'expected GIFs of 1 to {MOST_SHOTS} shots (k^k tuples are tried), found {k}')
+    if not 1 <= k <= MOST_SHOTS:
+        raise ValueError(f'expected GIFs of 1 to {MOST_SHOTS} shots (k^k tuples are tried), found {k}')
     if len(shots) < k: raise ValueError(f'expected at least {k} shots for {k} disjoint ones, found {len(shots)}')
     check_rows(shots, 'shots'); check_rows(generated, 'generated features')
 

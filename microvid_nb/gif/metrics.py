@@ -42,6 +42,7 @@ def inner(
     for i in range(len(a)): total += a[i]*b[i]
     return total
 
+# %% ../../nbs/gif/03_metrics.ipynb #a7a31f01
 @compiled
 def difference(
     a:np.ndarray, b:np.ndarray, # float64 [d]
@@ -52,6 +53,7 @@ def difference(
     for i in range(len(a)): found[i] = (a[i] - b[i])/length
     return found
 
+# %% ../../nbs/gif/03_metrics.ipynb #a7a31f02
 @compiled
 def add_multiple(
     into:np.ndarray, # float64 [d], changed in place
@@ -157,6 +159,7 @@ def touch(
     for i in range(used): walls.triangle[i, used] = coefficients[i]
     for i in range(len(rest)): walls.basis[used, i] = rest[i]/length
 
+# %% ../../nbs/gif/03_metrics.ipynb #f4029801
 @compiled
 def let_go(
     walls:Walls, used:int, # walls touched, changed in place
@@ -284,7 +287,8 @@ def project_rows(
     "`project` for some rows."
     n, d = shots.shape
     most = max(1, min(n - 1, d))
-    touched, basis, triangle = np.zeros(most, np.int64), np.empty((most, d)), np.empty((most, most))   # taken as it is used
+    # taken as it is used
+    touched, basis, triangle = np.zeros(most, np.int64), np.empty((most, d)), np.empty((most, most))
     for b in range(start, stop):
         walls = Walls(np.zeros(n), apart[targets[b]].copy(), np.zeros(n, np.bool_), touched, basis, triangle)
         error[b], gap[b], active[b] = project(g[b], targets[b], shots, gram, cross[b], rounding[b], walls, moves[b])
@@ -307,7 +311,12 @@ def check_projection(
     if generated.ndim != 2 or shots.ndim != 2 or generated.shape[1] != shots.shape[1] or 0 in shots.shape:
         found = f'{list(generated.shape)} and {list(shots.shape)}'
         raise ValueError(f'expected generated features [b, d] and shots [n, d], found {found}')
-    if targets.shape != generated.shape[:1] or targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+    if (
+        targets.shape != generated.shape[:1]
+        or targets.is_floating_point()
+        or targets.is_complex()
+        or targets.dtype == torch.bool
+    ):
         found = f'{targets.dtype} {list(targets.shape)}'
         raise ValueError(f'expected a whole number as target for each of {len(generated)} features, found {found}')
     wrong = ((targets < 0) | (targets >= len(shots))).nonzero()
@@ -370,7 +379,9 @@ def gif_matching_error(
 ) -> Tensor: # float64 [...], 0..1
     "PME of generated GIFs: the mean over shots, towards the annotated GIF to which it is smallest; `ValueError` where there is none of that length."
     if gifs.ndim != 2 or not len(gifs) or gifs.shape[1] != generated.shape[-2]:
-        raise ValueError(f'expected at least one annotated GIF of {generated.shape[-2]} shots, found {list(gifs.shape)}')
+        raise ValueError(
+            f'expected at least one annotated GIF of {generated.shape[-2]} shots, found {list(gifs.shape)}'
+        )
     flat, batch = generated.flatten(0, -2), generated.shape[:-2]
     errors = [perceptual_matching_error(flat, shots, gif.repeat(batch.numel())) for gif in gifs]
     return torch.stack(errors).view(-1, *generated.shape[:-1]).mean(-1).amin(0)
@@ -415,7 +426,9 @@ def check_log(
     if not len(log): raise ValueError('expected at least one row of impressions and clicks, found none')
     missing = log[COLUMNS].isna().any(axis=1).to_numpy()
     if missing.any():
-        raise ValueError(f'expected {", ".join(COLUMNS)} in every row, found a missing value in row {log.index[missing][0]}')
+        raise ValueError(
+            f'expected {", ".join(COLUMNS)} in every row, found a missing value in row {log.index[missing][0]}'
+        )
     shown = (0 < log.impressions) & np.isfinite(log.impressions)
     wrong = ~(shown & (0 <= log.clicks) & (log.clicks <= log.impressions)).to_numpy()
     if wrong.any():

@@ -24,12 +24,17 @@ def share_on_peaks(
     if not len(peaks): return 0.
     return float((np.abs(np.asarray(gifs).reshape(-1, 1) - peaks).min(1) <= within).mean())
 
+# %% ../../nbs/gif/00_proposals.ipynb #64c30001
 def by_video(
     dataset, # `GIFThumbnails`, from `load_gif_thumbnails`
 ) -> list: # of (counts int [n], GIFs int [gifs, 3])
     "Counts and GIFs of each video that has both, seconds inside the counts only."
     grouped = dataset.gifs[~dataset.gifs.out_of_range].groupby('key')
-    return [(dataset.counts[key], part[['shot1', 'shot2', 'shot3']].to_numpy()) for key, part in grouped if len(dataset.counts[key])]
+    return [
+        (dataset.counts[key], part[['shot1', 'shot2', 'shot3']].to_numpy())
+        for key, part in grouped
+        if len(dataset.counts[key])
+    ]
 
 # %% ../../nbs/gif/00_proposals.ipynb #a0d5ebdf
 def overlap(

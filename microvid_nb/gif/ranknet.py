@@ -37,7 +37,9 @@ class RankNet(nn.Module):
     ):
         super().__init__()
         self.settings, (first, second) = settings, settings.hidden
-        self.layers = nn.Sequential(nn.Linear(settings.features, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 1))
+        self.layers = nn.Sequential(
+            nn.Linear(settings.features, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 1)
+        )
 
     def forward(self,
         shots:Tensor, # [..., D]
@@ -63,6 +65,7 @@ class RankBatch(NamedTuple):
         inside = torch.arange(self.shown.shape[1], device=self.shown.device) < self.lengths[:, None]
         return inside & ~self.positive
 
+# %% ../../nbs/gif/06_ranknet.ipynb #206a8001
 def times_shown(
     video:ShotVideo, # with its GIFs
 ) -> Tensor: # int64 [n]
@@ -70,13 +73,19 @@ def times_shown(
     each = torch.zeros(len(video.gifs), len(video.shots), dtype=torch.int64)
     return each.scatter_(1, video.gifs, 1).sum(0)
 
+# %% ../../nbs/gif/06_ranknet.ipynb #206a8002
 def collate_rank(
     items:Sequence, # of (shots [n, D], shown [n])
 ) -> RankBatch: # padded
     "A batch from videos of different length."
     shots, shown = zip(*items)
-    return RankBatch(pad_sequence(list(shots), batch_first=True), torch.tensor([len(x) for x in shots]), pad_sequence(list(shown), batch_first=True))
+    return RankBatch(
+        pad_sequence(list(shots), batch_first=True),
+        torch.tensor([len(x) for x in shots]),
+        pad_sequence(list(shown), batch_first=True),
+    )
 
+# %% ../../nbs/gif/06_ranknet.ipynb #206a8003
 def rank_loader(
     videos:Iterable, # of `ShotVideo`; those without a GIF can't be trained on and are left out
     batch:int=16, # videos in a batch; GEVADEN's
@@ -116,9 +125,13 @@ def rank_loss(
     "The adaptive Huber loss of all pairs, each video weighing the same."
     s, scores = model.settings, model(batch.shots)
     video, second, weight = rank_pairs(batch)
-    lead = scores[video, second][:, None] - scores[video]                       # of each positive shot over all shots of its video, [P, T]
+    # of each positive shot over all shots of its video, [P, T]
+    lead = scores[video, second][:, None] - scores[video]
     delta = torch.where(batch.shown[video, second] > 1, s.delta_agreed, s.delta)[:, None].to(lead)
-    return {'loss': (weight*adaptive_huber(s.margin - lead, delta)).sum(), 'swapped': (weight*(lead < 0)).sum().detach()}
+    return {
+        'loss': (weight * adaptive_huber(s.margin - lead, delta)).sum(),
+        'swapped': (weight * (lead < 0)).sum().detach(),
+    }
 
 # %% ../../nbs/gif/06_ranknet.ipynb #5dac40b2
 @torch.no_grad()

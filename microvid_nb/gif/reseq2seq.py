@@ -73,10 +73,13 @@ def mismatch_penalty(
     margin:float, # m
 ) -> Tensor: # scalar
     "By how much pairs that don't belong together are too close, averaged over all of them; 0 for a single video."
-    distance = torch.linalg.vector_norm(video[:, None] - summary, dim=-1)       # of each video from each summary, [B, B]
+    # of each video from each summary, [B, B]
+    distance = torch.linalg.vector_norm(video[:, None] - summary, dim=-1)
     own, count = distance.diagonal(), len(video)
     hinges = (margin + own - distance).relu() + (margin + own[:, None] - distance).relu()
-    return hinges.masked_fill(torch.eye(count, dtype=torch.bool, device=hinges.device), 0).sum()/max(1, count*(count - 1))
+    return hinges.masked_fill(torch.eye(count, dtype=torch.bool, device=hinges.device), 0).sum() / max(
+        1, count * (count - 1)
+    )
 
 # %% ../../nbs/gif/07_reseq2seq.ipynb #53d8df4a
 def reseq2seq_loss(
@@ -88,5 +91,13 @@ def reseq2seq_loss(
     generated = model.decode(code)
     video, summary = model.look_back(code, generated)
     regression = regression_penalty(generated[:, None], batch.target).mean()
-    match, mismatch = torch.linalg.vector_norm(video - summary, dim=-1).mean(), mismatch_penalty(video, summary, s.margin)
-    return {'loss': regression + s.match*match + s.mismatch*mismatch, 'regression': regression, 'match': match, 'mismatch': mismatch}
+    match, mismatch = (
+        torch.linalg.vector_norm(video - summary, dim=-1).mean(),
+        mismatch_penalty(video, summary, s.margin),
+    )
+    return {
+        'loss': regression + s.match * match + s.mismatch * mismatch,
+        'regression': regression,
+        'match': match,
+        'mismatch': mismatch,
+    }

@@ -23,7 +23,7 @@ class GIFThumbnail:
     scores:pd.DataFrame # a row a shot of the clip: time in seconds, place (1 to 3 if chosen, else 0), and what made the choice
     warning:str='' # why the GIF is poor, or nothing
 
-
+# %% ../../nbs/gif/08_select.ipynb #5e7b3c01
 def select_gif(
     path, # a video file, or a `Survey` of one
     model=None # chooses shots: an object with `score(survey)`; None is `Hecate()`
@@ -33,5 +33,8 @@ def select_gif(
     scores = (model or Hecate()).score(survey)
     times = scores[scores.place > 0].sort_values('place').time.to_numpy()
     warning = survey.candidates.warning
-    if survey.shot_length < 1: warning = '; '.join(filter(None, [warning, f'the clip is shorter than three shots ({3 * survey.shot_length:.1f} s)']))
+    if survey.shot_length < 1:
+        warning = '; '.join(
+            filter(None, [warning, f'the clip is shorter than three shots ({3 * survey.shot_length:.1f} s)'])
+        )
     return GIFThumbnail(times, [shot_frames(survey, time) for time in times], scores, warning)

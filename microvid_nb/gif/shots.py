@@ -24,6 +24,7 @@ class ShotVideo(NamedTuple):
     gifs: torch.Tensor # seconds at which the shots of each GIF start, int64 [m, k]
     counts: torch.Tensor # comments per second, float32 [n]
 
+# %% ../../nbs/gif/01_shots.ipynb #f3552f01
 def shot_video(
     key:str, # name of the video
     shots, # features of the shots, [n, D]
@@ -31,13 +32,19 @@ def shot_video(
     counts, # comments per second, [n]
 ) -> ShotVideo: # checked
     "A video ready for training; `ValueError` names the video and what is wrong with it."
-    shots, counts, gifs = (torch.tensor(np.array(part, kind)) for part, kind in ((shots, np.float32), (counts, np.float32), (gifs, np.int64)))
+    shots, counts, gifs = (
+        torch.tensor(np.array(part, kind))
+        for part, kind in ((shots, np.float32), (counts, np.float32), (gifs, np.int64))
+    )
     if shots.ndim != 2: raise ValueError(f'{key}: shots should be [n, D], found {list(shots.shape)}')
     if len(counts) != len(shots): raise ValueError(f'{key}: {len(shots)} shots but {len(counts)} seconds of comments')
     if gifs.ndim != 2: raise ValueError(f'{key}: GIFs should be [m, k], found {list(gifs.shape)}')
     wrong = (~torch.isfinite(shots)).any(1).nonzero()
     if len(wrong): raise ValueError(f'{key}: shot {wrong[0].item()} has a feature that is not finite')
-    if gifs.numel() and not (0 <= gifs.min() and gifs.max() < len(shots)): raise ValueError(f'{key}: a GIF shows second {gifs.max().item() if gifs.max() >= len(shots) else gifs.min().item()}, but the video has {len(shots)}')
+    if gifs.numel() and not (0 <= gifs.min() and gifs.max() < len(shots)):
+        raise ValueError(
+            f'{key}: a GIF shows second {gifs.max().item() if gifs.max() >= len(shots) else gifs.min().item()}, but the video has {len(shots)}'
+        )
     return ShotVideo(key, shots, gifs, counts)
 
 # %% ../../nbs/gif/01_shots.ipynb #38ca4b03
@@ -60,6 +67,7 @@ def gather_shots(
     "The features of the shots that a GIF shows."
     return shots.gather(1, gif[..., None].expand(-1, -1, shots.shape[-1]))
 
+# %% ../../nbs/gif/01_shots.ipynb #548a6701
 class ShotVideos(Dataset):
     "Videos with GIFs; each visit draws one of a video's GIFs."
     def __init__(self,
@@ -72,13 +80,17 @@ class ShotVideos(Dataset):
         video = self.videos[i]
         return video.shots, video.gifs[torch.randint(len(video.gifs), ())]
 
+# %% ../../nbs/gif/01_shots.ipynb #548a6702
 def collate_shots(
     items:Sequence, # of (shots [n, D], gif [k])
 ) -> ShotBatch: # padded
     "A batch from videos of different length."
     shots, gifs = zip(*items)
-    return ShotBatch(pad_sequence(list(shots), batch_first=True), torch.tensor([len(x) for x in shots]), torch.stack(gifs))
+    return ShotBatch(
+        pad_sequence(list(shots), batch_first=True), torch.tensor([len(x) for x in shots]), torch.stack(gifs)
+    )
 
+# %% ../../nbs/gif/01_shots.ipynb #548a6703
 class SimilarLengths(Sampler):
     "Batches of videos of similar length, in a new order every epoch: little is padded."
     def __init__(self,
@@ -92,7 +104,11 @@ class SimilarLengths(Sampler):
 
     def __iter__(self):
         shuffled = torch.randperm(len(self.lengths), generator=self.generator)
-        batches = [part for many in shuffled.split(self.batch*self.window) for part in many[self.lengths[many].argsort()].split(self.batch)]
+        batches = [
+            part
+            for many in shuffled.split(self.batch * self.window)
+            for part in many[self.lengths[many].argsort()].split(self.batch)
+        ]
         return (batches[i].tolist() for i in torch.randperm(len(batches), generator=self.generator))
 
 # %% ../../nbs/gif/01_shots.ipynb #a068c19e
@@ -115,7 +131,11 @@ def smoothed(
 ) -> np.ndarray: # float [n]
     "A running mean that is shorter at the ends."
     kernel = np.ones(min(width, 2*len(x) - 1))
-    return np.convolve(x, kernel, 'same')/np.convolve(np.ones_like(x), kernel, 'same') if len(x) >= len(kernel) else np.full_like(x, x.mean())
+    return (
+        np.convolve(x, kernel, 'same') / np.convolve(np.ones_like(x), kernel, 'same')
+        if len(x) >= len(kernel)
+        else np.full_like(x, x.mean())
+    )
 
 # %% ../../nbs/gif/01_shots.ipynb #6148fe32
 def comment_features(
@@ -131,8 +151,11 @@ def comment_features(
     t = np.arange(n)/max(n - 1, 1)
     end = np.minimum(np.arange(n), n - 1 - np.arange(n))/60
     place = [t, np.sin(np.pi*t), np.cos(np.pi*t), np.sin(2*np.pi*t), np.cos(2*np.pi*t), np.tanh(end)]
-    return np.column_stack([window, *means, padded[6:n + 6] - padded[4:n + 4], peak, rank, *place, np.full(n, np.log10(max(n, 1))/4)]).astype(np.float32)
+    return np.column_stack(
+        [window, *means, padded[6 : n + 6] - padded[4 : n + 4], peak, rank, *place, np.full(n, np.log10(max(n, 1)) / 4)]
+    ).astype(np.float32)
 
+# %% ../../nbs/gif/01_shots.ipynb #6148fe01
 def real_shot_videos(
     dataset, # `GIFThumbnails`, from `load_gif_thumbnails`
     keys:Iterable, # of the videos
@@ -140,4 +163,8 @@ def real_shot_videos(
     "Real videos described by their comments."
     good = dataset.gifs[~dataset.gifs.out_of_range & ~dataset.gifs.repeated].groupby('key')
     gifs = {key: part[['shot1', 'shot2', 'shot3']].to_numpy() for key, part in good}
-    return [shot_video(key, comment_features(dataset.counts[key]), gifs.get(key, np.zeros((0, 3))), dataset.counts[key]) for key in keys if len(dataset.counts[key]) >= 3]
+    return [
+        shot_video(key, comment_features(dataset.counts[key]), gifs.get(key, np.zeros((0, 3))), dataset.counts[key])
+        for key in keys
+        if len(dataset.counts[key]) >= 3
+    ]

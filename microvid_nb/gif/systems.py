@@ -45,9 +45,31 @@ class GIFScale:
     measured: int = 200 # of these for the perceptual matching error
 
 SCALES = {
-    'tiny': GIFScale(24, 6, 8, ShotSettings('resnet3d10', 1/8, 4, 32, True), GEVADENSettings(video=32, gif=16, latent=4), 2e-3, steps=30, rounds=2, samples=100, measured=5),
-    'small': GIFScale(600, 100, 240, ShotSettings('resnet3d10', 1/4, 8, 48, True), GEVADENSettings(video=96, gif=48), 1e-3, steps=1000, samples=1000, measured=20),
-    'full': GIFScale()}
+    'tiny': GIFScale(
+        24,
+        6,
+        8,
+        ShotSettings('resnet3d10', 1 / 8, 4, 32, True),
+        GEVADENSettings(video=32, gif=16, latent=4),
+        2e-3,
+        steps=30,
+        rounds=2,
+        samples=100,
+        measured=5,
+    ),
+    'small': GIFScale(
+        600,
+        100,
+        240,
+        ShotSettings('resnet3d10', 1 / 4, 8, 48, True),
+        GEVADENSettings(video=96, gif=48),
+        1e-3,
+        steps=1000,
+        samples=1000,
+        measured=20,
+    ),
+    'full': GIFScale(),
+}
 
 # %% ../../nbs/gif/10_systems.ipynb #0d350fd3
 class Answer(NamedTuple):
@@ -55,6 +77,7 @@ class Answer(NamedTuple):
     generated: Tensor # shot features, [S, k, D]
     seconds: Tensor # int64 [S, k]
 
+# %% ../../nbs/gif/10_systems.ipynb #0d350f01
 def picked(
     video:ShotVideo, # a video
     seconds, # the shots that a system picked, int [S, k] or [k]
@@ -79,7 +102,10 @@ def best_pme(
     "PME of the annotated GIF that each sample is closest to, averaged over samples (Eq. 8)."
     s, k, d = generated.shape
     flat = generated.reshape(s*k, d)
-    errors = [perceptual_matching_error(flat, video.shots, gif.repeat(s)).reshape(s, k).mean(1) for gif in video.gifs.unique(dim=0)]
+    errors = [
+        perceptual_matching_error(flat, video.shots, gif.repeat(s)).reshape(s, k).mean(1)
+        for gif in video.gifs.unique(dim=0)
+    ]
     return torch.stack(errors).min(0).values.mean().item()
 
 # %% ../../nbs/gif/10_systems.ipynb #eb013cf9
@@ -101,7 +127,13 @@ def measure(
     rows = []
     for video in videos:
         answer = system(video)
-        rows.append({'PME': best_pme(answer.generated[:measured], video), 'PS': posterior_score(answer.seconds, video.counts).mean().item(), **near_annotated(answer.seconds, video)})
+        rows.append(
+            {
+                'PME': best_pme(answer.generated[:measured], video),
+                'PS': posterior_score(answer.seconds, video.counts).mean().item(),
+                **near_annotated(answer.seconds, video),
+            }
+        )
     return pd.DataFrame(rows).mean().to_dict()
 
 # %% ../../nbs/gif/10_systems.ipynb #3ebee316
@@ -111,14 +143,18 @@ def chance_system(
 ) -> Callable: # a system
     "Disjoint shots at random."
     rng = np.random.default_rng(seed)
-    return lambda video: picked(video, np.stack([rng.choice(len(video.shots), 3, replace=False) for _ in range(samples)]))
+    return lambda video: picked(
+        video, np.stack([rng.choice(len(video.shots), 3, replace=False) for _ in range(samples)])
+    )
 
+# %% ../../nbs/gif/10_systems.ipynb #3ebee301
 def top_comments(
     video:ShotVideo, # a video
 ) -> Answer: # one GIF
     "The three seconds of most comments, in order of time."
     return picked(video, video.counts.argsort(descending=True, stable=True)[:3].sort().values)
 
+# %% ../../nbs/gif/10_systems.ipynb #3ebee302
 def proposal_system(
     seed:int=0, # of the draws
     samples:int=100, # GIFs for each video
@@ -127,6 +163,7 @@ def proposal_system(
     rng = np.random.default_rng(seed)
     return lambda video: picked(video, gif_proposals(video.counts.numpy(), samples, rng))
 
+# %% ../../nbs/gif/10_systems.ipynb #3ebee303
 def position_system(
     train:Sequence, # of `ShotVideo`
     seed:int=0, # of the draws
@@ -151,7 +188,17 @@ def train(
     "A model after the scale's number of steps (rounded up to whole epochs)."
     optimizer = torch.optim.Adam(model.parameters(), scale.learning_rate)
     precision = 'bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else None
-    fit(model, loader, loss, optimizer, math.ceil(scale.steps/len(loader)), clip=5., mixed_precision=precision, seed=seed, progress=progress)
+    fit(
+        model,
+        loader,
+        loss,
+        optimizer,
+        math.ceil(scale.steps / len(loader)),
+        clip=5.0,
+        mixed_precision=precision,
+        seed=seed,
+        progress=progress,
+    )
     return model
 
 # %% ../../nbs/gif/10_systems.ipynb #360b74c6
@@ -164,16 +211,21 @@ def train_gevaden(
 ) -> GEVADEN: # trained
     "GEVADEN on some videos."
     torch.manual_seed(seed)
-    model = GEVADEN(replace(scale.sizes, features=videos[0].shots.shape[1], warm_up=int(scale.warm_up*scale.steps), **changes))
+    model = GEVADEN(
+        replace(scale.sizes, features=videos[0].shots.shape[1], warm_up=int(scale.warm_up * scale.steps), **changes)
+    )
     return train(model, shot_loader(videos, scale.batch, seed), gevaden_loss, scale, seed, progress)
 
 # %% ../../nbs/gif/10_systems.ipynb #be46f36a
 def train_reseq2seq(videos:Sequence, scale:GIFScale, seed:int) -> ReSeq2Seq:
     "re-SEQ2SEQ on some videos, at the sizes of GEVADEN."
     torch.manual_seed(seed)
-    model = ReSeq2Seq(ReSeq2SeqSettings(features=videos[0].shots.shape[1], video=scale.sizes.video, gif=scale.sizes.gif))
+    model = ReSeq2Seq(
+        ReSeq2SeqSettings(features=videos[0].shots.shape[1], video=scale.sizes.video, gif=scale.sizes.gif)
+    )
     return train(model, shot_loader(videos, scale.batch, seed), reseq2seq_loss, scale, seed)
 
+# %% ../../nbs/gif/10_systems.ipynb #be46f301
 def train_ranknet(videos:Sequence, scale:GIFScale, seed:int) -> RankNet:
     "RankNet on the shots of annotated GIFs against the others."
     torch.manual_seed(seed)
@@ -188,11 +240,13 @@ def on_device(
     "A video's shots where a model can read them."
     return video.shots.to(next(model.parameters()).device)
 
+# %% ../../nbs/gif/10_systems.ipynb #fe8c0c01
 def gevaden_system(model:GEVADEN, samples:int, seed:int=0) -> Callable:
     "Samples from the prior."
     source = torch.Generator().manual_seed(seed)
     return lambda video: matched(video, model.sample(on_device(video, model), samples, source).cpu())
 
+# %% ../../nbs/gif/10_systems.ipynb #fe8c0c02
 @torch.no_grad()
 def prior_mean_gif(
     model:GEVADEN, # trained
@@ -202,20 +256,24 @@ def prior_mean_gif(
     code = model.prior.encode(shots[None])
     return model.generator(code, model.prior_gaussian(code)[0][:, None])[0]
 
+# %% ../../nbs/gif/10_systems.ipynb #fe8c0c03
 def prior_mean_system(model:GEVADEN) -> Callable:
     "One GIF, to be compared with systems that give one."
     return lambda video: matched(video, prior_mean_gif(model, on_device(video, model)).cpu())
 
+# %% ../../nbs/gif/10_systems.ipynb #fe8c0c04
 def reseq2seq_system(model:ReSeq2Seq) -> Callable:
     "The one GIF that re-SEQ2SEQ generates."
     return lambda video: matched(video, model.generate(on_device(video, model))[None].cpu())
 
+# %% ../../nbs/gif/10_systems.ipynb #fe8c0c05
 def ranknet_system(model:RankNet) -> Callable:
     "The three shots of the highest rank."
     return lambda video: picked(video, rank_gif(model, on_device(video, model)).cpu())
 
 # %% ../../nbs/gif/10_systems.ipynb #22ca77a9
-GEVADENS = {'GEVADEN, fixed prior': {'fixed_prior': True}, 'GEVADEN, lambda = 0': {'perceptual': 0.}, 'GEVADEN': {}} # row of Table 2 -> settings that differ
+# row of Table 2 -> settings that differ
+GEVADENS = {'GEVADEN, fixed prior': {'fixed_prior': True}, 'GEVADEN, lambda = 0': {'perceptual': 0.}, 'GEVADEN': {}}
 
 def learned_systems(
     videos:Sequence, # of `ShotVideo`, to train on
@@ -224,6 +282,9 @@ def learned_systems(
     seed:int, # of this round
 ) -> dict: # name -> system
     "All learned systems of Table 2; the last row asks GEVADEN for one GIF."
-    return {'RankNet': ranknet_system(train_ranknet(videos, scale, seed)), 're-SEQ2SEQ': reseq2seq_system(train_reseq2seq(videos, scale, seed)),
-            **{name: gevaden_system(gevadens[name], scale.samples, seed) for name in GEVADENS},
-            'GEVADEN, mean of the prior': prior_mean_system(gevadens['GEVADEN'])}
+    return {
+        'RankNet': ranknet_system(train_ranknet(videos, scale, seed)),
+        're-SEQ2SEQ': reseq2seq_system(train_reseq2seq(videos, scale, seed)),
+        **{name: gevaden_system(gevadens[name], scale.samples, seed) for name in GEVADENS},
+        'GEVADEN, mean of the prior': prior_mean_system(gevadens['GEVADEN']),
+    }

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..data.microworld import MicroWorld, in_parallel
-from ..data.pictures import NAMES
-from ..data.stories import moment
-from ..data.world_views import CommentedVideo, CommentedVideos
+from ..data.world.pictures import NAMES
+from ..data.world.stories import moment
+from ..data.world.views import CommentedVideo, CommentedVideos
 from ..features.visual import backbone, clip_features
 from .gevaden import GEVADEN, GEVADENSettings, likely_gif, shot_likelihoods
 from ..media.survey import Survey
@@ -45,7 +45,11 @@ def shot_clips(
     settings:ShotSettings, # rate and size
 ) -> Iterator[Tensor]: # for each shot uint8 [3, frames, H, W]
     "The shots of a file as clips, one after the other; the last frame is repeated where the file ends early."
-    looks, size, last = iter_frames(survey.path, fps=settings.frames/survey.shot_length, short_side=settings.side), (settings.side, settings.side), None
+    looks, size, last = (
+        iter_frames(survey.path, fps=settings.frames / survey.shot_length, short_side=settings.side),
+        (settings.side, settings.side),
+        None,
+    )
     for _ in survey.shot_times:
         images = [image for _, image in itertools.islice(looks, settings.frames)] or [last]
         last = images[-1]
@@ -62,7 +66,8 @@ class ShotNetwork(nn.Module):
         super().__init__()
         self.settings, self.backbone = settings, backbone(settings.network, width=settings.width)
         self.head = nn.Linear(self.backbone.feature_dim, len(NAMES))
-        for name, start in (('mean', 0.), ('deviation', 1.)): self.register_buffer(name, torch.full([self.backbone.feature_dim], start))
+        for name, start in (('mean', 0.0), ('deviation', 1.0)):
+            self.register_buffer(name, torch.full([self.backbone.feature_dim], start))
 
     def forward(self,
         clips:Tensor, # uint8 [B, 3, T, H, W]
@@ -89,6 +94,7 @@ def shot_labels(
     moments = [moment(story, min(second + .5, story.duration - 1e-3)) for second in range(seconds)]
     return np.stack([(m.visible > .015)*(m.quality > .05) for m in moments]).astype(np.float32)
 
+# %% ../../nbs/gif/09_video_to_gif.ipynb #9f4d9601
 def commented_video(
     world:MicroWorld, # the world
     i:int, # number of the longer video
@@ -108,14 +114,30 @@ def train_shot_network(
     progress:bool=True, # show bars
 ) -> tuple[ShotNetwork, pd.DataFrame]: # trained; its history
     "A shot network trained on a world."
-    made = list(in_parallel(commented_video, [(world, 1_000_000 + i, settings) for i in range(videos)], progress=progress, unit='video'))
-    clips, labels = torch.cat([video.clips for video, _ in made]), torch.from_numpy(np.concatenate([label for _, label in made]))
+    made = list(
+        in_parallel(
+            commented_video, [(world, 1_000_000 + i, settings) for i in range(videos)], progress=progress, unit='video'
+        )
+    )
+    clips, labels = (
+        torch.cat([video.clips for video, _ in made]),
+        torch.from_numpy(np.concatenate([label for _, label in made])),
+    )
     torch.manual_seed(seed)
     network = ShotNetwork(settings)
     def loss(model, batch): return nn.functional.binary_cross_entropy_with_logits(model(batch[0]), batch[1])
     loader = DataLoader(TensorDataset(clips, labels), 32, shuffle=True, drop_last=True)
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=.02)
-    history = fit(network, loader, loss, optimizer, epochs, scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs), seed=seed, progress=progress)
+    history = fit(
+        network,
+        loader,
+        loss,
+        optimizer,
+        epochs,
+        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
+        seed=seed,
+        progress=progress,
+    )
     features = network.features(clips)
     network.mean, network.deviation = features.mean(0), features.std(0) + 1e-3
     return network, history
@@ -128,6 +150,7 @@ class VideoToGIFSettings:
     gif: GEVADENSettings = field(default_factory=GEVADENSettings) # the generator's sizes
     samples: int = 1000 # L of Eq. 10
 
+# %% ../../nbs/gif/09_video_to_gif.ipynb #7a8ea401
 class VideoToGIF(nn.Module):
     "A shot network and a GEVADEN: a ranking of shots for `select_gif`."
     def __init__(self,
@@ -146,8 +169,15 @@ class VideoToGIF(nn.Module):
         likelihood = shot_likelihoods(generated, shots).mean(1).cpu()
         place = np.zeros(len(shots), int)
         place[likely_gif(generated, shots).cpu()] = 1 + np.arange(len(likelihood))
-        return pd.DataFrame({'time': survey.shot_times, **{f'shot {i}': row for i, row in enumerate(likelihood.numpy(), 1)}, 'place': place})
+        return pd.DataFrame(
+            {
+                'time': survey.shot_times,
+                **{f'shot {i}': row for i, row in enumerate(likelihood.numpy(), 1)},
+                'place': place,
+            }
+        )
 
+# %% ../../nbs/gif/09_video_to_gif.ipynb #7a8ea402
 def load_gif_model(
     path:str|Path, # a checkpoint
 ) -> VideoToGIF: # ready for `select_gif`

@@ -25,7 +25,8 @@ def read_audio(
 ) -> np.ndarray|None: # float32 [N] mono, or None where there is no audio track
     "The sound of a file as mono samples; damaged packets are skipped, `MediaError` if it is no media file or too long, `ValueError` for a rate or a part that can't be"
     if not sr > 0: raise ValueError(f'sr must be a positive rate in Hz, not {sr}')
-    if not (start >= 0 and (end is None or end > start)): raise ValueError(f'a part of a sound begins at 0 s or later and ends after that, not from {start} to {end}')
+    if not (start >= 0 and (end is None or end > start)):
+        raise ValueError(f'a part of a sound begins at 0 s or later and ends after that, not from {start} to {end}')
     first, sound = round(start * sr), bytearray()
     last = first + MAX_SAMPLES + 1 if end is None else min(first + MAX_SAMPLES + 1, round(end * sr))
     with open_media(path) as container:
@@ -35,8 +36,13 @@ def read_audio(
         try:
             for piece in cut(resample(decode(container, stream, damage), sr), first, last): sound += piece.tobytes()
         except (av.error.FFmpegError, ValueError) as error: raise MediaError(path, f'has sound that cannot be resampled ({describe_error(error)})') from None
-        if not sound and not first and damage.packets: raise MediaError(path, f'has a sound track of which nothing can be decoded: {damage.last_error}')
-    if len(sound) > 4 * MAX_SAMPLES: raise MediaError(path, f'has more than {MAX_SAMPLES / sr / 60:.3g} minutes of sound at {sr} Hz: read it in parts, by start and end')
+        if not sound and not first and damage.packets:
+            raise MediaError(path, f'has a sound track of which nothing can be decoded: {damage.last_error}')
+    if len(sound) > 4 * MAX_SAMPLES:
+        raise MediaError(
+            path,
+            f'has more than {MAX_SAMPLES / sr / 60:.3g} minutes of sound at {sr} Hz: read it in parts, by start and end',
+        )
     return np.frombuffer(sound, np.float32)
 
 # %% ../../nbs/media/01_audio.ipynb #cf78fa4d
@@ -62,14 +68,15 @@ def resample(
     for frame in frames:
         if resampler is None or shape != (frame.sample_rate, frame.layout.name, frame.format.name):
             if resampler: yield from pieces(resampler, None)
-            if frame.sample_rate > MAX_RATE: raise ValueError(f'{frame.sample_rate:,} samples a second are more than any sound has')
+            if frame.sample_rate > MAX_RATE:
+                raise ValueError(f'{frame.sample_rate:,} samples a second are more than any sound has')
             resampler = av.AudioResampler(format='flt', layout=frame.layout, rate=sr)
             shape = (frame.sample_rate, frame.layout.name, frame.format.name)
         frame.pts = None  # samples follow one another; a damaged clock must not leave gaps
         yield from pieces(resampler, frame)
     if resampler: yield from pieces(resampler, None)
 
-
+# %% ../../nbs/media/01_audio.ipynb #311fcb01
 def pieces(
     resampler:av.AudioResampler, # to interleaved float32 at the wanted rate; PyAV reads beyond the planes of planar sound with 8 channels or more
     frame:av.AudioFrame|None # the next frame, or None for what is left inside

@@ -41,14 +41,14 @@ def gradients(
     smooth = cv2.GaussianBlur(grey, (3, 3), 0)
     return cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=1 / 255), cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=1 / 255)
 
-
+# %% ../../nbs/media/02_candidates.ipynb #aa554b01
 def byte_histogram(
     levels:np.ndarray # uint8 [H, W]
 ) -> np.ndarray: # int64 [256]
     "How many pixels have each level"
     return cv2.calcHist([levels], [0], None, [256], [0, 256]).ravel().astype(np.int64)
 
-
+# %% ../../nbs/media/02_candidates.ipynb #aa554b02
 def histogram_quantile(
     histogram:np.ndarray, # counts [bins]
     share:float # 0 to 1
@@ -107,10 +107,12 @@ class CutFinder:
     ):
         "Looks at one more frame; a cut lies in the middle between the last frame of a shot and the first of the next"
         self.times.append(time)
-        for first in self.detector.process_frame(self.timecode(len(self.times) - 1, 8.), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+        for first in self.detector.process_frame(
+            self.timecode(len(self.times) - 1, 8.0), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        ):
             self.cuts.append((self.times[first.frame_num - 1] + self.times[first.frame_num]) / 2)
 
-
+# %% ../../nbs/media/02_candidates.ipynb #86d30501
 def find_cuts(
     frames:Frames # a clip
 ) -> np.ndarray: # float64 [m], seconds
@@ -133,18 +135,22 @@ class QualityThresholds:
     relative_luminance:float = .5 # darker than this part of it is a fade
     relative_sharpness:float = .5 # smoother than this part of it is a moving camera
 
-
+# %% ../../nbs/media/02_candidates.ipynb #78665f01
 def quality_problems(
     quality:pd.DataFrame, # from `frame_quality`, [T]
     shot:np.ndarray, # int [T], the shot of each frame
     thresholds:QualityThresholds=QualityThresholds() # when a frame is bad
 ) -> pd.DataFrame: # bool, a row a frame: dark, uniform, blurry
     "What is wrong with each frame, if anything"
-    usual = quality.groupby(shot)[['luminance', 'sharpness']].transform(lambda column: np.percentile(column, thresholds.percentile))
+    usual = quality.groupby(shot)[['luminance', 'sharpness']].transform(
+        lambda column: np.percentile(column, thresholds.percentile)
+    )
     dark = (quality.luminance < thresholds.luminance) & (quality.contrast < thresholds.contrast)
     uniform = (quality.uniformity >= thresholds.uniformity) & (quality.contrast < thresholds.uniform_contrast)
     in_focus = quality.focus[~dark & ~uniform]
-    blurry = quality.focus < max(thresholds.focus, thresholds.relative_focus * in_focus.median() if len(in_focus) else 0)
+    blurry = quality.focus < max(
+        thresholds.focus, thresholds.relative_focus * in_focus.median() if len(in_focus) else 0
+    )
     return pd.DataFrame({
         'dark': dark | (quality.luminance < thresholds.relative_luminance * usual.luminance), 'uniform': uniform,
         'blurry': blurry | (quality.sharpness < thresholds.relative_sharpness * usual.sharpness)})
@@ -192,7 +198,9 @@ def pyramid_histogram(
         at += bins
     quarters = quarters.reshape(4, -1)
     levels = np.concatenate([quarters.sum(0, keepdims=True), quarters])
-    return np.sqrt(levels / levels[:, :BINS[0]].sum(1, keepdims=True).clip(1) / len(BINS) / 5).ravel().astype(np.float32)
+    return (
+        np.sqrt(levels / levels[:, : BINS[0]].sum(1, keepdims=True).clip(1) / len(BINS) / 5).ravel().astype(np.float32)
+    )
 
 # %% ../../nbs/media/02_candidates.ipynb #b0e353a5
 MAX_CANDIDATES = 12  # the upper end of what the paper's clips have (Fig. 3)
@@ -212,7 +220,9 @@ def silhouettes(
     most = min(most, fcluster(tree, NEAR_DUPLICATE, 'distance').max(), len(features) - 1)
     clusterings = [fcluster(tree, k, 'maxclust') - 1 for k in range(2, most + 1)]
     square = squareform(distances)
-    return clusterings, np.array([silhouette_score(square, labels, metric='precomputed') if labels.max() else -1. for labels in clusterings])
+    return clusterings, np.array(
+        [silhouette_score(square, labels, metric='precomputed') if labels.max() else -1.0 for labels in clusterings]
+    )
 
 # %% ../../nbs/media/02_candidates.ipynb #cb23eec2
 def cluster_frames(
@@ -275,7 +285,9 @@ def candidate_frames(
     features = np.stack([pyramid_histogram(images[i]) for i in usable])
     labels = cluster_frames(features, most)
     distance = centre_distances(features, labels)
-    table = pd.DataFrame({'at': usable, 'label': labels, 'distance': distance, 'sharpness': quality.sharpness.to_numpy()[usable]})
+    table = pd.DataFrame(
+        {'at': usable, 'label': labels, 'distance': distance, 'sharpness': quality.sharpness.to_numpy()[usable]}
+    )
     central = table[table.distance <= table.groupby('label').distance.transform('median') + 1e-9]
     chosen = central.loc[central.groupby('label').sharpness.idxmax()].sort_values('at')
     weight = np.bincount(labels)[chosen.label] / (1 + chosen.distance.to_numpy() / max(distance.mean(), 1e-9))

@@ -61,7 +61,9 @@ def jpeg_bytes(
 ) -> bytes: # a JPEG file
     "A picture as the bytes of a JPEG"
     buffer = BytesIO()
-    Image.fromarray(check_image(image)).save(buffer, 'JPEG', quality=quality, subsampling='4:2:0' if quality < 90 else '4:4:4')
+    Image.fromarray(check_image(image)).save(
+        buffer, 'JPEG', quality=quality, subsampling='4:2:0' if quality < 90 else '4:4:4'
+    )
     return buffer.getvalue()
 
 # %% ../../nbs/media/03_render.ipynb #41427d84
@@ -83,7 +85,7 @@ def shared_palette(
     sample = images[::3, ::2, ::2]
     return Image.fromarray(sample.reshape(-1, *sample.shape[2:])).quantize(256, method=Image.Quantize.FASTOCTREE)
 
-
+# %% ../../nbs/media/03_render.ipynb #f5a88501
 def dither(
     images:np.ndarray, # uint8 RGB [T, H, W, 3]
     palette:Image.Image # carries the colours
@@ -133,7 +135,9 @@ def mux_gif(
 ):
     "Writes palette pictures as an endless GIF"
     clock = Fraction(1, 100)
-    with av.open(str(path), 'w', format='gif', options={'loop': '0', 'final_delay': str(starts[-1] - starts[-2])}) as container:
+    with av.open(
+        str(path), 'w', format='gif', options={'loop': '0', 'final_delay': str(starts[-1] - starts[-2])}
+    ) as container:
         stream = container.add_stream('gif', rate=100)
         stream.height, stream.width = indices[0].shape
         stream.pix_fmt, stream.codec_context.time_base = 'pal8', clock
@@ -160,13 +164,17 @@ def filmstrip(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     aspect = images[0].shape[1] / images[0].shape[0]
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * height * aspect, rows * (height + .25)), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * height * aspect, rows * (height + 0.25)), squeeze=False
+    )
     for ax in axes.flat: ax.axis('off')
     for i, (ax, image) in enumerate(zip(axes.flat, images)):
         ax.imshow(image)
         if times is not None: ax.set_title(f'{times[i]:.2f} s', fontsize=7, pad=2)
-        if scores is not None: ax.text(.5, -.03, f'{scores[i]:.2f}', fontsize=7, ha='center', va='top', transform=ax.transAxes)
-        if i == chosen: ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, ec='#e6550d', lw=4))
+        if scores is not None:
+            ax.text(0.5, -0.03, f'{scores[i]:.2f}', fontsize=7, ha='center', va='top', transform=ax.transAxes)
+        if i == chosen:
+            ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, ec='#e6550d', lw=4))
     figure.tight_layout(pad=.3)
     return axes
 
@@ -186,13 +194,18 @@ def write_video(
     clock = Fraction(1, 90000)
     options = {'movflags': 'faststart'} if Path(path).suffix in ('.mp4', '.mov') else {}  # a cut-off copy still plays
     with atomic_path(path) as temporary, av.open(str(temporary), 'w', options=options) as container:
-        video = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001), options={'crf': str(crf), 'preset': 'superfast', **SAME_BYTES})
+        video = container.add_stream(
+            'libx264',
+            rate=Fraction(fps).limit_denominator(1001),
+            options={'crf': str(crf), 'preset': 'superfast', **SAME_BYTES},
+        )
         video.pix_fmt, video.codec_context.time_base = 'yuv420p', clock
         sound = None if samples is None else container.add_stream('aac', rate=sr, layout='mono')
         for i, image in enumerate(images):
             if i == 0:
                 video.height, video.width = check_image(image).shape[:2]
-                if video.height % 2 or video.width % 2: raise ValueError(f'H.264 needs an even size, not {video.width} x {video.height}')
+                if video.height % 2 or video.width % 2:
+                    raise ValueError(f'H.264 needs an even size, not {video.width} x {video.height}')
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), 'rgb24')
             frame.pts, frame.time_base = round((i / fps if times is None else float(times[i])) / clock), clock
             container.mux(video.encode(frame))

@@ -28,7 +28,7 @@ def gradient(
     column = np.stack([np.interp(np.arange(HEIGHT), stops, channel) for channel in np.array(colours, float).T], -1)
     return np.ascontiguousarray(np.broadcast_to(column[:, None], (HEIGHT, WIDTH, 3)).astype(np.uint8))
 
-
+# %% ../../nbs/media/04_sample_clip.ipynb #8e91d801
 def shape(
     canvas:np.ndarray, # uint8 [H, W, 3], drawn on
     points, # corners (x, y) in pixels
@@ -37,7 +37,7 @@ def shape(
     "Draws a filled polygon with smooth edges"
     cv2.fillPoly(canvas, [np.round(np.array(points) * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
 
-
+# %% ../../nbs/media/04_sample_clip.ipynb #8e91d802
 def disc(
     canvas:np.ndarray, # uint8 [H, W, 3], drawn on
     x:float, # pixels from the left
@@ -47,7 +47,18 @@ def disc(
 ):
     "Draws a filled circle or ellipse with smooth edges"
     axes = (radius, radius) if np.isscalar(radius) else radius
-    cv2.ellipse(canvas, (round(x * 16), round(y * 16)), (round(axes[0] * 16), round(axes[1] * 16)), 0, 0, 360, colour, -1, cv2.LINE_AA, 4)
+    cv2.ellipse(
+        canvas,
+        (round(x * 16), round(y * 16)),
+        (round(axes[0] * 16), round(axes[1] * 16)),
+        0,
+        0,
+        360,
+        colour,
+        -1,
+        cv2.LINE_AA,
+        4,
+    )
 
 # %% ../../nbs/media/04_sample_clip.ipynb #8bae5551
 def beach(
@@ -56,7 +67,8 @@ def beach(
 ) -> np.ndarray: # uint8 RGB [HEIGHT, WIDTH, 3]
     "A sunset over the sea, with a palm"
     canvas = gradient((70, 60, 130), (230, 110, 110), (255, 200, 120), (255, 220, 150))
-    for radius, colour in ((75, (255, 205, 130)), (55, (255, 225, 150)), (40, (255, 245, 190))): disc(canvas, 420, 150 + 25 * t, radius, colour)
+    for radius, colour in ((75, (255, 205, 130)), (55, (255, 225, 150)), (40, (255, 245, 190))):
+        disc(canvas, 420, 150 + 25 * t, radius, colour)
     canvas[200:] = gradient((60, 130, 160), (30, 80, 130))[:160]
     for y in range(204, 300, 5):
         for x in rng.uniform(-80, WIDTH, 14):
@@ -70,7 +82,9 @@ def beach(
     top = np.array(trunk[-1])
     for angle in np.linspace(-.2, np.pi + .2, 8):
         s = np.linspace(0, 1, 9)
-        leaf = top + np.stack([95 * s * np.cos(angle), -60 * s * np.sin(angle) + 55 * s**2 + 4 * np.sin(6 * t + angle)], -1)
+        leaf = top + np.stack(
+            [95 * s * np.cos(angle), -60 * s * np.sin(angle) + 55 * s**2 + 4 * np.sin(6 * t + angle)], -1
+        )
         shape(canvas, np.concatenate([leaf, (leaf + [0, 1] * (14 * np.sin(np.pi * s))[:, None])[::-1]]), (35, 75, 55))
     return canvas
 
@@ -88,13 +102,16 @@ def city(
             cv2.rectangle(canvas, (int(x), int(310 - height)), (int(x + width), 310), colour, -1)
             for wy in range(int(310 - height) + 10, 300, 16):
                 for wx in range(int(x) + 7, int(x + width) - 8, 13):
-                    if rng.random() < .55 * depth: cv2.rectangle(canvas, (wx, wy), (wx + 6, wy + 8), (255, 225, 140), -1)
+                    if rng.random() < 0.55 * depth:
+                        cv2.rectangle(canvas, (wx, wy), (wx + 6, wy + 8), (255, 225, 140), -1)
             x += width + rng.integers(2, 14)
     cv2.rectangle(canvas, (0, 310), (WIDTH, HEIGHT), (40, 40, 50), -1)
     for lane, speed, colour in ((322, 500, (255, 80, 70)), (345, -650, (255, 250, 210))):
         for start in (0, 190, 420):
             x = (start + speed * t) % (WIDTH + 80) - 40
-            shape(canvas, [(x - 30, lane + 6), (x - 22, lane - 8), (x + 20, lane - 8), (x + 30, lane + 6)], (90, 100, 130))
+            shape(
+                canvas, [(x - 30, lane + 6), (x - 22, lane - 8), (x + 20, lane - 8), (x + 30, lane + 6)], (90, 100, 130)
+            )
             disc(canvas, x - 28 * np.sign(speed), lane, 5, colour)
     return canvas
 
@@ -108,20 +125,29 @@ def cake(
     for x in range(-30, WIDTH + 40, 46):
         sway = 4 * np.sin(4 * t + x)
         y = 30 + 22 * np.sin((x + 30) / 700 * np.pi)
-        shape(canvas, [(x, y), (x + 40, y + 2), (x + 20 + sway, y + 44)], [(240, 90, 100), (90, 170, 220), (250, 200, 80), (120, 190, 120)][(x // 46) % 4])
+        shape(
+            canvas,
+            [(x, y), (x + 40, y + 2), (x + 20 + sway, y + 44)],
+            [(240, 90, 100), (90, 170, 220), (250, 200, 80), (120, 190, 120)][(x // 46) % 4],
+        )
     cv2.rectangle(canvas, (0, 300), (WIDTH, HEIGHT), (150, 100, 80), -1)
     disc(canvas, 320, 305, (190, 26), (250, 250, 250))
-    for y, radius, colour, icing in ((300, 150, (150, 85, 60), (255, 240, 225)), (225, 110, (245, 150, 170), (255, 250, 240))):
+    for y, radius, colour, icing in (
+        (300, 150, (150, 85, 60), (255, 240, 225)),
+        (225, 110, (245, 150, 170), (255, 250, 240)),
+    ):
         cv2.rectangle(canvas, (320 - radius, y - 65), (320 + radius, y), colour, -1)
         disc(canvas, 320, y, (radius, 16), colour)
         disc(canvas, 320, y - 65, (radius, 18), icing)
-        for x in np.linspace(-radius + 14, radius - 14, 9): disc(canvas, 320 + x, y - 58 + 8 * np.sqrt(max(0, 1 - (x / radius)**2)), (13, 17 + 6 * np.cos(x)), icing)
+        for x in np.linspace(-radius + 14, radius - 14, 9):
+            disc(canvas, 320 + x, y - 58 + 8 * np.sqrt(max(0, 1 - (x / radius) ** 2)), (13, 17 + 6 * np.cos(x)), icing)
     for i, x in enumerate(np.linspace(240, 400, 5)):
         cv2.rectangle(canvas, (int(x) - 4, 100), (int(x) + 4, 160), [(90, 170, 220), (250, 200, 80)][i % 2], -1)
         flicker = 3 * np.sin(40 * t + 2 * i)
         disc(canvas, x + flicker / 2, 88, (9, 17 + flicker), (255, 190, 60))
         disc(canvas, x, 92, (4, 9), (255, 250, 200))
-    for x, y in rng.uniform((0, 60), (WIDTH, 300), (40, 2)): disc(canvas, x, (y + 120 * t) % 300, 3, tuple(int(c) for c in rng.integers(90, 255, 3)))
+    for x, y in rng.uniform((0, 60), (WIDTH, 300), (40, 2)):
+        disc(canvas, x, (y + 120 * t) % 300, 3, tuple(int(c) for c in rng.integers(90, 255, 3)))
     return canvas
 
 # %% ../../nbs/media/04_sample_clip.ipynb #8371745d
@@ -132,23 +158,39 @@ def bicycle(
     "A bicycle that rolls through a park"
     canvas = gradient((120, 190, 240), (215, 235, 250))
     for x in (90, 330, 560):
-        for dx, dy, r in ((0, 0, 22), (24, 6, 18), (-24, 6, 16)): disc(canvas, x + dx + 30 * t, 60 + dy, r, (250, 250, 255))
-    shape(canvas, [(0, 210), *[(x, 190 + 22 * np.sin(x / 80)) for x in range(0, WIDTH + 20, 20)], (WIDTH, HEIGHT), (0, HEIGHT)], (120, 180, 90))
+        for dx, dy, r in ((0, 0, 22), (24, 6, 18), (-24, 6, 16)):
+            disc(canvas, x + dx + 30 * t, 60 + dy, r, (250, 250, 255))
+    shape(
+        canvas,
+        [(0, 210), *[(x, 190 + 22 * np.sin(x / 80)) for x in range(0, WIDTH + 20, 20)], (WIDTH, HEIGHT), (0, HEIGHT)],
+        (120, 180, 90),
+    )
     for x, size in zip(np.arange(-40, 900, 110) - 200 * t, rng.uniform(.8, 1.2, 9)):
         cv2.rectangle(canvas, (int(x) - 6, 190), (int(x) + 6, 270), (110, 80, 60), -1)
-        for dx, dy in ((0, -30), (-26, 0), (26, 0), (0, 8)): disc(canvas, x + dx * size, 180 + dy * size, 32 * size, (60, 130, 70))
+        for dx, dy in ((0, -30), (-26, 0), (26, 0), (0, 8)):
+            disc(canvas, x + dx * size, 180 + dy * size, 32 * size, (60, 130, 70))
     canvas[270:] = (190, 180, 170)
-    for x in np.arange(-60, 900, 90) - 500 * t % 90: cv2.rectangle(canvas, (int(x), 338), (int(x) + 45, 343), (245, 245, 235), -1)
+    for x in np.arange(-60, 900, 90) - 500 * t % 90:
+        cv2.rectangle(canvas, (int(x), 338), (int(x) + 45, 343), (245, 245, 235), -1)
     back, front = np.array([230., 285]), np.array([390., 285])
     for wheel in (back, front):
         cv2.circle(canvas, tuple(wheel.astype(int)), 48, (40, 40, 45), 6, cv2.LINE_AA)
         for angle in np.arange(0, 2 * np.pi, np.pi / 5) + 11 * t:
-            cv2.line(canvas, tuple(wheel.astype(int)), tuple((wheel + 46 * np.array([np.cos(angle), np.sin(angle)])).astype(int)), (150, 150, 155), 1, cv2.LINE_AA)
+            cv2.line(
+                canvas,
+                tuple(wheel.astype(int)),
+                tuple((wheel + 46 * np.array([np.cos(angle), np.sin(angle)])).astype(int)),
+                (150, 150, 155),
+                1,
+                cv2.LINE_AA,
+            )
     seat, pedal, head = np.array([265., 200]), np.array([300., 285]), np.array([375., 210])
     for a, b in ((back, seat), (back, pedal), (seat, pedal), (seat, head), (pedal, head), (head, front)):
         cv2.line(canvas, tuple(a.astype(int)), tuple(b.astype(int)), (215, 50, 50), 7, cv2.LINE_AA)
     disc(canvas, *(seat - [2, 8]), (24, 7), (50, 40, 40))
-    cv2.polylines(canvas, [np.array([[350, 180], [378, 182], [375, 210]], np.int32)], False, (60, 60, 65), 6, cv2.LINE_AA)
+    cv2.polylines(
+        canvas, [np.array([[350, 180], [378, 182], [375, 210]], np.int32)], False, (60, 60, 65), 6, cv2.LINE_AA
+    )
     return canvas
 
 # %% ../../nbs/media/04_sample_clip.ipynb #d8d13059
@@ -159,21 +201,44 @@ def balloons(
     "Hot-air balloons over mountains"
     canvas = gradient((110, 170, 235), (190, 220, 250), (250, 240, 225))
     for base, height, colour in ((300, 170, (150, 165, 200)), (330, 130, (100, 125, 160)), (360, 90, (70, 105, 95))):
-        peaks = [(x, base - height * abs(np.sin(x / 97 + base)) - rng.uniform(0, 18)) for x in range(-20, WIDTH + 40, 28)]
+        peaks = [
+            (x, base - height * abs(np.sin(x / 97 + base)) - rng.uniform(0, 18)) for x in range(-20, WIDTH + 40, 28)
+        ]
         shape(canvas, [(-20, HEIGHT), *peaks, (WIDTH + 20, HEIGHT)], colour)
-    for x, y, r, one, two in ((150, 150, 52, (230, 70, 70), (255, 220, 120)), (400, 110, 66, (80, 110, 210), (245, 245, 250)), (550, 190, 38, (240, 150, 50), (120, 70, 150))):
+    for x, y, r, one, two in (
+        (150, 150, 52, (230, 70, 70), (255, 220, 120)),
+        (400, 110, 66, (80, 110, 210), (245, 245, 250)),
+        (550, 190, 38, (240, 150, 50), (120, 70, 150)),
+    ):
         y = y - 40 * t + 4 * np.sin(5 * t + x)
-        shape(canvas, [(x - r * .55, y + r * .8), (x + r * .55, y + r * .8), (x + r * .18, y + r * 1.45), (x - r * .18, y + r * 1.45)], one)
+        shape(
+            canvas,
+            [
+                (x - r * 0.55, y + r * 0.8),
+                (x + r * 0.55, y + r * 0.8),
+                (x + r * 0.18, y + r * 1.45),
+                (x - r * 0.18, y + r * 1.45),
+            ],
+            one,
+        )
         disc(canvas, x, y, r, one)
-        disc(canvas, x, y, (r * .62, r), two)
-        disc(canvas, x, y, (r * .28, r), one)
-        cv2.rectangle(canvas, (int(x - r * .16), int(y + r * 1.5)), (int(x + r * .16), int(y + r * 1.75)), (120, 80, 50), -1)
+        disc(canvas, x, y, (r * 0.62, r), two)
+        disc(canvas, x, y, (r * 0.28, r), one)
+        cv2.rectangle(
+            canvas, (int(x - r * 0.16), int(y + r * 1.5)), (int(x + r * 0.16), int(y + r * 1.75)), (120, 80, 50), -1
+        )
     return canvas
 
 # %% ../../nbs/media/04_sample_clip.ipynb #ff9a1c5f
 def fade_in(image, t): return (image * (t**2)).astype(np.uint8)
+
+# %% ../../nbs/media/04_sample_clip.ipynb #ff9a1c01
 def whip(image, t): return cv2.blur(image, (max(1, int(240 * t)), 1))
+
+# %% ../../nbs/media/04_sample_clip.ipynb #ff9a1c02
 def title_card(image, t): return np.full_like(image, (30, 140, 140))
+
+# %% ../../nbs/media/04_sample_clip.ipynb #ff9a1c03
 def focus(image, t): return cv2.GaussianBlur(image, (0, 0), 14 * (1 - t) + .01)
 
 # from second, to second, scene, what spoils it
@@ -224,10 +289,14 @@ def sample_sound(
     total = round(SCRIPT[-1][1] * SAMPLE_RATE)
     seconds, sound = np.arange(total) / SAMPLE_RATE, np.zeros(total)
     parts = {
-        (0, 2.25): .12 * noise_band(total, 200, 4000, rng) * (.4 + .6 * np.sin(np.pi * seconds / 1.4)**2),
-        (2.25, 4.75): .10 * noise_band(total, 40, 300, rng) + .05 * np.sign(np.sin(2 * np.pi * 370 * seconds)) * (np.abs(seconds - 3.3) < .25),
-        (6.75, 9.5): .2 * sum(np.sin(2 * np.pi * f * seconds) for f in (2093, 3136)) * np.exp(-5 * ((seconds - 6.9) % .8)),
-        (9.5, 12): .08 * noise_band(total, 300, 1200, rng) * (.5 + .5 * np.sin(1.7 * seconds))}
+        (0, 2.25): 0.12 * noise_band(total, 200, 4000, rng) * (0.4 + 0.6 * np.sin(np.pi * seconds / 1.4) ** 2),
+        (2.25, 4.75): 0.10 * noise_band(total, 40, 300, rng)
+        + 0.05 * np.sign(np.sin(2 * np.pi * 370 * seconds)) * (np.abs(seconds - 3.3) < 0.25),
+        (6.75, 9.5): 0.2
+        * sum(np.sin(2 * np.pi * f * seconds) for f in (2093, 3136))
+        * np.exp(-5 * ((seconds - 6.9) % 0.8)),
+        (9.5, 12): 0.08 * noise_band(total, 300, 1200, rng) * (0.5 + 0.5 * np.sin(1.7 * seconds)),
+    }
     for (start, end), part in parts.items(): sound += part * ((seconds >= start) & (seconds < end))
     for i, pitch in enumerate((262, 262, 294, 262, 349, 330)):
         at, length = round((4.8 + .3 * i) * SAMPLE_RATE), round(.6 * SAMPLE_RATE)

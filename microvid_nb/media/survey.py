@@ -21,7 +21,8 @@ from .video import ROUNDING, Frames, MediaError, VideoInfo, iter_frames, open_fr
 LOOKS = 8.  # looks a second, and frames a second of a GIF
 WIDTH = 320  # pixels: width of a GIF
 SURVEY_BYTES = 80 * 2**20  # most memory for kept frames
-ANALYSED = 64  # frames from which candidates are chosen, unless the clip is so long that they would be over half a second apart
+# frames from which candidates are chosen, unless the clip is so long that they would be over half a second apart
+ANALYSED = 64
 
 # %% ../../nbs/media/05_survey.ipynb #a89d08c6
 SHOT = 1.  # seconds of a shot (GEVADEN, section 3)
@@ -120,7 +121,14 @@ def survey_video(
     if not kept: raise MediaError(path, 'shows no frame at all')
     frames = Frames(kept.images, np.array(kept.times), info)
     look_times = frames.times[0] + np.arange(len(change)) / LOOKS
-    return Survey(frames, kept.step == 1, look_times[-1] + 1 / LOOKS, look_times, np.array(change, np.float32), np.array(finder.cuts))
+    return Survey(
+        frames,
+        kept.step == 1,
+        look_times[-1] + 1 / LOOKS,
+        look_times,
+        np.array(change, np.float32),
+        np.array(finder.cuts),
+    )
 
 # %% ../../nbs/media/05_survey.ipynb #ce8e9940
 def as_survey(
@@ -138,7 +146,9 @@ def shot_frames(
     looks = max(1, round(survey.shot_length * LOOKS))
     if survey.complete:
         first = min(round((time - survey.look_times[0]) * LOOKS), len(survey.look_times) - 1)
-        return survey.frames.images[np.searchsorted(survey.frames.times, survey.look_times[first:first + looks] + ROUNDING, side='right') - 1]
+        return survey.frames.images[
+            np.searchsorted(survey.frames.times, survey.look_times[first : first + looks] + ROUNDING, side='right') - 1
+        ]
     sought = [image for _, image in open_frames(survey.path, survey_size, LOOKS, time, time + looks / LOOKS)[1]]
     if sought: return np.stack(sought)
     nearest = np.abs(survey.frames.times - time).argmin()  # a damaged file may decode in one pass, and not after a seek

@@ -28,7 +28,7 @@ class MediaError(Exception):
         self.path, self.reason = str(path), reason
         super().__init__(f'{path}: {reason}')
 
-
+# %% ../../nbs/media/00_video.ipynb #53046d01
 class MediaWarning(UserWarning):
     "Part of a file could not be decoded; the rest was used"
 
@@ -48,11 +48,13 @@ def check_file(
         with open(path, 'rb') as file: head = file.read(len(LFS_POINTER))
     except OSError as error: raise MediaError(path, f'cannot be opened ({error.strerror})') from None
     if not head: raise MediaError(path, 'is empty (0 bytes)')
-    if head == LFS_POINTER: raise MediaError(path, 'is a Git LFS pointer, not the file itself (fetch it with: git lfs pull)')
+    if head == LFS_POINTER:
+        raise MediaError(path, 'is a Git LFS pointer, not the file itself (fetch it with: git lfs pull)')
     return f'file:{path}'
 
 # %% ../../nbs/media/00_video.ipynb #408510fc
-TOLERANT = {'metadata_errors': 'replace'} if int(av.__version__.split('.')[0]) < 19 else {}  # of titles in no known alphabet; PyAV 19 is so by itself
+# of titles in no known alphabet; PyAV 19 is so by itself
+TOLERANT = {'metadata_errors': 'replace'} if int(av.__version__.split('.')[0]) < 19 else {}
 
 def open_media(
     path # a video or sound file
@@ -67,7 +69,7 @@ def open_media(
         raise MediaError(path, f'is a {container.format.long_name or container.format.name} file, not a video')
     return container
 
-
+# %% ../../nbs/media/00_video.ipynb #40851001
 def describe_error(
     error:Exception # what FFmpeg or the operating system raised
 ) -> str: # its message without error numbers and addresses
@@ -92,7 +94,7 @@ class Orientation:
         if self.flip_y: image = image[::-1]
         return np.ascontiguousarray(image)
 
-
+# %% ../../nbs/media/00_video.ipynb #d8c35c01
 def read_orientation(
     matrix:np.ndarray # display matrix, 9 fixed-point integers [3, 3]
 ) -> Orientation: # the nearest of the eight orientations; upright for a matrix of zeros
@@ -124,7 +126,7 @@ def decoder_threads() -> int: # for one stream; 0 leaves it to FFmpeg
     "How many threads may decode: the first number of `OMP_NUM_THREADS`"
     return int(re.match(r'\d{0,3}', os.environ.get('OMP_NUM_THREADS', ''))[0] or 0)
 
-
+# %% ../../nbs/media/00_video.ipynb #2a8b4901
 def first_picture_stream(
     container:av.container.InputContainer, # an open file
     path # its path, for the error
@@ -170,7 +172,7 @@ class Damage:
     packets:int = 0 # packets that could not be decoded
     last_error:str = '' # FFmpeg's words for the newest failure
 
-
+# %% ../../nbs/media/00_video.ipynb #98ec0901
 def demux(
     container:av.container.InputContainer, # an open file
     stream:av.stream.Stream, # the stream to read
@@ -184,7 +186,7 @@ def demux(
         except av.error.FFmpegError as error:
             damage.packets, damage.last_error = damage.packets + 1, describe_error(error)
 
-
+# %% ../../nbs/media/00_video.ipynb #98ec0902
 def decode(
     container:av.container.InputContainer, # an open file
     stream:av.stream.Stream, # the stream to decode
@@ -231,12 +233,16 @@ def deinterlace(
                 continue
             shape = (frame.width, frame.height, frame.format.name)
             graph = av.filter.Graph()
-            source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
-            graph.link_nodes(source, graph.add('bwdif', 'mode=send_frame:deint=interlaced'), graph.add('buffersink')).configure()
+            source = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+            )
+            graph.link_nodes(
+                source, graph.add('bwdif', 'mode=send_frame:deint=interlaced'), graph.add('buffersink')
+            ).configure()
         yield from filtered(graph, frame)
     if graph: yield from filtered(graph, None)
 
-
+# %% ../../nbs/media/00_video.ipynb #a806b401
 def filtered(
     graph:av.filter.Graph, # a configured filter graph
     frame:av.VideoFrame|None # the next frame, or None for the end
@@ -254,7 +260,8 @@ def probe(
     "The facts of a video file, from its header and first frame; `MediaError` if there is no picture in it"
     with open_media(path) as container:
         stream = first_picture_stream(container, path)
-        codec, damage = stream.codec_context.name, Damage()  # PyAV 19 must not be asked for the name of a codec that failed to open
+        # PyAV 19 must not be asked for the name of a codec that failed to open
+        codec, damage = stream.codec_context.name, Damage()
         frame = next(decode(container, stream, damage), None)
         if frame is None: raise no_picture(path, codec, damage)
         return video_info(path, container, stream, frame)
@@ -269,7 +276,7 @@ def no_picture(
     reason = f': {damage.last_error}' if damage.last_error else ''
     return MediaError(path, f'has a {codec} stream of which no frame can be decoded (damaged or encrypted{reason})')
 
-
+# %% ../../nbs/media/00_video.ipynb #10a8a301
 def video_info(
     path, # the file
     container:av.container.InputContainer, # the open file
@@ -278,10 +285,21 @@ def video_info(
 ) -> VideoInfo: # what is known
     "The facts of an open file, given one decoded frame"
     matrix = frame.side_data.get('DISPLAYMATRIX')
-    orientation = Orientation() if matrix is None else read_orientation(np.frombuffer(bytes(matrix), np.int32).reshape(3, 3))
+    orientation = (
+        Orientation() if matrix is None else read_orientation(np.frombuffer(bytes(matrix), np.int32).reshape(3, 3))
+    )
     width, height = display_size(frame.width, frame.height, stream.sample_aspect_ratio, orientation)
-    return VideoInfo(str(path), believable_duration(container, stream), float(stream.average_rate or stream.guessed_rate or 0),
-                     width, height, orientation.degrees, stream.codec_context.name, bool(container.streams.audio), orientation)
+    return VideoInfo(
+        str(path),
+        believable_duration(container, stream),
+        float(stream.average_rate or stream.guessed_rate or 0),
+        width,
+        height,
+        orientation.degrees,
+        stream.codec_context.name,
+        bool(container.streams.audio),
+        orientation,
+    )
 
 # %% ../../nbs/media/00_video.ipynb #9242b026
 ROUNDING = 1e-6 # seconds: container clocks round presentation times
@@ -323,7 +341,7 @@ def seek_before(
     except (av.error.FFmpegError, OverflowError, ValueError): return False
     return True
 
-
+# %% ../../nbs/media/00_video.ipynb #791d5701
 def timed_frames(
     path, # the file, for errors
     start:float, # seconds
@@ -388,7 +406,7 @@ class Clock:
             self.waits, self.length, self.end = self.waits + max(0., time - self.end), due - first, due
             yield time, due, frame
 
-
+# %% ../../nbs/media/00_video.ipynb #224c0f01
 def warn_of_loss(
     info:VideoInfo, # what the header promised
     damage:Damage, # what failed
@@ -398,7 +416,10 @@ def warn_of_loss(
     lost = max(0., info.duration - clock.end) + (clock.waits if damage.packets else 0.)
     if lost > MIN_LOSS or damage.packets:
         total = max(info.duration, clock.length)
-        warnings.warn(MediaWarning(f'{info.path}: damaged or cut short, {lost:.1f} of {total:.1f} s could not be decoded'), stacklevel=2)
+        warnings.warn(
+            MediaWarning(f'{info.path}: damaged or cut short, {lost:.1f} of {total:.1f} s could not be decoded'),
+            stacklevel=2,
+        )
 
 # %% ../../nbs/media/00_video.ipynb #a2bd5127
 def open_frames(
@@ -454,7 +475,7 @@ class Frames:
 
     def __len__(self): return len(self.times)
 
-
+# %% ../../nbs/media/00_video.ipynb #cdd54a01
 def read_frames(
     path, # a video file
     fps:float|None=None, # looks a second; None gives every frame as stored
@@ -465,6 +486,7 @@ def read_frames(
     "All frames of a file or of a part of it; `MediaError` if there are none"
     info, pairs = open_frames(path, lambda info: output_size(info, short_side), fps, start, end)
     pairs = list(pairs)
-    if not pairs: raise MediaError(path, f'shows no frame between {start:g} s and {"the end" if end is None else f"{end:g} s"}')
+    if not pairs:
+        raise MediaError(path, f'shows no frame between {start:g} s and {"the end" if end is None else f"{end:g} s"}')
     times, images = zip(*pairs)
     return Frames(np.stack(images), np.array(times, dtype=np.float64), info)

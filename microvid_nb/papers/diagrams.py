@@ -23,7 +23,7 @@ class Box(NamedTuple):
     width: float=.86 # columns
     height: float=.68 # rows
 
-
+# %% ../../nbs/papers/06_diagrams.ipynb #bd67b101
 class Arrow(NamedTuple):
     "A line from box to box."
     start: str # name of a box
@@ -33,7 +33,7 @@ class Arrow(NamedTuple):
     way: str='' # directions at start and end: 'hh', 'vv', 'hv' or 'vh'; found from the places if not given
     bend: float=.5 # where a line with two corners turns, as a share of its way
 
-
+# %% ../../nbs/papers/06_diagrams.ipynb #bd67b102
 class Group(NamedTuple):
     "A frame around boxes."
     title: str # at its top left
@@ -41,7 +41,13 @@ class Group(NamedTuple):
 
 # %% ../../nbs/papers/06_diagrams.ipynb #9bd6242e
 GROUND, INK, QUIET = '#fbfaf7', '#1f2933', '#5f6b7a'
-KINDS = {'input': ('#eceff2', '#8895a3'), 'step': ('#dcebf7', '#4b86b4'), 'loss': ('#fdebd0', '#c9822b'), 'answer': ('#dcf0e2', '#4a9362')} # fill, edge
+# fill, edge
+KINDS = {
+    'input': ('#eceff2', '#8895a3'),
+    'step': ('#dcebf7', '#4b86b4'),
+    'loss': ('#fdebd0', '#c9822b'),
+    'answer': ('#dcf0e2', '#4a9362'),
+}
 TIMES = {'': (INK, '-'), 'training': ('#b5541c', (0, (4, 2))), 'use': ('#1f5fa8', (0, (1, 1.4)))} # colour, dashes
 
 # %% ../../nbs/papers/06_diagrams.ipynb #9df8a9d3
@@ -54,7 +60,7 @@ def facing(
     if along == 'h': return box.x + (box.width if other.x > box.x else -box.width)/2, box.y
     return box.x, box.y + (box.height if other.y > box.y else -box.height)/2
 
-
+# %% ../../nbs/papers/06_diagrams.ipynb #9df8a901
 def route(
     start:Box, # first box
     end:Box, # last box
@@ -81,20 +87,35 @@ def draw_box(
     "Draws a box with its texts; `ValueError` if they don't fit."
     fill, edge = KINDS[box.kind]
     corner = box.x - box.width/2, box.y - box.height/2
-    patch = FancyBboxPatch(corner, box.width, box.height, boxstyle='round,pad=0,rounding_size=.07', fc=fill, ec=edge, lw=1, zorder=3)
+    patch = FancyBboxPatch(
+        corner, box.width, box.height, boxstyle='round,pad=0,rounding_size=.07', fc=fill, ec=edge, lw=1, zorder=3
+    )
     ax.add_patch(patch)
     lines, code = box.title.count('\n') + 1, box.code.count('\n') + 1 if box.code else 0
     text = {'ha': 'center', 'va': 'center_baseline', 'linespacing': 1.15, 'zorder': 4}
     share = box.height*.46*code/(lines + code)
     drawn = [ax.text(box.x, box.y - share, box.title, size=8.5, color=INK, **text)]
-    if code: drawn.append(ax.text(box.x, box.y + box.height*.46*lines/(lines + code), box.code, size=6.8, color=QUIET, family='monospace', **text))
+    if code:
+        drawn.append(
+            ax.text(
+                box.x,
+                box.y + box.height * 0.46 * lines / (lines + code),
+                box.code,
+                size=6.8,
+                color=QUIET,
+                family='monospace',
+                **text,
+            )
+        )
     room = patch.get_window_extent()
     for part in drawn:
         extent = part.get_window_extent()
         if extent.width > room.width or extent.height > room.height:
-            raise ValueError(f'box {name!r}: {part.get_text()!r} needs {extent.width/room.width:.2f} of its width and {extent.height/room.height:.2f} of its height')
+            raise ValueError(
+                f'box {name!r}: {part.get_text()!r} needs {extent.width / room.width:.2f} of its width and {extent.height / room.height:.2f} of its height'
+            )
 
-
+# %% ../../nbs/papers/06_diagrams.ipynb #316e7001
 def draw_arrow(
     ax, # matplotlib Axes
     boxes:Mapping[str, Box], # by name
@@ -104,13 +125,38 @@ def draw_arrow(
     colour, dashes = TIMES[arrow.when]
     points = route(boxes[arrow.start], boxes[arrow.end], arrow.way, arrow.bend)
     ax.plot(*zip(*points), color=colour, ls=dashes, lw=1.2, solid_joinstyle='round', zorder=2)
-    ax.annotate('', points[-1], points[-2], arrowprops={'arrowstyle': '-|>,head_width=.26,head_length=.5', 'lw': 0, 'color': colour, 'shrinkA': 0, 'shrinkB': 0}, zorder=2)
+    ax.annotate(
+        '',
+        points[-1],
+        points[-2],
+        arrowprops={
+            'arrowstyle': '-|>,head_width=.26,head_length=.5',
+            'lw': 0,
+            'color': colour,
+            'shrinkA': 0,
+            'shrinkB': 0,
+        },
+        zorder=2,
+    )
     if not arrow.label: return
     parts = list(zip(points, points[1:]))
     across = [part for part in parts if abs(part[0][0] - part[1][0]) > .25]
-    (x0, y0), (x1, y1) = max(across or parts, key=lambda part: abs(part[0][0] - part[1][0]) + abs(part[0][1] - part[1][1]))
+    (x0, y0), (x1, y1) = max(
+        across or parts, key=lambda part: abs(part[0][0] - part[1][0]) + abs(part[0][1] - part[1][1])
+    )
     ground = {'boxstyle': 'round,pad=.12', 'fc': GROUND, 'ec': 'none'}
-    ax.text((x0 + x1)/2, (y0 + y1)/2, arrow.label, size=7.4, color=colour if arrow.when else QUIET, ha='center', va='center', linespacing=1.1, bbox=ground, zorder=2.5)
+    ax.text(
+        (x0 + x1) / 2,
+        (y0 + y1) / 2,
+        arrow.label,
+        size=7.4,
+        color=colour if arrow.when else QUIET,
+        ha='center',
+        va='center',
+        linespacing=1.1,
+        bbox=ground,
+        zorder=2.5,
+    )
 
 # %% ../../nbs/papers/06_diagrams.ipynb #dfba6fa9
 def group_frame(
@@ -120,9 +166,14 @@ def group_frame(
 ) -> tuple[float, float, float, float]: # left, top, right, bottom
     "The frame around boxes."
     left, right = min(box.x - box.width/2 for box in boxes) - margin, max(box.x + box.width/2 for box in boxes) + margin
-    return left, min(box.y - box.height/2 for box in boxes) - margin - heading, right, max(box.y + box.height/2 for box in boxes) + margin
+    return (
+        left,
+        min(box.y - box.height / 2 for box in boxes) - margin - heading,
+        right,
+        max(box.y + box.height / 2 for box in boxes) + margin,
+    )
 
-
+# %% ../../nbs/papers/06_diagrams.ipynb #dfba6f01
 def draw_legend(
     ax, # matplotlib Axes
     kinds:Sequence[str], # of the boxes, in order
@@ -152,21 +203,46 @@ def draw_architecture(
     legend:bool=True, # say below what colours mean
 ) -> object: # matplotlib Axes
     "Draws an architecture; `ValueError` where an arrow or group names no box, or a text doesn't fit into its box."
-    unknown = ({name for arrow in arrows for name in arrow[:2]} | {name for group in groups for name in group.boxes}) - set(boxes)
+    unknown = (
+        {name for arrow in arrows for name in arrow[:2]} | {name for group in groups for name in group.boxes}
+    ) - set(boxes)
     if unknown: raise ValueError(f'no box {", ".join(map(repr, sorted(unknown)))}; there are {", ".join(boxes)}')
     frames = [group_frame([boxes[name] for name in group.boxes]) for group in groups]
     frames += [group_frame([box], .04, 0) for box in boxes.values()]
-    left, top, right, bottom = min(f[0] for f in frames) - .06, min(f[1] for f in frames) - .06, max(f[2] for f in frames) + .06, max(f[3] for f in frames) + .06
+    left, top, right, bottom = (
+        min(f[0] for f in frames) - 0.06,
+        min(f[1] for f in frames) - 0.06,
+        max(f[2] for f in frames) + 0.06,
+        max(f[3] for f in frames) + 0.06,
+    )
     bottom += .3*legend/row
     figure = plt.figure(figsize=(width, (bottom - top)*row), facecolor=GROUND, dpi=140)
     ax = figure.add_axes((0, 0, 1, 1), xlim=(left, right), ylim=(bottom, top))
     ax.axis('off')
     for (x0, y0, x1, y1), group in zip(frames, groups):
-        ax.add_patch(FancyBboxPatch((x0, y0), x1 - x0, y1 - y0, boxstyle='round,pad=0,rounding_size=.08', fc='#f1efe9', ec='#cfcabd', lw=.8, zorder=1))
+        ax.add_patch(
+            FancyBboxPatch(
+                (x0, y0),
+                x1 - x0,
+                y1 - y0,
+                boxstyle='round,pad=0,rounding_size=.08',
+                fc='#f1efe9',
+                ec='#cfcabd',
+                lw=0.8,
+                zorder=1,
+            )
+        )
         ax.text(x0 + .06, y0 + .17, group.title, size=8, color=QUIET, weight='bold', va='center', zorder=2.6)
     for arrow in arrows: draw_arrow(ax, boxes, arrow)
     for name, box in boxes.items(): draw_box(ax, name, box)
     if legend:
         used = {box.kind for box in boxes.values()}, {arrow.when for arrow in arrows}
-        draw_legend(ax, [name for name in KINDS if name in used[0]], [name for name in TIMES if name and name in used[1]], left + .18, bottom - .17/row, (right - left)/width)
+        draw_legend(
+            ax,
+            [name for name in KINDS if name in used[0]],
+            [name for name in TIMES if name and name in used[1]],
+            left + 0.18,
+            bottom - 0.17 / row,
+            (right - left) / width,
+        )
     return ax

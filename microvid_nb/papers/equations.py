@@ -15,7 +15,13 @@ from pathlib import Path
 import pandas as pd
 
 # %% ../../nbs/papers/00_equations.ipynb #89d4a732
-PAPERS = {'thumbnail': ('AMUSE', 9), 'gif': ('GEVADEN', 10), 'classify': ('3D-CNN classification', 15), 'venue': ('DARE', 9)} # folder -> paper, and how many equations it numbers
+# folder -> paper, and how many equations it numbers
+PAPERS = {
+    'thumbnail': ('AMUSE', 9),
+    'gif': ('GEVADEN', 10),
+    'classify': ('3D-CNN classification', 15),
+    'venue': ('DARE', 9),
+}
 
 def equations_in(
     text:str, # of a docstring
@@ -23,7 +29,11 @@ def equations_in(
     "The numbers of the equations that a text names: 'Eq. 4', 'Eq. 3 to 5', 'Eq. 10-12', 'Eq. 6 and 7'."
     found = []
     for first, joint, last in re.findall(r'Eq\. (\d+)(?:(-| to | and |, )(\d+))?', text):
-        found += range(int(first), int(last) + 1) if joint in ('-', ' to ') else [int(number) for number in (first, last) if number]
+        found += (
+            range(int(first), int(last) + 1)
+            if joint in ('-', ' to ')
+            else [int(number) for number in (first, last) if number]
+        )
     return found
 
 # %% ../../nbs/papers/00_equations.ipynb #6a571d28
@@ -36,7 +46,9 @@ def documented(
         owner = ''
         if isinstance(node, ast.FunctionDef) and any('patch' in ast.unparse(each) for each in node.decorator_list):
             owner = ast.unparse(node.args.args[0].annotation).split('|')[0].strip() + '.'
-        inside = [each for each in node.body if isinstance(each, ast.FunctionDef)] if isinstance(node, ast.ClassDef) else []
+        inside = (
+            [each for each in node.body if isinstance(each, ast.FunctionDef)] if isinstance(node, ast.ClassDef) else []
+        )
         for name, each in [(owner + node.name, node), *((f'{node.name}.{each.name}', each) for each in inside)]:
             if said := ast.get_docstring(each): yield name, said.split('\n')[0]
 
@@ -46,10 +58,21 @@ def equation_table() -> pd.DataFrame: # paper, equation, module, name, says
     package, rows = Path(find_spec('microvid_nb').origin).parent, []
     for folder, (paper, _) in PAPERS.items():
         for path in sorted((package/folder).glob('*.py')):
-            rows += [(paper, number, f'{folder}.{path.stem}', name, says) for name, says in documented(path) for number in equations_in(says)]
-    table = pd.DataFrame(rows, columns=['paper', 'equation', 'module', 'name', 'says']).drop_duplicates(['paper', 'equation', 'module', 'name'])
+            rows += [
+                (paper, number, f'{folder}.{path.stem}', name, says)
+                for name, says in documented(path)
+                for number in equations_in(says)
+            ]
+    table = pd.DataFrame(rows, columns=['paper', 'equation', 'module', 'name', 'says']).drop_duplicates(
+        ['paper', 'equation', 'module', 'name']
+    )
     order = [paper for paper, _ in PAPERS.values()]
-    return table.sort_values(['paper', 'equation', 'module'], key=lambda column: column.map(order.index) if column.name == 'paper' else column, ignore_index=True, kind='stable')
+    return table.sort_values(
+        ['paper', 'equation', 'module'],
+        key=lambda column: column.map(order.index) if column.name == 'paper' else column,
+        ignore_index=True,
+        kind='stable',
+    )
 
 # %% ../../nbs/papers/00_equations.ipynb #63b76131
 def page_of(
@@ -71,5 +94,7 @@ def linked_table(
     for (paper, equation), rows in table.groupby(['paper', 'equation'], sort=False):
         for i, row in enumerate(rows.itertuples()):
             link = f'[<code>{row.name}</code>]({up}{page_of(row.module, pages)})'
-            lines.append(f'| {paper if not i else ""} | {equation if not i else ""} | {link} | {row.says} |'.replace('  ', ' '))
+            lines.append(
+                f'| {paper if not i else ""} | {equation if not i else ""} | {link} | {row.says} |'.replace('  ', ' ')
+            )
     return '\n'.join(lines)

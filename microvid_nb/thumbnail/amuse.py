@@ -73,7 +73,8 @@ class AMUSE(nn.Module):
         self.settings, s = settings, settings
         self.network = freeze(backbone(s.backbone, width=s.width, classes=s.attention), s.frozen)
         *_, (last, _) = self.network.stages()
-        if s.layers[-1] != last: raise ValueError(f'the last of layers gives v: expected {last!r}, found {s.layers[-1]!r}')
+        if s.layers[-1] != last:
+            raise ValueError(f'the last of layers gives v: expected {last!r}, found {s.layers[-1]!r}')
         for module in self.network.modules():
             if isinstance(module, nn.Dropout): module.p = s.dropout
         self.to_attention = xavier(nn.Linear(s.semantic, s.attention, bias=False))   # W_a
@@ -101,7 +102,7 @@ def word_filters(self:AMUSE,
     "What each word multiplies visual features with."
     return self.attention(prototypes)*(prototypes @ self.to_semantic.weight)
 
-
+# %% ../../nbs/thumbnail/01_amuse.ipynb #a0b91809
 @patch
 def forward(self:AMUSE,
     images:Tensor, # uint8 or float in [0, 1], [B, 3, S, S]
@@ -157,7 +158,7 @@ class AMUSEBatch(NamedTuple):
     labels: Tensor # bool [B, C], in the order of the seen words
     frames: Tensor # target, [B, 3, S, S]
 
-
+# %% ../../nbs/thumbnail/01_amuse.ipynb #69b6e5d7
 def layer_gap(
     source:Tensor, # a layer's output for the source, [n, ...]
     target:Tensor, # for the target, [m, ...]
@@ -167,9 +168,11 @@ def layer_gap(
     "The MK-MMD of a layer."
     source, target = source.float().flatten(1), target.float().flatten(1)
     bandwidths = heuristic_bandwidths(source, target, factors=factors)
-    return mk_mmd(source, target, bandwidths, optimal_kernel_weights(source, target, bandwidths) if optimal_weights else None)
+    return mk_mmd(
+        source, target, bandwidths, optimal_kernel_weights(source, target, bandwidths) if optimal_weights else None
+    )
 
-
+# %% ../../nbs/thumbnail/01_amuse.ipynb #619ea3d9
 def amuse_loss(
     model:AMUSE, # in training
     batch:AMUSEBatch, # of source and target
@@ -198,7 +201,10 @@ def points_of(self:AMUSE,
     "The prototypes of any words; `ValueError` names words that have none."
     if self.settings.common_space:
         unknown = [word for word in words if word not in self.settings.words]
-        if unknown: raise ValueError(f'a common space knows only the words of its training, not {", ".join(map(repr, unknown))}')
+        if unknown:
+            raise ValueError(
+                f'a common space knows only the words of its training, not {", ".join(map(repr, unknown))}'
+            )
         return self.prototypes()[[self.settings.words.index(word) for word in words]]
     if space is None: raise ValueError('prototypes of words are found in a semantic space: give one')
     points = space.prototype(list(words)).to(self.points)
@@ -207,7 +213,7 @@ def points_of(self:AMUSE,
         raise ValueError(f'the model was made for {expected}, found {points.shape[1]}')
     return points
 
-
+# %% ../../nbs/thumbnail/01_amuse.ipynb #d39d22c8
 def new_amuse(
     settings:AMUSESettings, # words, sizes and weights
     space:SemanticSpace|None=None, # has the seen words; not needed in a common space
@@ -221,7 +227,7 @@ def new_amuse(
     if not settings.common_space: model.points.copy_(model.points_of(settings.words, space))
     return model
 
-
+# %% ../../nbs/thumbnail/01_amuse.ipynb #5274a021
 @patch
 @torch.no_grad()
 def similarities(self:AMUSE,
@@ -242,9 +248,11 @@ def ordering_accuracy(
 ) -> np.ndarray: # [C], 0.5 at chance; NaN for a word that all pictures show, or none
     "For each word, how probably a picture that shows it is more similar to it than one that doesn't."
     columns = [(labels[:, c].numpy(), similarities[:, c].numpy()) for c in range(labels.shape[1])]
-    return np.array([roc_auc_score(shown, score) if shown.any() and not shown.all() else np.nan for shown, score in columns])
+    return np.array(
+        [roc_auc_score(shown, score) if shown.any() and not shown.all() else np.nan for shown, score in columns]
+    )
 
-
+# %% ../../nbs/thumbnail/01_amuse.ipynb #b80c176c
 @torch.no_grad()
 def domain_gap(
     model:AMUSE, # trained
@@ -294,7 +302,7 @@ def variant(
     if name not in VARIANTS: raise ValueError(f'{name!r} is no variant; there are {", ".join(VARIANTS)}')
     return replace(settings, **VARIANTS[name])
 
-
+# %% ../../nbs/thumbnail/01_amuse.ipynb #fc26a262
 def topics_that_count(
     settings:AMUSESettings, # of a model
     words:Sequence[str], # of a topic list

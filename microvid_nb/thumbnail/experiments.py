@@ -19,30 +19,59 @@ from torch.utils.data import TensorDataset
 from tqdm.auto import tqdm
 
 from ..data.microworld import MicroWorld
-from ..data.pictures import NAMES, SEEN, Camera, camera_look
+from ..data.world.pictures import NAMES, SEEN, Camera, camera_look
 from .amuse import domain_gap, ordering_accuracy, variant
 from .learned_baselines import CLIPSettings, load_clip
 from .popularity import TopicModel, topic_model
-from .systems import (
-    BASELINES, FIRST_HELD_OUT, Clip, ThumbnailData, ThumbnailScale, TopicScores, above_frozen, amuse_settings, choices, drawn, frozen_maps, measure,
-    microworld_data, outcome, rules, topic_scores, train_amuse, train_baseline, word_space)
+from microvid_nb.thumbnail.systems import (
+    BASELINES, FIRST_HELD_OUT, Clip, ThumbnailData, ThumbnailScale, TopicScores, above_frozen, amuse_settings,
+    choices, drawn, frozen_maps, measure, microworld_data, outcome, rules, topic_scores, train_amuse,
+    train_baseline, word_space)
 from ..training import PairedTest, mean_sd, paired_t
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #67f36089
 SCALES = {
-    'tiny': ThumbnailScale(10, 8, 120, 120, 2, 200, 60, 64, 1/16, 32, 24, batch=40, epochs=2, learning_rate=2e-3, rounds=2),
-    'small': ThumbnailScale(400, 150, 4000, 4000, 12, 800, 1200, 96, 1/8, 256, 50, batch=128, epochs=8, learning_rate=1e-3),
-    'full': ThumbnailScale()}
+    'tiny': ThumbnailScale(
+        10, 8, 120, 120, 2, 200, 60, 64, 1 / 16, 32, 24, batch=40, epochs=2, learning_rate=2e-3, rounds=2
+    ),
+    'small': ThumbnailScale(
+        400, 150, 4000, 4000, 12, 800, 1200, 96, 1 / 8, 256, 50, batch=128, epochs=8, learning_rate=1e-3
+    ),
+    'full': ThumbnailScale(),
+}
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #2e5be044
-PAPER_TABLE2 = {'Random': '14.09 ± 2.81', 'ASBTV': '20.92 ± 0.31', 'DeViSE': '24.09 ± 0.35', 'MTL-VSEM': '27.01 ± 0.57', 'C2AE': '26.16 ± 0.53', 'AMUSE': '30.10 ± 0.29'} # accuracy in %, Instagram
-PAPER_TABLE3 = {'Variant-I': '25.34 ± 0.09', 'Variant-II-seen': '28.67 ± 0.15', 'Variant-II-unseen': '20.45 ± 1.57', 'Variant-III': '26.24 ± 0.25', 'Variant-IV': '28.30 ± 0.11',
-                'AMUSE': '30.10 ± 0.29'} # accuracy in %, Instagram
+# accuracy in %, Instagram
+PAPER_TABLE2 = {
+    'Random': '14.09 ± 2.81',
+    'ASBTV': '20.92 ± 0.31',
+    'DeViSE': '24.09 ± 0.35',
+    'MTL-VSEM': '27.01 ± 0.57',
+    'C2AE': '26.16 ± 0.53',
+    'AMUSE': '30.10 ± 0.29',
+}
+PAPER_TABLE3 = {
+    'Variant-I': '25.34 ± 0.09',
+    'Variant-II-seen': '28.67 ± 0.15',
+    'Variant-II-unseen': '20.45 ± 1.57',
+    'Variant-III': '26.24 ± 0.25',
+    'Variant-IV': '28.30 ± 0.11',
+    'AMUSE': '30.10 ± 0.29',
+}  # accuracy in %, Instagram
 PRINTED, BOTH_WAYS = 'Eq. 6 as printed', 'AMUSE, ranked both ways'
-TRAINED = {'AMUSE': {}, 'Variant-I': {'mu': 0.}, 'Variant-III': {'attended': False}, 'Variant-IV': {'common_space': True, 'topics': 'seen'}, PRINTED: {'same_attention': True},
-           BOTH_WAYS: {'across': 1.}, f'{BOTH_WAYS}, no transfer': {'across': 1., 'mu': 0.}, f'{BOTH_WAYS}, no attention': {'across': 1., 'attended': False}} # row -> settings that differ
+TRAINED = {
+    'AMUSE': {},
+    'Variant-I': {'mu': 0.0},
+    'Variant-III': {'attended': False},
+    'Variant-IV': {'common_space': True, 'topics': 'seen'},
+    PRINTED: {'same_attention': True},
+    BOTH_WAYS: {'across': 1.0},
+    f'{BOTH_WAYS}, no transfer': {'across': 1.0, 'mu': 0.0},
+    f'{BOTH_WAYS}, no attention': {'across': 1.0, 'attended': False},
+}  # row -> settings that differ
 
-WATCHED = {'AMUSE': 'Variant-II-{}', BOTH_WAYS: BOTH_WAYS + ', {} topics'} # methods whose course is kept, and the names of their choices by some of the topics
+# methods whose course is kept, and the names of their choices by some of the topics
+WATCHED = {'AMUSE': 'Variant-II-{}', BOTH_WAYS: BOTH_WAYS + ', {} topics'}
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #ec4b37c6
 def clip_choices(
@@ -52,10 +81,12 @@ def clip_choices(
     "What CLIP chooses."
     weights = os.environ.get('MICROVID_CLIP')
     if not weights: return {}
-    found = load_clip(CLIPSettings(pretrained=weights)).similarities(torch.cat([clip.images for clip in data.clips]), list(data.topics.index))
+    found = load_clip(CLIPSettings(pretrained=weights)).similarities(
+        torch.cat([clip.images for clip in data.clips]), list(data.topics.index)
+    )
     return {'CLIP, zero-shot': choices(TopicScores(found.numpy(), data.topics), data.clips, lam)}
 
-
+# %% ../../nbs/thumbnail/07_experiments.ipynb #ec4b3701
 def eyesight(
     model, # trained
     data:ThumbnailData, # of the experiment
@@ -78,7 +109,7 @@ class Round(NamedTuple):
     history: pd.DataFrame # of the methods in `WATCHED`: a row an epoch
     scores: dict # of these methods: what they say about all candidates
 
-
+# %% ../../nbs/thumbnail/07_experiments.ipynb #471bad01
 def table_round(
     data:ThumbnailData, # of the experiment
     scale:ThumbnailScale, # sizes
@@ -110,8 +141,13 @@ def tests_over_posts(
 ) -> pd.DataFrame: # method, against, measure, difference, p
     "The methods in `WATCHED` against every other, paired over posts."
     def mean(method, figure): return pd.Series(np.mean([getattr(outcome(each.chosen[method], clips), figure) for each in made], axis=0))
-    rows = [(one, method, figure, *paired_t(mean(one, figure), mean(method, figure)))
-            for one in WATCHED for method in made[0].chosen if method != one for figure in ('accuracy', 'similarity', 'won')]
+    rows = [
+        (one, method, figure, *paired_t(mean(one, figure), mean(method, figure)))
+        for one in WATCHED
+        for method in made[0].chosen
+        if method != one
+        for figure in ('accuracy', 'similarity', 'won')
+    ]
     return pd.DataFrame(rows, columns=['method', 'against', 'measure', 'difference', 'p'])
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #54ec85ab
@@ -128,10 +164,18 @@ def tables(
     made = [table_round(data, scale, seed + i) for i in tqdm(range(scale.rounds), unit='round', disable=not progress)]
     rows = [{'round': each.seed, 'method': method, **measure(chosen, data.clips), **each.seen.get(method, {})}
             for each in made for method, chosen in each.chosen.items()]
-    fused = [{'round': each.seed, 'method': method, 'lambda': lam, **measure(choices(scores, data.clips, lam), data.clips)}
-             for each in made for method, scores in each.scores.items() for lam in LAMBDAS]
-    return {'table2': pd.DataFrame(rows), 'tests': tests_over_posts(made, data.clips), 'study_lambda': pd.DataFrame(fused),
-            'convergence': pd.concat([each.history for each in made], ignore_index=True)}
+    fused = [
+        {'round': each.seed, 'method': method, 'lambda': lam, **measure(choices(scores, data.clips, lam), data.clips)}
+        for each in made
+        for method, scores in each.scores.items()
+        for lam in LAMBDAS
+    ]
+    return {
+        'table2': pd.DataFrame(rows),
+        'tests': tests_over_posts(made, data.clips),
+        'study_lambda': pd.DataFrame(fused),
+        'convergence': pd.concat([each.history for each in made], ignore_index=True),
+    }
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #9611867a
 def beside_paper(
@@ -142,10 +186,14 @@ def beside_paper(
     "A table as the paper prints it; its own figures are of other posts."
     rounds = rounds[rounds.method.isin([*paper, *more])].copy()
     for name in ('accuracy', 'similarity', 'clicks'): rounds[name] *= 100
-    figures = mean_sd(rounds.set_index(['round', 'method'])[['accuracy', 'similarity', 'clicks']], 1).reindex([*paper, *[name for name in more if name in set(rounds.method)]])
-    return figures.rename(columns=lambda name: f'{name}, %').assign(**{'paper: accuracy on Instagram, %': [paper.get(name, '') for name in figures.index]})
+    figures = mean_sd(rounds.set_index(['round', 'method'])[['accuracy', 'similarity', 'clicks']], 1).reindex(
+        [*paper, *[name for name in more if name in set(rounds.method)]]
+    )
+    return figures.rename(columns=lambda name: f'{name}, %').assign(
+        **{'paper: accuracy on Instagram, %': [paper.get(name, '') for name in figures.index]}
+    )
 
-
+# %% ../../nbs/thumbnail/07_experiments.ipynb #96118601
 def versus(
     rounds:pd.DataFrame, # of `tables`, 'table2'
     one:str, # of the methods
@@ -157,7 +205,8 @@ def versus(
     return paired_t(table[one], table[other])
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #27c09514
-DIMENSIONS, MARGINS = (50, 100, 300), (.25, .5, 1.) # the paper's ranges: 50..300 and 0..1, where a margin of 0 asks for nothing
+# the paper's ranges: 50..300 and 0..1, where a margin of 0 asks for nothing
+DIMENSIONS, MARGINS = (50, 100, 300), (.25, .5, 1.)
 
 def grid(
     data:ThumbnailData, # of the experiment
@@ -169,26 +218,32 @@ def grid(
 ) -> dict: # (d, alpha) -> what the model says about all candidates
     "AMUSE, ranked both ways, for all pairs of width and margin."
     spaces, found = {dim: word_space(data.comments, dim, seed) for dim in dimensions}, {}
-    for dim, margin in tqdm([(dim, margin) for dim in dimensions for margin in margins], unit='model', disable=not progress):
-        model, _ = train_amuse(data, scale, seed, spaces[dim], margin=margin, across=1.)
+    for dim, margin in tqdm(
+        [(dim, margin) for dim in dimensions for margin in margins], unit='model', disable=not progress
+    ):
+        model, _ = train_amuse(data, scale, seed, spaces[dim], margin=margin, across=1.0)
         found[dim, margin] = topic_scores(model, data, spaces[dim])
     return found
 
-
+# %% ../../nbs/thumbnail/07_experiments.ipynb #27c09501
 def five_folds(
     found:dict, # of `grid`
     clips:Sequence[Clip], # the posts
     seed:int=0, # of the folds
 ) -> pd.DataFrame: # fold, d, alpha, lambda, accuracy on the rest, accuracy on the fold
     "The search of the paper: what is best on four fifths, judged on the last."
-    right = {(*pair, lam): outcome(choices(scores, clips, lam), clips).accuracy for pair, scores in found.items() for lam in LAMBDAS}
+    right = {
+        (*pair, lam): outcome(choices(scores, clips, lam), clips).accuracy
+        for pair, scores in found.items()
+        for lam in LAMBDAS
+    }
     fold, rows = np.random.default_rng(seed).permutation(len(clips)) % 5, []
     for k in range(5):
         best = max(right, key=lambda plan: right[plan][fold != k].mean())
         rows.append((k, *best, right[best][fold != k].mean(), right[best][fold == k].mean()))
     return pd.DataFrame(rows, columns=['fold', 'd', 'alpha', 'lambda', 'accuracy where chosen', 'accuracy'])
 
-
+# %% ../../nbs/thumbnail/07_experiments.ipynb #27c09502
 def searched(
     data:ThumbnailData, # of the experiment
     scale:ThumbnailScale, # sizes
@@ -198,7 +253,10 @@ def searched(
 ) -> dict: # search, study_parameters
     "Fig. 7 for d and alpha, and the five-fold search."
     found = grid(data, scale, seed, progress, **values)
-    rows = [{'d': dim, 'alpha': margin, **measure(choices(scores, data.clips, scale.lam), data.clips)} for (dim, margin), scores in found.items()]
+    rows = [
+        {'d': dim, 'alpha': margin, **measure(choices(scores, data.clips, scale.lam), data.clips)}
+        for (dim, margin), scores in found.items()
+    ]
     return {'search': five_folds(found, data.clips, seed), 'study_parameters': pd.DataFrame(rows)}
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #f06695d2
@@ -213,12 +271,20 @@ def filmed(
     grain:int, # seed of what differs from picture to picture
 ) -> torch.Tensor: # uint8 [n, 3, S, S]
     "Pictures as one bad phone takes them, or each as another."
-    one, own, size = camera_look(np.random.default_rng([seed, 5]), gap), np.random.default_rng([seed, grain]), images.shape[-1]
+    one, own, size = (
+        camera_look(np.random.default_rng([seed, 5]), gap),
+        np.random.default_rng([seed, grain]),
+        images.shape[-1],
+    )
     shared = Camera(one, size, size)
     def shot(image): return (shared if cameras == 'one camera' else Camera(camera_look(own, gap), size, size)).take(image, own)
-    return torch.from_numpy(np.stack([shot(image) for image in np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())])).permute(0, 3, 1, 2).contiguous()
+    return (
+        torch.from_numpy(np.stack([shot(image) for image in np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())]))
+        .permute(0, 3, 1, 2)
+        .contiguous()
+    )
 
-
+# %% ../../nbs/thumbnail/07_experiments.ipynb #6ced3d01
 def orderings(
     similarities:torch.Tensor, # of pictures with all concepts, [n, 32]
     labels:torch.Tensor, # bool [n, 32]
@@ -227,10 +293,14 @@ def orderings(
     seen, accuracy = np.isin(NAMES, SEEN), ordering_accuracy(similarities, labels)
     similar, shown = similarities[:, seen], labels[:, seen]
     first = shown.gather(1, similar.argmax(1, keepdim=True))[shown.any(1)]
-    return {'seen words': np.nanmean(accuracy[seen]), 'unseen words': np.nanmean(accuracy[~seen]),
-            'words of a picture': np.nanmean(ordering_accuracy(similar.T, shown.T)), 'first word': first.float().mean().item()}
+    return {
+        'seen words': np.nanmean(accuracy[seen]),
+        'unseen words': np.nanmean(accuracy[~seen]),
+        'words of a picture': np.nanmean(ordering_accuracy(similar.T, shown.T)),
+        'first word': first.float().mean().item(),
+    }
 
-
+# %% ../../nbs/thumbnail/07_experiments.ipynb #6ced3d02
 def judged(
     model, # trained
     data:ThumbnailData, # with the semantic space
@@ -240,10 +310,13 @@ def judged(
     with above_frozen(model):
         figures = {'measured gap': domain_gap(model, *(maps[:500] for maps, _ in domains.values()))}
         for domain, (maps, labels) in domains.items():
-            figures |= {f'{domain}: {name}': value for name, value in orderings(model.similarities(maps, NAMES, data.space), labels).items()}
+            figures |= {
+                f'{domain}: {name}': value
+                for name, value in orderings(model.similarities(maps, NAMES, data.space), labels).items()
+            }
     return figures
 
-
+# %% ../../nbs/thumbnail/07_experiments.ipynb #6ced3d03
 def transfer_study(
     world:MicroWorld, # the world
     data:ThumbnailData, # of the experiment
@@ -255,14 +328,25 @@ def transfer_study(
 ) -> pd.DataFrame: # round, cameras, mu, measured gap, orderings
     "What the weight of the gap does at a large dialled gap."
     clean = drawn(world, range(FIRST_TARGET, FIRST_TARGET + scale.gap_pictures), scale.size, progress).tensors[0]
-    held_out, labels = drawn(world, range(FIRST_HELD_OUT, FIRST_HELD_OUT + scale.gap_pictures//2), scale.size, progress).tensors
+    held_out, labels = drawn(
+        world, range(FIRST_HELD_OUT, FIRST_HELD_OUT + scale.gap_pictures // 2), scale.size, progress
+    ).tensors
     source, rows = (frozen_maps(data.network, held_out), labels), []
-    for i, cameras in tqdm([(i, cameras) for i in range(scale.rounds) for cameras in CAMERAS], unit='target', disable=not progress):
+    for i, cameras in tqdm(
+        [(i, cameras) for i in range(scale.rounds) for cameras in CAMERAS], unit='target', disable=not progress
+    ):
         frames = TensorDataset(frozen_maps(data.network, filmed(clean, gap, cameras, seed + i, 0)))
         target = frozen_maps(data.network, filmed(held_out, gap, cameras, seed + i, 1)), labels
         for mu in mus:
             model, _ = train_amuse(data, scale, seed + i, frames=frames, mu=mu)
-            rows.append({'round': seed + i, 'cameras': cameras, 'mu': mu, **judged(model, data, {'source': source, 'target': target})})
+            rows.append(
+                {
+                    'round': seed + i,
+                    'cameras': cameras,
+                    'mu': mu,
+                    **judged(model, data, {'source': source, 'target': target}),
+                }
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #51bfdd25
@@ -273,9 +357,16 @@ def agreement(
 ) -> pd.DataFrame: # clicks (at least), posts, agreement of a vote, of the majority, of chance
     "How often viewers choose the ground truth, by the clicks of the post (Fig. 5)."
     clips = [*data.clips, *data.others]
-    table = pd.DataFrame({'clicks': [clip.clicks for clip in clips], 'votes': [np.mean(clip.votes == clip.truth) for clip in clips],
-                          'majority': [float(np.bincount(clip.votes, minlength=len(clip.times)).argmax() == clip.truth) for clip in clips],
-                          'chance': [1/len(clip.times) for clip in clips]})
+    table = pd.DataFrame(
+        {
+            'clicks': [clip.clicks for clip in clips],
+            'votes': [np.mean(clip.votes == clip.truth) for clip in clips],
+            'majority': [
+                float(np.bincount(clip.votes, minlength=len(clip.times)).argmax() == clip.truth) for clip in clips
+            ],
+            'chance': [1 / len(clip.times) for clip in clips],
+        }
+    )
     table['clicks'] = pd.cut(table.clicks, CLICK_EDGES, right=False, labels=CLICK_EDGES[:-1]).astype(int)
     groups = table.groupby('clicks')
     return groups[['votes', 'majority', 'chance']].mean().assign(posts=groups.size()).reset_index()
@@ -293,7 +384,7 @@ def reproduce_microworld(
     return {'topics': topics, 'agreement': agreement(data), **tables(data, scale, seed, progress),
             'transfer': transfer_study(world, data, scale, seed, progress), **searched(data, scale, seed, progress)}
 
-
+# %% ../../nbs/thumbnail/07_experiments.ipynb #3b42fc01
 def train_microworld_model(
     scale:ThumbnailScale, # sizes
     seed:int=0, # of the world, the weights and chance in training

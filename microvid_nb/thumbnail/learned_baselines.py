@@ -85,7 +85,7 @@ class DeViSE(LearnedBaseline):
         "Dot products of the pictures' points and the words' prototypes."
         return self.to_semantic(features) @ space.prototype(list(words)).to(features).T
 
-
+# %% ../../nbs/thumbnail/04_learned_baselines.ipynb #04b54fe4
 def single_label_loss(
     similarities:Tensor, # [B, C]
     labels:Tensor, # bool [B, C]
@@ -98,13 +98,15 @@ def single_label_loss(
     share = 1/labels.sum(1)[picture]
     return (hinge_rank_loss(similarities[picture], word, others, margin)*share).sum()/labels.any(1).sum()
 
-
+# %% ../../nbs/thumbnail/04_learned_baselines.ipynb #b1eb058c
 def devise_loss(
     model:DeViSE, # in training
     batch, # with images and labels, such as `AMUSEBatch`
 ) -> Tensor: # scalar
     "The ranking loss of DeViSE."
-    return single_label_loss(model.to_semantic(model.network(batch.images)) @ model.points.T, batch.labels, model.settings.margin)
+    return single_label_loss(
+        model.to_semantic(model.network(batch.images)) @ model.points.T, batch.labels, model.settings.margin
+    )
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #198c0058
 class TwoTaskBatch(NamedTuple):
@@ -114,7 +116,7 @@ class TwoTaskBatch(NamedTuple):
     frames: Tensor # [B, 3, S, S]
     frame_words: Tensor # bool [B, C], words said of the frame's video
 
-
+# %% ../../nbs/thumbnail/04_learned_baselines.ipynb #42e46eb1
 class TwoTasks(Dataset):
     "Labelled pictures, each with a frame and the words said of it."
     def __init__(self,
@@ -152,17 +154,23 @@ class MTLVSEM(LearnedBaseline):
         "Dot products by the map for frames."
         return (self.common(features) + self.of_frames(features)) @ space.prototype(list(words)).to(features).T
 
-
+# %% ../../nbs/thumbnail/04_learned_baselines.ipynb #897c4543
 def mtl_vsem_loss(
     model:MTLVSEM, # in training
     batch:TwoTaskBatch, # of both tasks
 ) -> dict: # loss, and its parts images, frames, penalty
     "The ranking losses of both tasks and the penalties on the maps."
-    s, owns, features = model.settings, (model.of_images, model.of_frames), model.network(torch.cat([batch.images, batch.frames]))
+    s, owns, features = (
+        model.settings,
+        (model.of_images, model.of_frames),
+        model.network(torch.cat([batch.images, batch.frames])),
+    )
     tasks = zip(features.split([len(batch.images), len(batch.frames)]), owns, (batch.labels, batch.frame_words))
     images, frames = (single_label_loss((model.common(x) + own(x)) @ model.points.T, labels, s.margin)
                       for x, own, labels in tasks)
-    penalty = s.shared_penalty*model.common.weight.square().sum() + s.task_penalty*sum(own.weight.square().sum() for own in owns)
+    penalty = s.shared_penalty * model.common.weight.square().sum() + s.task_penalty * sum(
+        own.weight.square().sum() for own in owns
+    )
     return {'loss': images + frames + penalty, 'images': images, 'frames': frames, 'penalty': penalty}
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #55f6c545
@@ -178,7 +186,7 @@ def label_pair_loss(
     had = (-outputs).masked_fill(~labels, -torch.inf).logsumexp(1) - labels.sum(1).log()
     return (lacked + had).exp().mean()
 
-
+# %% ../../nbs/thumbnail/04_learned_baselines.ipynb #7d5c4115
 def orthogonality_loss(
     codes:Tensor, # [B, L]
 ) -> Tensor: # scalar, 0 where the numbers of a code are uncorrelated and of mean square 1
@@ -197,7 +205,8 @@ class C2AE(LearnedBaseline):
         def layers(inputs, outputs):
             return xavier(nn.Sequential(nn.LayerNorm(inputs, elementwise_affine=False), nn.Linear(inputs, s.hidden),
                                         nn.LeakyReLU(.1), nn.Linear(s.hidden, outputs)))
-        self.of_features, self.of_labels = layers(self.network.feature_dim, s.latent), layers(count, s.latent)   # F_x, F_e
+        # F_x, F_e
+        self.of_features, self.of_labels = layers(self.network.feature_dim, s.latent), layers(count, s.latent)
         self.decoder = layers(s.latent, count)                                                                   # F_d
 
     def compare(self,
@@ -212,7 +221,7 @@ class C2AE(LearnedBaseline):
             raise ValueError(f'C2AE knows only the words of its training, not {unknown}: set topics to seen')
         return self.decoder(self.of_features(features))[:, [self.settings.words.index(word) for word in words]]
 
-
+# %% ../../nbs/thumbnail/04_learned_baselines.ipynb #95e09b22
 def c2ae_loss(
     model:C2AE, # in training
     batch, # with images and labels, such as `AMUSEBatch`
@@ -235,7 +244,7 @@ class CLIPSettings:
     words: tuple[str, ...] = () # none is learned here
     topics: str = 'all' # those that count when a frame is chosen
 
-
+# %% ../../nbs/thumbnail/04_learned_baselines.ipynb #02b704b0
 class CLIPZeroShot:
     "Similarities by a CLIP model, as it is."
     def __init__(self,

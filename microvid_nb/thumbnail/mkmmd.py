@@ -68,7 +68,7 @@ def mean_distance(
     points = torch.cat([source, target])
     return (2*(points - points.mean(0)).square().sum()/(len(points) - 1)).clamp_min(torch.finfo(points.dtype).tiny)
 
-
+# %% ../../nbs/thumbnail/00_mkmmd.ipynb #9b4f621e
 @torch.no_grad()
 def median_distance(
     source:Tensor, # [n, d]
@@ -79,7 +79,7 @@ def median_distance(
     i, j = torch.triu_indices(len(points), len(points), 1, device=points.device)
     return squared_distances(points, points)[i, j].median().clamp_min(torch.finfo(points.dtype).tiny)
 
-
+# %% ../../nbs/thumbnail/00_mkmmd.ipynb #75e175e7
 def heuristic_bandwidths(
     source:Tensor, # [n, d]
     target:Tensor, # [m, d]
@@ -145,7 +145,7 @@ def quadruple_terms(
     def k(a, b): return torch.exp(-(a - b).square().sum(1)/gamma)
     return k(s1, s2) + k(t1, t2) - k(s1, t2) - k(s2, t1)
 
-
+# %% ../../nbs/thumbnail/00_mkmmd.ipynb #b21054ba
 def linear_mk_mmd(
     source:Tensor, # [n, d], in random order
     target:Tensor, # [m, d], in random order

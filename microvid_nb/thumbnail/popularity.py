@@ -35,7 +35,8 @@ def topic_counts(
     if isinstance(topics, pd.DataFrame): topics = dict(zip(topics['word'], topics['count']))
     counts = pd.Series(dict(topics), dtype=float)
     bad = counts[~(np.isfinite(counts) & (counts >= 0))]
-    if len(bad): raise ValueError(f'{place}the count of topic {bad.index[0]!r} should be 0 or more, found {bad.iloc[0]}')
+    if len(bad):
+        raise ValueError(f'{place}the count of topic {bad.index[0]!r} should be 0 or more, found {bad.iloc[0]}')
     if not counts.sum() > 0: raise ValueError(f'{place}expected topics with counts, of which at least one is above 0')
     return counts
 
@@ -99,7 +100,9 @@ def topics_of(
     counts = topic_counts(topics)
     counts = counts[topics_that_count(model.settings, counts.index)]
     if not counts.sum() > 0:
-        raise ValueError(f'of the topics only {model.settings.topics} ones count for this model, and none of them is named')
+        raise ValueError(
+            f'of the topics only {model.settings.topics} ones count for this model, and none of them is named'
+        )
     return counts
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #6aae4d37
@@ -139,7 +142,9 @@ def heat_map(
     if figure is None: figure = plt.figure(figsize=(1.1*n + 1.6, .28*m + 1.6), layout='constrained')
     axes = figure.subplots(2, 1, height_ratios=(1.1, .28*m))
     ax, limit = axes[1], float(np.abs(similarities.to_numpy()).max()) or 1.
-    figure.colorbar(ax.imshow(similarities.T, cmap='RdBu_r', vmin=-limit, vmax=limit, aspect='auto'), ax=ax, label='similarity')
+    figure.colorbar(
+        ax.imshow(similarities.T, cmap='RdBu_r', vmin=-limit, vmax=limit, aspect='auto'), ax=ax, label='similarity'
+    )
     ax.set_yticks(range(m), similarities.columns)
     ax.set_xticks(range(n), [f'{time:.1f} s' for time in scores['time']] if 'time' in scores else range(n))
     for (i, j), value in np.ndenumerate(similarities.to_numpy()):
@@ -150,7 +155,8 @@ def heat_map(
         place.imshow(image); place.set_xticks([]); place.set_yticks([])
         place.spines[:].set(color='tab:red' if i == chosen else 'none', linewidth=3)
     axes[0].set(xlim=ax.get_xlim(), ylim=(0, 1))
-    if chosen is not None: ax.add_patch(plt.Rectangle((chosen - .5, -.5), 1, m, fill=False, ec='tab:red', lw=2, clip_on=False))
+    if chosen is not None:
+        ax.add_patch(plt.Rectangle((chosen - 0.5, -0.5), 1, m, fill=False, ec='tab:red', lw=2, clip_on=False))
     return ax
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #6ea6e92b
@@ -185,7 +191,7 @@ class TopicModelSettings:
     amuse: AMUSESettings # sizes and weights
     words: tuple[str, ...] # of the semantic space
 
-
+# %% ../../nbs/thumbnail/02_popularity.ipynb #1f82de3b
 class TopicModel(nn.Module):
     "AMUSE with its semantic space: a model for `select_thumbnail`."
     def __init__(self,
@@ -208,7 +214,7 @@ class TopicModel(nn.Module):
         "The score of each candidate and its parts."
         return TopicScorer(self.amuse, self.space).score(survey, lam, topics)
 
-
+# %% ../../nbs/thumbnail/02_popularity.ipynb #f8693252
 def topic_model(
     amuse:AMUSE, # trained
     space:SemanticSpace, # in which it was trained
@@ -219,7 +225,7 @@ def topic_model(
     model.vectors.copy_(space.vectors)
     return model.eval()
 
-
+# %% ../../nbs/thumbnail/02_popularity.ipynb #3080dba9
 def load_topic_scorer(
     path:str|Path, # a checkpoint of a `TopicModel`
 ) -> TopicModel: # ready for `select_thumbnail`

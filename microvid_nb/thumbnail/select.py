@@ -24,7 +24,7 @@ class Thumbnail:
     scores:pd.DataFrame # a row a candidate: time in seconds, score, and what the score is made of
     warning:str='' # why even the best frame is poor, or nothing
 
-
+# %% ../../nbs/thumbnail/05_select.ipynb #f51c8f46
 def select_thumbnail(
     path, # a video file, or a `Survey` of one
     topics:dict[str, float]|None=None, # words and how often viewers name them, for a model that knows words
@@ -33,11 +33,15 @@ def select_thumbnail(
     force:float|None=None # seconds: take the frame on screen then, whatever its score
 ) -> Thumbnail: # the frame with the highest score
     "The thumbnail of a clip; `MediaError` if there is no picture in it; `ValueError` for topics without a model, or a number that can't be"
-    if topics is not None and model is None: raise ValueError('topics need a model that knows words; without one, leave them out')
+    if topics is not None and model is None:
+        raise ValueError('topics need a model that knows words; without one, leave them out')
     if not lam >= 0: raise ValueError(f'lam must be 0 or more, not {lam}')
-    if force is not None and not force >= 0: raise ValueError(f'force must be a time in seconds, 0 or later, not {force}')
+    if force is not None and not force >= 0:
+        raise ValueError(f'force must be a time in seconds, 0 or later, not {force}')
     survey = as_survey(path)
-    scores = (model or ASBTV()).score(survey, lam=lam) if topics is None else model.score(survey, lam=lam, topics=topics)
+    scores = (
+        (model or ASBTV()).score(survey, lam=lam) if topics is None else model.score(survey, lam=lam, topics=topics)
+    )
     scores.insert(0, 'time', survey.candidates.times)
     index = -1 if force is not None else int(scores.score.argmax())
     time, image = full_frame(survey, scores.time[index] if force is None else force)

@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ..data.instagram import nearest_candidate, popular_topics
 from ..data.microworld import MicroWorld, in_parallel, posted_thumbnail, reception
-from ..data.pictures import NAMES, SEEN
-from ..data.stories import Film, moment
-from ..data.viewers import appeal, crowd_of
-from ..data.world_views import SHORT, Pictures, world_frames
+from ..data.world.pictures import NAMES, SEEN
+from ..data.world.stories import Film, moment
+from ..data.world.viewers import appeal, crowd_of
+from ..data.world.views import SHORT, Pictures, world_frames
 from ..features.text import SemanticSpace, SkipGramSettings
 from ..features.visual import Backbone, backbone, freeze
 from ..media.candidates import find_cuts, pyramid_histogram
@@ -92,7 +92,7 @@ def drawn_survey(
     change = np.r_[0, np.abs(np.diff(grey, axis=0)).mean((1, 2))].astype(np.float32)
     return Survey(frames, True, story.duration, frames.times, change, find_cuts(frames))
 
-
+# %% ../../nbs/thumbnail/06_systems.ipynb #cf028bf3
 def concepts_of(
     story, # script of a micro-video
     times:np.ndarray, # seconds [n]
@@ -125,12 +125,24 @@ def read_clip(
     crowd, rng = crowd_of(world.seed, world.viewers), world.rng(VOTES, i)
     liked = appeal(seen, crowd)[rng.integers(len(crowd.taste), size=10)][:, moments]
     votes = (liked + .12*rng.gumbel(size=liked.shape)).argmax(1)
-    return Clip(i, input_pictures(found.images, size), found.times, found.representativeness, ASBTV().score(survey).score.to_numpy(),
-                truth, np.minimum(likeness, 1), post.click_rate[moments], concepts_of(story, found.times),
-                words_said(f'{story.title} {story.description}'), post.clicks, votes)
+    return Clip(
+        i,
+        input_pictures(found.images, size),
+        found.times,
+        found.representativeness,
+        ASBTV().score(survey).score.to_numpy(),
+        truth,
+        np.minimum(likeness, 1),
+        post.click_rate[moments],
+        concepts_of(story, found.times),
+        words_said(f'{story.title} {story.description}'),
+        post.clicks,
+        votes,
+    )
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #1fd54695
-FIRST_READING, FIRST_PRETRAINING, FIRST_HELD_OUT = 1_000_000, 1_000_000, 2_000_000 # numbers of items that serve other ends
+# numbers of items that serve other ends
+FIRST_READING, FIRST_PRETRAINING, FIRST_HELD_OUT = 1_000_000, 1_000_000, 2_000_000
 
 def split_posts(
     world:MicroWorld, # the world
@@ -164,14 +176,16 @@ def entity_topics(
     found = popular_topics(comments)
     return found[found.word.isin(NAMES)].set_index('word')['count'].astype(float)
 
-
+# %% ../../nbs/thumbnail/06_systems.ipynb #f478ccf6
 def word_space(
     comments:Sequence[str], # of many posts
     dim:int, # d
     seed:int=0, # of the training
 ) -> SemanticSpace: # without its mean
     "Word vectors learned from comments."
-    space = SemanticSpace.train(comments, SkipGramSettings(dim=dim, epochs=max(5, 1_000_000//len(comments)), least=2, seed=seed))
+    space = SemanticSpace.train(
+        comments, SkipGramSettings(dim=dim, epochs=max(5, 1_000_000 // len(comments)), least=2, seed=seed)
+    )
     return SemanticSpace(space.words, space.vectors - space.vectors.mean(0))
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #3c85ae9c
@@ -191,9 +205,11 @@ def drawn(
 ) -> TensorDataset: # images and labels
     "Pictures of a world."
     view = Pictures(world, numbers, size=size, **kind)
-    return stacked(list(in_parallel(view.__getitem__, [(k,) for k in range(len(view))], progress=progress, unit='picture')))
+    return stacked(
+        list(in_parallel(view.__getitem__, [(k,) for k in range(len(view))], progress=progress, unit='picture'))
+    )
 
-
+# %% ../../nbs/thumbnail/06_systems.ipynb #b64d1995
 def augmented(
     images:Tensor, # uint8 [n, 3, S, S]
     generator:torch.Generator|None=None, # source of chance; PyTorch's own if not given
@@ -224,7 +240,9 @@ def pretrained_backbone(
     progress:bool=False, # show bars
 ) -> Backbone: # AlexNet
     "A network that learned to name the seen concepts on clean pictures."
-    shown = drawn(world, range(FIRST_PRETRAINING, FIRST_PRETRAINING + scale.pretraining), scale.size, progress, names=tuple(SEEN))
+    shown = drawn(
+        world, range(FIRST_PRETRAINING, FIRST_PRETRAINING + scale.pretraining), scale.size, progress, names=tuple(SEEN)
+    )
     columns = torch.tensor([NAMES.index(name) for name in SEEN])
     torch.manual_seed(seed)
     network = backbone('alexnet', width=scale.width, classes=len(SEEN))
@@ -244,7 +262,9 @@ def start_from(
 ) -> nn.Module: # the same
     "Gives a model the pretrained layers; a last layer of another width stays new."
     own, theirs = model.network.state_dict(), network.state_dict()
-    model.network.load_state_dict({name: theirs[name] if theirs[name].shape == weights.shape else weights for name, weights in own.items()})
+    model.network.load_state_dict(
+        {name: theirs[name] if theirs[name].shape == weights.shape else weights for name, weights in own.items()}
+    )
     return model
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #1e0b6b84
@@ -257,7 +277,9 @@ class UpperPart(Backbone):
         below = [name for name in stages if name in network.frozen]
         if not below or below != list(stages)[:len(below)]:
             raise ValueError(f'expected the first layers to be frozen, found {", ".join(below) or "none"}')
-        channels = next(module.out_channels for module in reversed(stages[below[-1]]) if hasattr(module, 'out_channels'))
+        channels = next(
+            module.out_channels for module in reversed(stages[below[-1]]) if hasattr(module, 'out_channels')
+        )
         super().__init__([0.]*channels, [1.]*channels)   # maps stay as they are
         self.whole, self.below = network, tuple(below)
         self.feature_layer, self.feature_dim = network.feature_layer, network.feature_dim
@@ -266,7 +288,7 @@ class UpperPart(Backbone):
         "The layers above the frozen ones, in order."
         return ((name, modules) for name, modules in self.whole.stages() if name not in self.below)
 
-
+# %% ../../nbs/thumbnail/06_systems.ipynb #02a30639
 @torch.no_grad()
 def frozen_maps(
     network:Backbone, # with frozen layers
@@ -275,9 +297,11 @@ def frozen_maps(
 ) -> Tensor: # [n, channels, h, w], on the CPU
     "What the frozen layers make of pictures."
     last, device = UpperPart(network).below[-1], next(network.parameters()).device
-    return torch.cat([network.eval().forward_layers(part.to(device), (last,))[last].cpu() for part in images.split(batch)])
+    return torch.cat(
+        [network.eval().forward_layers(part.to(device), (last,))[last].cpu() for part in images.split(batch)]
+    )
 
-
+# %% ../../nbs/thumbnail/06_systems.ipynb #fca2e957
 @contextmanager
 def above_frozen(
     model:nn.Module, # with a `network`
@@ -301,7 +325,7 @@ class ThumbnailData(NamedTuple):
     space: SemanticSpace # of width d
     others: list # of `Clip`, those of `frames`
 
-
+# %% ../../nbs/thumbnail/06_systems.ipynb #0fc6d445
 def microworld_data(
     world:MicroWorld, # the world
     scale:ThumbnailScale, # sizes
@@ -311,13 +335,24 @@ def microworld_data(
     network, comments = pretrained_backbone(world, scale, world.seed, progress), comments_of(world, scale.readings)
     source = drawn(world, range(scale.source), scale.size, progress, names=tuple(SEEN))
     counting, others = split_posts(world, scale.posts, scale.other_posts)
-    clips = list(in_parallel(read_clip, [(world, i, scale.size) for i in (*counting, *others)], progress=progress, unit='post'))
+    clips = list(
+        in_parallel(read_clip, [(world, i, scale.size) for i in (*counting, *others)], progress=progress, unit='post')
+    )
     clips, others = clips[:len(counting)], clips[len(counting):]
     said = torch.cat([torch.from_numpy(clip.said).expand(len(clip.times), -1) for clip in others])
     def maps(part): return frozen_maps(network, torch.cat([clip.images for clip in part]))
     pictures = augmented(source.tensors[0], torch.Generator().manual_seed(world.seed))
-    return ThumbnailData(network, TensorDataset(frozen_maps(network, pictures), source.tensors[1]), TensorDataset(maps(others), said),
-                         clips, maps(clips), comments, entity_topics(comments), word_space(comments, scale.semantic, world.seed), others)
+    return ThumbnailData(
+        network,
+        TensorDataset(frozen_maps(network, pictures), source.tensors[1]),
+        TensorDataset(maps(others), said),
+        clips,
+        maps(clips),
+        comments,
+        entity_topics(comments),
+        word_space(comments, scale.semantic, world.seed),
+        others,
+    )
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #c6f56561
 def train(
@@ -334,20 +369,31 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, scale.epochs)
     loader = DataLoader(pairs, scale.batch, shuffle=True, drop_last=len(pairs) > scale.batch)
     with above_frozen(model):
-        return fit(model, loader, loss, optimizer, scale.epochs, validate, scheduler=schedule, seed=seed, progress=progress)
+        return fit(
+            model, loader, loss, optimizer, scale.epochs, validate, scheduler=schedule, seed=seed, progress=progress
+        )
 
-
+# %% ../../nbs/thumbnail/06_systems.ipynb #8cc1dd58
 def seen_columns() -> list[int]:
     "Where the seen words are among all concepts."
     return [NAMES.index(name) for name in SEEN]
 
-
+# %% ../../nbs/thumbnail/06_systems.ipynb #7f8dc27a
 def amuse_settings(
     scale:ThumbnailScale, # sizes
     **changes, # of the settings
 ) -> AMUSESettings: # of AMUSE in the experiments
     "The settings of AMUSE at a scale."
-    usual = AMUSESettings(tuple(SEEN), scale.semantic, scale.attention, width=scale.width, size=scale.size, frozen=FROZEN, margin=scale.margin, mu=scale.mu)
+    usual = AMUSESettings(
+        tuple(SEEN),
+        scale.semantic,
+        scale.attention,
+        width=scale.width,
+        size=scale.size,
+        frozen=FROZEN,
+        margin=scale.margin,
+        mu=scale.mu,
+    )
     return replace(usual, **changes)
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #dd592fae
@@ -364,12 +410,15 @@ def train_amuse(
     "AMUSE, or a variant of it."
     torch.manual_seed(seed)
     space = data.space if space is None else space
-    model = start_from(new_amuse(amuse_settings(scale, semantic=space.vectors.shape[1], **changes), space), data.network)
+    model = start_from(
+        new_amuse(amuse_settings(scale, semantic=space.vectors.shape[1], **changes), space), data.network
+    )
     pairs = PairedPictures(data.source, data.frames if frames is None else frames, seen_columns())
     return model, train(model, pairs, amuse_loss, scale, seed, validate, progress)
 
-
-BASELINES = {'DeViSE': (DeViSE, devise_loss), 'MTL-VSEM': (MTLVSEM, mtl_vsem_loss), 'C2AE': (C2AE, c2ae_loss)} # row of Table 2 -> class, loss
+# %% ../../nbs/thumbnail/06_systems.ipynb #ff1847ff
+# row of Table 2 -> class, loss
+BASELINES = {'DeViSE': (DeViSE, devise_loss), 'MTL-VSEM': (MTLVSEM, mtl_vsem_loss), 'C2AE': (C2AE, c2ae_loss)}
 
 def train_baseline(
     name:str, # one of `BASELINES`
@@ -380,8 +429,14 @@ def train_baseline(
     "A learned baseline; C2AE knows the seen topics only."
     kind, loss = BASELINES[name]
     torch.manual_seed(seed)
-    settings = BaselineSettings(tuple(SEEN), data.space.vectors.shape[1], width=scale.width, size=scale.size, frozen=FROZEN,
-                                topics='seen' if kind is C2AE else 'all')
+    settings = BaselineSettings(
+        tuple(SEEN),
+        data.space.vectors.shape[1],
+        width=scale.width,
+        size=scale.size,
+        frozen=FROZEN,
+        topics='seen' if kind is C2AE else 'all',
+    )
     model = start_from(kind(settings, data.space.prototype(SEEN)), data.network)
     train(model, TwoTasks(data.source, data.frames, seen_columns()), loss, scale, seed)
     return model
@@ -392,7 +447,7 @@ class TopicScores(NamedTuple):
     similarities: np.ndarray # [N, M]
     counts: pd.Series # [M]
 
-
+# %% ../../nbs/thumbnail/06_systems.ipynb #d1a8ee9d
 def topic_scores(
     model, # trained, with `settings` and `similarities`
     data:ThumbnailData, # of the experiment
@@ -402,7 +457,8 @@ def topic_scores(
     "What a trained system says about the candidates."
     settings = model.settings if topics is None else replace(model.settings, topics=topics)
     counts = data.topics[topics_that_count(settings, data.topics.index)]
-    with above_frozen(model): found = model.similarities(data.candidates, list(counts.index), data.space if space is None else space)
+    with above_frozen(model):
+        found = model.similarities(data.candidates, list(counts.index), data.space if space is None else space)
     return TopicScores(found.numpy(), counts)
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #e53bc953
@@ -431,16 +487,19 @@ class Outcome(NamedTuple):
     won: np.ndarray # click probability above the mean of the clip's candidates
     possible: np.ndarray # the most that could be won
 
-
+# %% ../../nbs/thumbnail/06_systems.ipynb #f05780d1
 def outcome(
     chosen:np.ndarray, # candidate of each clip
     clips:Sequence[Clip], # the clips
 ) -> Outcome: # for each clip
     "How good choices are."
     pairs = list(zip(chosen, clips))
-    return Outcome(np.array([float(k == clip.truth) for k, clip in pairs]), np.array([clip.likeness[k] for k, clip in pairs]),
-                   np.array([clip.click_rate[k] - clip.click_rate.mean() for k, clip in pairs]),
-                   np.array([clip.click_rate.max() - clip.click_rate.mean() for clip in clips]))
+    return Outcome(
+        np.array([float(k == clip.truth) for k, clip in pairs]),
+        np.array([clip.likeness[k] for k, clip in pairs]),
+        np.array([clip.click_rate[k] - clip.click_rate.mean() for k, clip in pairs]),
+        np.array([clip.click_rate.max() - clip.click_rate.mean() for clip in clips]),
+    )
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #87dc7ef9
 def measure(
@@ -449,7 +508,11 @@ def measure(
 ) -> dict: # accuracy, similarity, clicks
     "The measures of a system, averaged over clips."
     found = outcome(chosen, clips)
-    return {'accuracy': found.accuracy.mean(), 'similarity': found.similarity.mean(), 'clicks': found.won.sum()/found.possible.sum()}
+    return {
+        'accuracy': found.accuracy.mean(),
+        'similarity': found.similarity.mean(),
+        'clicks': found.won.sum() / found.possible.sum(),
+    }
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #a59c7e0e
 def rules(

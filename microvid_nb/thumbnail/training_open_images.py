@@ -27,7 +27,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..data.files import require_file
 from ..data.microworld import in_parallel
-from ..data.open_images import PUBLISHED, OpenImages, OpenImagesDataset, open_image, read_class_descriptions, read_image_list, read_open_images
+from microvid_nb.data.open_images import (
+    PUBLISHED, OpenImages, OpenImagesDataset, open_image, read_class_descriptions, read_image_list,
+    read_open_images)
 from ..features.text import SemanticSpace
 from ..media.render import write_jpeg
 from ..media.survey import survey_video
@@ -66,7 +68,7 @@ class OpenImagesFiles(NamedTuple):
     images: Path|None # the image list, or None
     pictures: Path # folder of {ImageID}.jpg
 
-
+# %% ../../nbs/thumbnail/08_training_open_images.ipynb #10303f01
 def find_open_images(
     folder:str|Path, # of the published files
 ) -> OpenImagesFiles: # what is there
@@ -75,8 +77,15 @@ def find_open_images(
     def some(pattern): return sorted(path for path in folder.glob(pattern) if path.name.endswith(('.csv', '.csv.gz')))
     classes, labels, images = some('*class-descriptions*'), some('*imagelabels*'), some('*images*with*')
     pictures = next((folder/name for name in ('pictures', 'images', 'train') if (folder/name).is_dir()), None)
-    missing = [what for what, found in (('class descriptions (*class-descriptions*.csv)', classes), ('image labels (*imagelabels*.csv)', labels),
-                                        ('a folder of pictures (pictures, images or train)', pictures)) if not found]
+    missing = [
+        what
+        for what, found in (
+            ('class descriptions (*class-descriptions*.csv)', classes),
+            ('image labels (*imagelabels*.csv)', labels),
+            ('a folder of pictures (pictures, images or train)', pictures),
+        )
+        if not found
+    ]
     if missing: raise FileNotFoundError(f'{folder}: has no {", no ".join(missing)}; published at {PUBLISHED}')
     return OpenImagesFiles(classes[-1], labels, images[-1] if images else None, pictures)
 
@@ -106,7 +115,9 @@ def label_words(
     present, absent = ((matrix @ csr_matrix(merge)).astype(bool) for matrix in (labels.present, labels.absent))
     enough = np.flatnonzero(np.asarray(present.sum(0)).ravel() >= least)
     if len(enough) < 2:
-        raise ValueError(f'expected two or more words that have a vector and {least} pictures, found {len(enough)} in {len(labels.class_names)} classes')
+        raise ValueError(
+            f'expected two or more words that have a vector and {least} pictures, found {len(enough)} in {len(labels.class_names)} classes'
+        )
     kept, shown = [list(words)[column] for column in enough], present[:, enough]
     rows = np.flatnonzero(np.asarray(shown.sum(1)).ravel() > 0)
     return OpenImages(labels.image_ids[rows], kept, kept, shown[rows], absent[rows][:, enough])
@@ -121,7 +132,7 @@ def frame_folder(
     "A folder whose name no other file's frames have."
     return out/f'{video.stem}-{hashlib.sha256(str(video.resolve()).encode()).hexdigest()[:10]}'
 
-
+# %% ../../nbs/thumbnail/08_training_open_images.ipynb #33e42e01
 def extract_frames(
     video:Path, # a file
     out:Path, # where frames go
@@ -150,15 +161,22 @@ def target_pictures(
     progress:bool=True, # show a bar
 ) -> tuple[list[Path], dict[Path, str]]: # pictures of the target; files that gave none, and why
     "All frames of the target domain as picture files; `ValueError` where there are none."
-    files = sorted(path for path in require_file(folder, 'the folder of the target', 'your own videos').rglob('*') if path.is_file())
+    files = sorted(
+        path
+        for path in require_file(folder, 'the folder of the target', 'your own videos').rglob('*')
+        if path.is_file()
+    )
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     pictures = [path for path in files if path.suffix.lower() in PICTURES]
     videos = [path for path in files if path.suffix.lower() not in PICTURES]
-    reasons = in_parallel(extract_frames, [(path, out) for path in videos], workers, progress, 'video') if videos else []
+    reasons = (
+        in_parallel(extract_frames, [(path, out) for path in videos], workers, progress, 'video') if videos else []
+    )
     bad = {path: reason for path, reason in zip(videos, reasons) if reason}
     pictures += [frame for path in videos if path not in bad for frame in sorted(frame_folder(out, path).glob('*.jpg'))]
-    if not pictures: raise ValueError(f'{folder}: expected videos or pictures, found {len(files)} files and none that can be read')
+    if not pictures:
+        raise ValueError(f'{folder}: expected videos or pictures, found {len(files)} files and none that can be read')
     return pictures, bad
 
 # %% ../../nbs/thumbnail/08_training_open_images.ipynb #cdec2cfe
@@ -173,7 +191,7 @@ class Squeezed:
         "The picture as the networks take it."
         return input_pictures(np.asarray(image)[None], self.size)[0]
 
-
+# %% ../../nbs/thumbnail/08_training_open_images.ipynb #cdec2c01
 class PictureFiles(Dataset):
     "Pictures without labels: (picture,)."
     def __init__(self,
@@ -196,16 +214,26 @@ def open_images_pairs(
 ) -> tuple: # pairs for training, pictures for measuring, words, semantic space
     "Everything that is read from disk in training."
     files, space = find_open_images(source), SemanticSpace.from_file(vectors)
-    labels = label_words(read_open_images(files.labels, read_class_descriptions(files.classes), min_confidence=plan.min_confidence), space, plan.least)
+    labels = label_words(
+        read_open_images(files.labels, read_class_descriptions(files.classes), min_confidence=plan.min_confidence),
+        space,
+        plan.least,
+    )
     rotation = None if files.images is None else read_image_list(files.images, labels.image_ids).rotation
     pictures = OpenImagesDataset(labels, files.pictures, rotation, Squeezed(plan.size))
     if len(pictures) <= plan.held_out:
-        raise ValueError(f'{files.pictures}: expected more than the {plan.held_out} pictures held out, found {len(pictures)} of {len(labels.image_ids)} with labels')
+        raise ValueError(
+            f'{files.pictures}: expected more than the {plan.held_out} pictures held out, found {len(pictures)} of {len(labels.image_ids)} with labels'
+        )
     with PartialState().main_process_first():   # one process of several extracts, the others find the frames
         frames, bad = target_pictures(target, Path(out)/'frames', progress=progress)
     for path, reason in bad.items(): warnings.warn(f'{path}: left out of the target: {reason}', MediaWarning)
     order = np.random.default_rng(plan.seed).permutation(len(pictures)).tolist()
-    pairs = PairedPictures(Subset(pictures, order[plan.held_out:]), PictureFiles(frames, Squeezed(plan.size)), range(len(labels.class_names)))
+    pairs = PairedPictures(
+        Subset(pictures, order[plan.held_out :]),
+        PictureFiles(frames, Squeezed(plan.size)),
+        range(len(labels.class_names)),
+    )
     return pairs, Subset(pictures, order[:plan.held_out]), tuple(labels.class_names), space
 
 # %% ../../nbs/thumbnail/08_training_open_images.ipynb #342cedbe
@@ -222,27 +250,64 @@ def train_open_images(
     out = Path(out)
     pairs, held_out, words, space = open_images_pairs(source, target, vectors, out, plan, progress)
     known = SemanticSpace(space.words[:plan.vocabulary], space.vectors[:plan.vocabulary])
-    settings = AMUSESettings(words, space.vectors.shape[1], plan.attention, plan.backbone, plan.width, plan.size, frozen=plan.frozen, margin=plan.margin, mu=plan.mu)
+    settings = AMUSESettings(
+        words,
+        space.vectors.shape[1],
+        plan.attention,
+        plan.backbone,
+        plan.width,
+        plan.size,
+        frozen=plan.frozen,
+        margin=plan.margin,
+        mu=plan.mu,
+    )
     torch.manual_seed(plan.seed)
     model = new_amuse(settings, space, pretrained)
     reading = dict(batch_size=plan.batch, num_workers=plan.workers, pin_memory=torch.cuda.is_available())
-    loader = DataLoader(pairs, shuffle=True, drop_last=len(pairs) > plan.batch, generator=torch.Generator().manual_seed(plan.seed), **reading)
+    loader = DataLoader(
+        pairs,
+        shuffle=True,
+        drop_last=len(pairs) > plan.batch,
+        generator=torch.Generator().manual_seed(plan.seed),
+        **reading,
+    )
     measuring = DataLoader(held_out, **reading)
     def validate(model): return {'accuracy': held_out_accuracy(model, measuring, space)}
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], plan.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.epochs)
-    history = fit(model, loader, amuse_loss, optimizer, plan.epochs, validate, out, schedule, mixed_precision=plan.mixed_precision, best=('accuracy', max), seed=plan.seed, progress=progress)
+    history = fit(
+        model,
+        loader,
+        amuse_loss,
+        optimizer,
+        plan.epochs,
+        validate,
+        out,
+        schedule,
+        mixed_precision=plan.mixed_precision,
+        best=('accuracy', max),
+        seed=plan.seed,
+        progress=progress,
+    )
     trained = topic_model(model.cpu(), known)
     if PartialState().is_main_process:
-        save_checkpoint(out/'amuse.safetensors', trained, trained.settings, note=f'Open Images, {len(pairs.source)} pictures, {len(words)} words, accuracy {history.accuracy.max():.3f}')
+        save_checkpoint(
+            out / 'amuse.safetensors',
+            trained,
+            trained.settings,
+            note=f'Open Images, {len(pairs.source)} pictures, {len(words)} words, accuracy {history.accuracy.max():.3f}',
+        )
     return trained, history
 
-
+# %% ../../nbs/thumbnail/08_training_open_images.ipynb #342ced01
 def held_out_accuracy(
     model, # AMUSE in training
     loader, # pictures with present and known labels
     space:SemanticSpace, # word vectors
 ) -> float: # 0.5 at chance
     "The mean over words of how probably a picture that shows it is more similar to it than one that doesn't."
-    found = [(model.similarities(images, model.settings.words, space), torch.as_tensor(present).bool()) for images, present, _ in loader]
+    found = [
+        (model.similarities(images, model.settings.words, space), torch.as_tensor(present).bool())
+        for images, present, _ in loader
+    ]
     return float(np.nanmean(ordering_accuracy(*(torch.cat(column) for column in zip(*found)))))

@@ -74,7 +74,7 @@ class AlexNetFusion(nn.Module):
         "Scores of venues."
         return self.network(torch.cat(self.scaler(videos), 1))
 
-
+# %% ../../nbs/venue/06_baselines.ipynb #eb92b601
 def fusion_loss(
     model:AlexNetFusion, # in training
     videos:Videos, # a batch
@@ -97,11 +97,13 @@ def fit(self:AlexNetFusion,
     self.history = fit_model(self, loader, fusion_loss, optimizer, s.epochs, seed=seed, **options)
     return self
 
-
+# %% ../../nbs/venue/06_baselines.ipynb #d114bc01
 @patch
 @torch.no_grad()
 def predict(self:AlexNetFusion,
     videos:Videos, # any
 ) -> Tensor: # int64 [N], on the CPU
     "The most probable venues."
-    return torch.cat([self(pick_rows(videos, rows)).argmax(1).cpu() for rows in torch.arange(len(videos.venue)).split(4096)])
+    return torch.cat(
+        [self(pick_rows(videos, rows)).argmax(1).cpu() for rows in torch.arange(len(videos.venue)).split(4096)]
+    )

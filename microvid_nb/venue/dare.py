@@ -99,7 +99,7 @@ def mapping_error(
     "The squared distance of a video's own representation from what the mappings give, averaged over videos (Eq. 1, first term)."
     return (mapped - own).square().sum(1).mean()
 
-
+# %% ../../nbs/venue/03_dare.ipynb #61c12801
 @patch
 def own_concepts(self:DARE,
     videos:Videos, # of the training
@@ -111,7 +111,7 @@ def own_concepts(self:DARE,
     widths = torch.tensor([s.visual, s.concepts, s.text_concepts], device=index.device)
     return self.own(index)*videos.present.repeat_interleave(widths, 1)
 
-
+# %% ../../nbs/venue/03_dare.ipynb #61c12802
 @patch
 @torch.no_grad()
 def settle(self:DARE,
@@ -121,8 +121,11 @@ def settle(self:DARE,
     self.scaler.learn(videos)
     if self.own is None: return
     if len(videos.venue) != self.settings.free:
-        raise ValueError(f'the model has a representation for each of {self.settings.free} videos, found {len(videos.venue)}')
-    for rows in torch.arange(self.settings.free).split(4096): self.own.weight[rows] = self.concepts(pick_rows(videos, rows))
+        raise ValueError(
+            f'the model has a representation for each of {self.settings.free} videos, found {len(videos.venue)}'
+        )
+    for rows in torch.arange(self.settings.free).split(4096):
+        self.own.weight[rows] = self.concepts(pick_rows(videos, rows))
 
 # %% ../../nbs/venue/03_dare.ipynb #af6790da
 class DAREBatch(NamedTuple):
@@ -143,7 +146,12 @@ class DAREData(Dataset):
         samples:int, # S
         seed:int=0, # of partners and sounds
     ):
-        self.videos, self.sounds, self.samples, self.generator = videos, sounds, samples, torch.Generator().manual_seed(seed)
+        self.videos, self.sounds, self.samples, self.generator = (
+            videos,
+            sounds,
+            samples,
+            torch.Generator().manual_seed(seed),
+        )
         self.by_venue = sort_by_venue(videos.venue) if samples else None
 
     def __len__(self): return len(self.videos.venue)
@@ -158,10 +166,12 @@ class DAREData(Dataset):
             places, sign = pairs.index.flatten(), pairs.sign
             partners = pick_rows(self.videos, places)
         if self.sounds is not None:
-            sounds = pick_rows(self.sounds, torch.randint(len(self.sounds.codes), (len(rows),), generator=self.generator))
+            sounds = pick_rows(
+                self.sounds, torch.randint(len(self.sounds.codes), (len(rows),), generator=self.generator)
+            )
         return DAREBatch(pick_rows(self.videos, index), index, partners, places, sign, sounds)
 
-
+# %% ../../nbs/venue/03_dare.ipynb #ea167601
 def as_it_is(batch:DAREBatch) -> DAREBatch:
     "The batch, which is whole already."
     return batch
@@ -192,16 +202,18 @@ def knowledge_loss(
         loss = loss + mapping_error(model.concepts(batch.videos), model.own_concepts(batch.videos, batch.index))
     return loss
 
-
+# %% ../../nbs/venue/03_dare.ipynb #74497501
 def embedding_loss(
     model:DARE, # in training
     batch:DAREBatch, # with partners
 ) -> Tensor: # J2, scalar
     "Similarity preservation (Eq. 5) over S positive and S negative partners."
     partners = model.own_concepts(batch.partners, batch.partner_index)
-    return similarity_loss(model.own_concepts(batch.videos, batch.index), partners.unflatten(0, batch.sign.shape), batch.sign)
+    return similarity_loss(
+        model.own_concepts(batch.videos, batch.index), partners.unflatten(0, batch.sign.shape), batch.sign
+    )
 
-
+# %% ../../nbs/venue/03_dare.ipynb #74497502
 def venue_loss(
     model:DARE, # in training
     batch:DAREBatch, # any
@@ -219,7 +231,7 @@ def dare_losses(
     losses = {'transfer': knowledge_loss, 'similarity': embedding_loss, 'venue': venue_loss}
     return {name: loss for name, loss in losses.items() if wanted[name]}
 
-
+# %% ../../nbs/venue/03_dare.ipynb #06c66301
 def joint_loss(
     model:DARE, # in training
     batch:DAREBatch, # any
@@ -248,7 +260,9 @@ def train_dare(
     losses = dare_losses(model.settings, sounds is not None)
     loader = dare_loader(videos, sounds, model.settings.samples, batch, seed)
     optimizer = torch.optim.Adagrad(model.parameters(), rate)
-    history = fit(model, loader, list(losses.values()) if alternate else joint_loss, optimizer, epochs, seed=seed, **options)
+    history = fit(
+        model, loader, list(losses.values()) if alternate else joint_loss, optimizer, epochs, seed=seed, **options
+    )
     return history.rename(columns={f'loss_{k + 1}': name for k, name in enumerate(losses)})
 
 # %% ../../nbs/venue/03_dare.ipynb #d18f6c3f
@@ -263,7 +277,7 @@ class VenuePrediction(NamedTuple):
         "The most probable venues."
         return self.probabilities.argmax(1)
 
-
+# %% ../../nbs/venue/03_dare.ipynb #d18f6c01
 @patch
 @torch.no_grad()
 def predict(self:DARE,
@@ -277,7 +291,9 @@ def predict(self:DARE,
         part = pick_rows(videos, rows)
         a, device = self.concepts(part), self.scaler.visual_mean.device
         heard = a[:, self.settings.visual:][:, :self.settings.concepts]
-        found.append((self.network(a).softmax(1).cpu(), torch.where(part.present[:, 1, None].to(device), heard, torch.nan).cpu()))
+        found.append(
+            (self.network(a).softmax(1).cpu(), torch.where(part.present[:, 1, None].to(device), heard, torch.nan).cpu())
+        )
     self.train(training)
     probabilities, heard = map(torch.cat, zip(*found))
     return VenuePrediction(probabilities, heard, missing_modalities(videos))

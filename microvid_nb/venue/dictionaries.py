@@ -80,7 +80,7 @@ def slope_derivative(
     torch.diagonal(whole.view(b, m*p, m*p), dim1=1, dim2=2).add_((~used).to(codes.dtype).repeat(1, m))
     return whole.view(b, m*p, m*p)
 
-
+# %% ../../nbs/venue/04_dictionaries.ipynb #324a2001
 def joint_codes(
     blocks:Sequence[Tensor], # x^m, [B, D_m] each
     dictionaries:Sequence[Tensor], # D^m, [D_m, p] each
@@ -126,8 +126,17 @@ def learn_atoms(
     "An unsupervised dictionary."
     s = settings
     learner = MiniBatchDictionaryLearning(
-        s.atoms, alpha=s.sparsity, max_iter=s.passes, batch_size=s.batch, fit_algorithm='cd', random_state=seed, n_jobs=1,
-        transform_algorithm='lasso_cd', transform_alpha=s.sparsity, transform_max_iter=2000)
+        s.atoms,
+        alpha=s.sparsity,
+        max_iter=s.passes,
+        batch_size=s.batch,
+        fit_algorithm='cd',
+        random_state=seed,
+        n_jobs=1,
+        transform_algorithm='lasso_cd',
+        transform_alpha=s.sparsity,
+        transform_max_iter=2000,
+    )
     return learner.fit(x)
 
 # %% ../../nbs/venue/04_dictionaries.ipynb #aed16a52
@@ -206,7 +215,7 @@ class D3L(TaskDrivenDictionary):
         whole = torch.cat(parts, 1)/sum(x.shape[1] for x in parts)**.5
         return [whole], torch.ones(len(whole), 1, dtype=torch.bool, device=whole.device)
 
-
+# %% ../../nbs/venue/04_dictionaries.ipynb #5f89b901
 class MTDL(TaskDrivenDictionary):
     "Task-driven dictionary learning on three modalities that share their atoms."
     def __init__(self,
@@ -227,15 +236,18 @@ class VideoRows(Dataset):
     def __len__(self): return len(self.videos.venue)
     def __getitems__(self, rows): return pick_rows(self.videos, torch.tensor(rows))
 
-
+# %% ../../nbs/venue/04_dictionaries.ipynb #e6f0f901
 def batches(
     videos:Videos, # of the training
     size:int, # of a batch
     seed:int, # of the order
 ) -> DataLoader: # of `Videos`
     "All videos in a new order every epoch."
-    return DataLoader(VideoRows(videos), size, shuffle=True, generator=torch.Generator().manual_seed(seed), collate_fn=_whole)
+    return DataLoader(
+        VideoRows(videos), size, shuffle=True, generator=torch.Generator().manual_seed(seed), collate_fn=_whole
+    )
 
+# %% ../../nbs/venue/04_dictionaries.ipynb #e6f0f902
 def _whole(batch:Videos) -> Videos:
     "A batch, which is whole already."
     return batch
@@ -249,7 +261,7 @@ def task_loss(
     decay = sum(classifier.weight.square().sum() for classifier in model.classifiers)
     return F.cross_entropy(model(videos), videos.venue) + model.settings.decay/2*decay
 
-
+# %% ../../nbs/venue/04_dictionaries.ipynb #231a8001
 @patch
 def fit(self:TaskDrivenDictionary,
     videos:Videos, # of the training
@@ -264,12 +276,13 @@ def fit(self:TaskDrivenDictionary,
     blocks, _ = self.blocks(videos)
     start = torch.from_numpy(learn_atoms(torch.cat(blocks, 1).double().numpy(), s, seed).components_.T).float()
     with torch.no_grad():
-        for loose, part in zip(self.loose, start.split([x.shape[1] for x in blocks])): loose.copy_(F.normalize(part, dim=0))
+        for loose, part in zip(self.loose, start.split([x.shape[1] for x in blocks])):
+            loose.copy_(F.normalize(part, dim=0))
     optimizer, loader = torch.optim.Adam(self.parameters(), s.rate), batches(videos, s.batch, seed)
     self.history = fit_model(self, loader, task_loss, optimizer, s.epochs, seed=seed, progress=progress, **options)
     return self
 
-
+# %% ../../nbs/venue/04_dictionaries.ipynb #231a8002
 @patch
 @torch.no_grad()
 def predict(self:TaskDrivenDictionary,

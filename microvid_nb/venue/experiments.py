@@ -17,14 +17,15 @@ from fastcore.basics import patch
 
 from ..data.files import require_file
 from ..data.microworld import MicroWorld, in_parallel
-from ..data.synthesis import SOURCES
-from ..data.venues import VENUES
+from ..data.world.synthesis import SOURCES
+from ..data.world.venues import VENUES
 from ..data.vine import PUBLISHED, VenueTree, VineSplit, read_venue_names, read_venue_tree
 from ..features.sound_experiment import esc10_table
 from ..training import PairedTest, mean_sd, paired_t
 from .dare import DARE, DARESettings
-from .systems import (SCALES, Split, VenueMaterial, VenueScale, baselines, compare_features, measure, measure_groups, microworld_material,
-                                       said_by, size_groups, split_numbers, split_videos, trained_baseline, trained_dare)
+from .systems import (
+    SCALES, Split, VenueMaterial, VenueScale, baselines, compare_features, measure, measure_groups,
+    microworld_material, said_by, size_groups, split_numbers, split_videos, trained_baseline, trained_dare)
 from .tree import world_tree
 from .video_to_venue import VideoToVenue, assemble
 from .videos import MODALITIES, Sounds, Videos, pick_rows, vine_videos
@@ -74,7 +75,9 @@ class Round:
         column:str='method', # what the keys are
     ) -> pd.DataFrame: # round, `column`, Micro-F1, Macro-F1
         "A row a model."
-        return pd.DataFrame([{'round': self.seed, column: name, **measure(self.split.test.venue, each)} for name, each in said.items()])
+        return pd.DataFrame(
+            [{'round': self.seed, column: name, **measure(self.split.test.venue, each)} for name, each in said.items()]
+        )
 
 # %% ../../nbs/venue/09_experiments.ipynb #26b5f7d0
 @patch
@@ -89,9 +92,11 @@ def train(self:Round,
     scale, videos = self.scale, videos or len(train.venue)
     scale = replace(scale, epochs=round(scale.epochs*(len(train.venue)/videos)**.5))
     if sounds is not None: sounds = None if concepts == 0 else sounds._replace(concepts=sounds.concepts[:, :concepts])
-    return trained_dare(pick_rows(train, slice(videos)), sounds, self.concepts, self.venues, scale, self.seed, **changes)
+    return trained_dare(
+        pick_rows(train, slice(videos)), sounds, self.concepts, self.venues, scale, self.seed, **changes
+    )
 
-
+# %% ../../nbs/venue/09_experiments.ipynb #26b5f701
 @patch
 def said(self:Round,
     modalities:tuple=MODALITIES, # that DARE gets, in training and in testing
@@ -101,16 +106,44 @@ def said(self:Round,
     if changes.get('concepts') == self.concepts or self.study.sounds is None: changes.pop('concepts', None)
     if changes.get('dropout') == DARESettings().dropout: del changes['dropout']
     key = modalities, *sorted(changes.items())
-    if key not in self.known: self.known[key] = said_by(self.train(modalities, **changes)[0], only(self.split.test, *modalities))
+    if key not in self.known:
+        self.known[key] = said_by(self.train(modalities, **changes)[0], only(self.split.test, *modalities))
     return self.known[key]
 
 # %% ../../nbs/venue/09_experiments.ipynb #4e1b5518
-PAPER_TABLE2 = pd.DataFrame([('spectrum (mean)', 8.87, 6.23), ('spectrum (max)', 8.25, 5.88), ('MFCC (mean)', 11.36, 4.92), ('MFCC (max)', 15.72, 9.21), ('SDA', 17.09, 12.74)],
-    columns=['method', 'Micro-F1', 'Macro-F1']).set_index('method') # 43,868 Freesound clips, 313 concepts
-PAPER_TABLE3 = pd.DataFrame([('Default', 11.40, .53), ('MDL', 20.46, 7.06), ('D3L', 19.03, 3.87), ('MTDL', 20.67, 6.16), ('AlexNet_0', 25.95, 6.04), ('AlexNet_1', 28.95, 9.45),
-    ('AlexNet_2', 29.04, 10.86), ('AlexNet_3', 28.55, 10.65), ('TRUMANN', 25.27, 5.21), ('DARE', 31.21, 16.66)], columns=['method', 'Micro-F1', 'Macro-F1']).set_index('method') # Vine, 81,044 test videos
-PAPER_TABLE4 = pd.DataFrame([('1 hidden layer', 31.21, 16.66), ('2 hidden layers', 30.67, 15.57), ('3 hidden layers', 29.43, 13.37)], columns=['method', 'Micro-F1', 'Macro-F1']).set_index('method')
-PAPER_TABLE5 = pd.DataFrame([('DARE', 34.84, 20.64, 10.34, 7.21), ('DARE-sparsity', 31.75, 9.63, 1.53, 1.67)], columns=['method', *range(4)]).set_index('method') # Micro-F1, groups of 47 categories
+PAPER_TABLE2 = pd.DataFrame(
+    [
+        ('spectrum (mean)', 8.87, 6.23),
+        ('spectrum (max)', 8.25, 5.88),
+        ('MFCC (mean)', 11.36, 4.92),
+        ('MFCC (max)', 15.72, 9.21),
+        ('SDA', 17.09, 12.74),
+    ],
+    columns=['method', 'Micro-F1', 'Macro-F1'],
+).set_index('method')  # 43,868 Freesound clips, 313 concepts
+PAPER_TABLE3 = pd.DataFrame(
+    [
+        ('Default', 11.40, 0.53),
+        ('MDL', 20.46, 7.06),
+        ('D3L', 19.03, 3.87),
+        ('MTDL', 20.67, 6.16),
+        ('AlexNet_0', 25.95, 6.04),
+        ('AlexNet_1', 28.95, 9.45),
+        ('AlexNet_2', 29.04, 10.86),
+        ('AlexNet_3', 28.55, 10.65),
+        ('TRUMANN', 25.27, 5.21),
+        ('DARE', 31.21, 16.66),
+    ],
+    columns=['method', 'Micro-F1', 'Macro-F1'],
+).set_index('method')  # Vine, 81,044 test videos
+PAPER_TABLE4 = pd.DataFrame(
+    [('1 hidden layer', 31.21, 16.66), ('2 hidden layers', 30.67, 15.57), ('3 hidden layers', 29.43, 13.37)],
+    columns=['method', 'Micro-F1', 'Macro-F1'],
+).set_index('method')
+# Micro-F1, groups of 47 categories
+PAPER_TABLE5 = pd.DataFrame(
+    [('DARE', 34.84, 20.64, 10.34, 7.21), ('DARE-sparsity', 31.75, 9.63, 1.53, 1.67)], columns=['method', *range(4)]
+).set_index('method')
 
 
 def beside_paper(
@@ -128,7 +161,7 @@ def beside_paper(
         table[f'p {name}'] = pd.Series(tests).map('{:.2g}'.format)
     return table.join(paper.add_suffix(f', paper ({papers})').astype(object)).fillna('')
 
-
+# %% ../../nbs/venue/09_experiments.ipynb #4e1b5501
 def compare(
     rounds:pd.DataFrame, # round, method, and figures
     one:str, # of the methods
@@ -140,45 +173,77 @@ def compare(
     return paired_t(table[one], table[other])
 
 # %% ../../nbs/venue/09_experiments.ipynb #394b0a09
-PARTS = {'DARE': {}, 'no external sounds': {'concepts': 0}, 'DARE-sparsity': {'samples': 0}, 'neither': {'concepts': 0, 'samples': 0},
-         'plain sum J': {'alternate': False}, 'deviation 1': {'deviation': 1.}} # variant -> what differs
+PARTS = {
+    'DARE': {},
+    'no external sounds': {'concepts': 0},
+    'DARE-sparsity': {'samples': 0},
+    'neither': {'concepts': 0, 'samples': 0},
+    'plain sum J': {'alternate': False},
+    'deviation 1': {'deviation': 1.0},
+}  # variant -> what differs
 DROPOUT = 0., .1, .3, .5, .7 # Fig. 5 (d)
 SHARES = 0., .25, .5, 1. # of the external concepts, Fig. 4
 
 def table3(made:Round) -> pd.DataFrame:
     "The ten methods."
     methods = baselines(made.study.videos.widths, made.study.tree, made.scale)
-    said = {name: trained_baseline(make, made.split.train, made.seed).predict(made.split.test) for name, make in methods.items()}
+    said = {
+        name: trained_baseline(make, made.split.train, made.seed).predict(made.split.test)
+        for name, make in methods.items()
+    }
     return made.rows({**said, 'DARE': made.said()})
 
+# %% ../../nbs/venue/09_experiments.ipynb #394b0a01
 def table4(made:Round) -> pd.DataFrame:
     "One, two and three hidden layers."
     deeper = {f'{n} hidden layers': made.said(hidden=(made.scale.hidden,)*n) for n in (2, 3)}
     return made.rows({'1 hidden layer': made.said(), **deeper})
 
+# %% ../../nbs/venue/09_experiments.ipynb #394b0a02
 def table5(made:Round) -> pd.DataFrame: # round, method, group, videos, Micro-F1, Macro-F1
     "Four groups of venues by size, with J2 and without, with external sounds and without."
     groups = size_groups(made.split.train.venue, made.venues)
-    said = {name: made.said(**PARTS[name]) for name in ('DARE', 'DARE-sparsity', *(['no external sounds'] if made.study.sounds else []))}
-    return pd.concat([measure_groups(made.split.test.venue, each, groups).assign(round=made.seed, method=name) for name, each in said.items()], ignore_index=True)
+    said = {
+        name: made.said(**PARTS[name])
+        for name in ('DARE', 'DARE-sparsity', *(['no external sounds'] if made.study.sounds else []))
+    }
+    return pd.concat(
+        [
+            measure_groups(made.split.test.venue, each, groups).assign(round=made.seed, method=name)
+            for name, each in said.items()
+        ],
+        ignore_index=True,
+    )
 
+# %% ../../nbs/venue/09_experiments.ipynb #394b0a03
 def parts(made:Round) -> pd.DataFrame:
     "DARE without each of its parts."
-    without = {name: changes for name, changes in PARTS.items() if 'concepts' not in changes or made.study.sounds is not None}
+    without = {
+        name: changes for name, changes in PARTS.items() if 'concepts' not in changes or made.study.sounds is not None
+    }
     return made.rows({name: made.said(**changes) for name, changes in without.items()})
 
 # %% ../../nbs/venue/09_experiments.ipynb #a3b4093e
 def figure4(made:Round) -> pd.DataFrame: # round, concepts, modalities, Micro-F1, Macro-F1
     "More and more external concepts, for all modalities, and for videos without a title."
     counts = sorted({round(share*made.concepts) for share in SHARES})
-    return pd.concat([made.rows({count: made.said(names, concepts=count) for count in counts}, 'concepts').assign(modalities=' + '.join(names))
-                      for names in (MODALITIES, MODALITIES[:2])], ignore_index=True)
+    return pd.concat(
+        [
+            made.rows({count: made.said(names, concepts=count) for count in counts}, 'concepts').assign(
+                modalities=' + '.join(names)
+            )
+            for names in (MODALITIES, MODALITIES[:2])
+        ],
+        ignore_index=True,
+    )
 
+# %% ../../nbs/venue/09_experiments.ipynb #a3b40901
 def figure5(made:Round) -> pd.DataFrame: # round, epoch, loss and its parts, Micro-F1, Macro-F1
     "Loss and measures after each epoch."
     def validate(model): return measure(made.split.test.venue, said_by(model, made.split.test))
     return made.train(validate=validate)[1].drop(columns=['learning_rate', 'seconds']).assign(round=made.seed)
 
+# %% ../../nbs/venue/09_experiments.ipynb #a3b40902
 def figure5_dropout(made:Round) -> pd.DataFrame: # round, dropout, Micro-F1, Macro-F1
     "Shares of a and of hidden units that are dropped."
     return made.rows({share: made.said(dropout=share) for share in DROPOUT}, 'dropout')
@@ -194,20 +259,35 @@ def modalities(made:Round) -> pd.DataFrame: # round, modalities, sound (none, co
             true = made.study._replace(videos=made.study.videos._replace(acoustic=made.study.sources), sounds=None)
             said['true sources'] = Round(true, made.scale, made.seed).said(names)
         tables.append(made.rows(said, 'sound').assign(modalities=' + '.join(names)))
-    return pd.concat([*tables, made.rows({'none': made.said(MODALITIES[2:], concepts=0)}, 'sound').assign(modalities='text')], ignore_index=True)
+    return pd.concat(
+        [*tables, made.rows({'none': made.said(MODALITIES[2:], concepts=0)}, 'sound').assign(modalities='text')],
+        ignore_index=True,
+    )
 
+# %% ../../nbs/venue/09_experiments.ipynb #f6d2d801
 def fewer(made:Round) -> pd.DataFrame: # round, method, modalities, videos, Micro-F1, Macro-F1
     "Without external sounds and without J2, learned from a ninth, a third and all of the videos."
     whole, tables = len(made.split.train.venue), []
     for names in (MODALITIES, MODALITIES[:2]):
         for videos in (whole//9, whole//3, whole):
             some = {} if videos == whole else {'videos': videos}
-            said = {name: made.said(names, **some, **PARTS[name]) for name in ('DARE', 'no external sounds', 'DARE-sparsity')}
+            said = {
+                name: made.said(names, **some, **PARTS[name])
+                for name in ('DARE', 'no external sounds', 'DARE-sparsity')
+            }
             tables.append(made.rows(said).assign(modalities=' + '.join(names), videos=videos))
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/venue/09_experiments.ipynb #04951081
-COMMON = {'table3': table3, 'table4': table4, 'table5': table5, 'parts': parts, 'fig5': figure5, 'fig5d': figure5_dropout} # name of a table -> what makes a round of it
+# name of a table -> what makes a round of it
+COMMON = {
+    'table3': table3,
+    'table4': table4,
+    'table5': table5,
+    'parts': parts,
+    'fig5': figure5,
+    'fig5d': figure5_dropout,
+}
 
 # %% ../../nbs/venue/09_experiments.ipynb #db139a18
 WITH_SOUNDS = {'fig4': figure4, 'modalities': modalities, 'fewer': fewer}
@@ -253,8 +333,10 @@ def clip_concepts(
         k = int(there.nonzero()[0])
         playing = {tag for name, *_ in world.story(int(numbers[k])).sounds for tag in SOURCES[name].tags}
         best = prediction.concepts[k].topk(top)
-        rows += [(int(numbers[k]), venue, list(VENUES)[prediction.venue[k]], concepts[c], strength, concepts[c] in playing)
-                 for c, strength in zip(best.indices.tolist(), best.values.tolist())]
+        rows += [
+            (int(numbers[k]), venue, list(VENUES)[prediction.venue[k]], concepts[c], strength, concepts[c] in playing)
+            for c, strength in zip(best.indices.tolist(), best.values.tolist())
+        ]
     return pd.DataFrame(rows, columns=['video', 'venue', 'said', 'concept', 'strength', 'plays'])
 
 # %% ../../nbs/venue/09_experiments.ipynb #0f1897d7
@@ -266,7 +348,9 @@ def all_rounds(
 ) -> dict: # name of the table -> DataFrame, the rounds below one another
     "All rounds, one on each core (on a GPU, one after the other)."
     jobs = [(study, scale, round_seed) for round_seed in range(seed, seed + scale.rounds)]
-    tables = list(in_parallel(one_round, jobs, 1 if torch.cuda.is_available() else None, progress=progress, unit='round'))
+    tables = list(
+        in_parallel(one_round, jobs, 1 if torch.cuda.is_available() else None, progress=progress, unit='round')
+    )
     return {name: pd.concat([each[name] for each in tables], ignore_index=True) for name in tables[0]}
 
 # %% ../../nbs/venue/09_experiments.ipynb #f9b70ab8
@@ -278,15 +362,17 @@ def true_sources(
     playing = [{name for name, *_ in world.story(i).sounds} for i in range(videos)]
     return torch.tensor([[name in names for name in SOURCES] for names in playing]).float()
 
-
+# %% ../../nbs/venue/09_experiments.ipynb #f9b70a01
 def world_study(
     material:VenueMaterial, # of a world
     seed:int, # of the world
 ) -> VenueStudy: # for all rounds
     "MicroWorld's data for the experiments."
-    return VenueStudy(material.videos, None, material.sounds, world_tree(), true_sources(MicroWorld(seed), len(material.videos.venue)))
+    return VenueStudy(
+        material.videos, None, material.sounds, world_tree(), true_sources(MicroWorld(seed), len(material.videos.venue))
+    )
 
-
+# %% ../../nbs/venue/09_experiments.ipynb #f9b70a02
 def reproduce_microworld(
     scale:VenueScale, # sizes
     seed:int=0, # of the world and of the first round
@@ -295,7 +381,11 @@ def reproduce_microworld(
     "Tables 2 to 5 and Fig. 4 to 6 on MicroWorld."
     material = microworld_material(scale, seed, progress)
     study = world_study(material, seed)
-    tables = {'table2': compare_features(material.descriptors, material.sounds.concepts, material.encoder, scale.folds, seed, progress)}
+    tables = {
+        'table2': compare_features(
+            material.descriptors, material.sounds.concepts, material.encoder, scale.folds, seed, progress
+        )
+    }
     tables |= all_rounds(study, scale, seed, progress)
     made = Round(study, scale, seed)
     model = made.train()[0]
@@ -303,7 +393,7 @@ def reproduce_microworld(
     return tables | {'fig6': concept_venues(model, made.split.test, material.concepts, list(VENUES)),
                      'fig6clips': clip_concepts(MicroWorld(seed), model, made.split.test, numbers, material.concepts)}
 
-
+# %% ../../nbs/venue/09_experiments.ipynb #f9b70a03
 def train_microworld_model(
     scale:VenueScale, # sizes
     seed:int=0, # of the world, the weights and chance in training
@@ -312,7 +402,9 @@ def train_microworld_model(
     "Everything from a file to its venue, trained on all videos of the scale."
     material = microworld_material(scale, seed, progress)
     dare, _ = trained_dare(material.videos, material.sounds, len(material.concepts), len(VENUES), scale, seed)
-    return assemble(material.pictures, material.encoder, material.texts, dare, list(VENUES), material.concepts, scale.seconds)
+    return assemble(
+        material.pictures, material.encoder, material.texts, dare, list(VENUES), material.concepts, scale.seconds
+    )
 
 # %% ../../nbs/venue/09_experiments.ipynb #c6938b9e
 def read_vine(
@@ -323,7 +415,8 @@ def read_vine(
     folder = Path(folder)
     files = sorted(path for path in folder.glob('*') if path.suffix in ('.h5', '.hdf5'))
     if not files: require_file(folder/'alexnet.h5', 'a feature file of VENUE-188', PUBLISHED)
-    if len(files) > 1: raise ValueError(f'{folder}: expected one feature file, found {", ".join(path.name for path in files)}')
+    if len(files) > 1:
+        raise ValueError(f'{folder}: expected one feature file, found {", ".join(path.name for path in files)}')
     read_venue_names(folder/'leaf_venue_name.txt')
     parts = []
     for part, most in (('train', scale.train), ('test', scale.test)):
@@ -340,7 +433,7 @@ def reproduce_real(
     "Tables 3 to 5 and Fig. 5 on the published features of Vine, without external sounds."
     return all_rounds(read_vine(folder, scale), scale, seed, progress)
 
-
+# %% ../../nbs/venue/09_experiments.ipynb #d8f18701
 def reproduce_sounds(
     folder, # of real sounds, with esc10_labels.csv
     scale:VenueScale, # sizes: of the autoencoder, and rounds
@@ -348,5 +441,8 @@ def reproduce_sounds(
     progress:bool=True, # show bars
 ) -> dict: # 'table2' -> DataFrame: round, features, classifier, accuracy, deviation, data set
     "Table 2 on real labelled sounds, beside chance and a published figure."
-    rounds = [esc10_table(folder, scale.autoencoder, seed=each, progress=progress).assign(round=each) for each in range(seed, seed + scale.rounds)]
+    rounds = [
+        esc10_table(folder, scale.autoencoder, seed=each, progress=progress).assign(round=each)
+        for each in range(seed, seed + scale.rounds)
+    ]
     return {'table2': pd.concat(rounds, ignore_index=True)}

@@ -22,14 +22,15 @@ class VenueOrder(NamedTuple):
     start: Tensor # int64 [K], where a venue begins in `order`
     count: Tensor # int64 [K], how many videos a venue has
 
-
+# %% ../../nbs/venue/01_similarity.ipynb #12ff4901
 def sort_by_venue(
     venue, # whole numbers [N] from 0
 ) -> VenueOrder: # for drawing pairs
     "Videos sorted by venue; `ValueError` where all are from one, so that no video differs."
     venue = check_venues(venue)
     count = venue.bincount()
-    if (count > 0).sum() < 2: raise ValueError(f'pairs need videos of two venues or more, found only venue {int(venue[0])}')
+    if (count > 0).sum() < 2:
+        raise ValueError(f'pairs need videos of two venues or more, found only venue {int(venue[0])}')
     return VenueOrder(venue.argsort(stable=True), venue, count.cumsum(0) - count, count)
 
 # %% ../../nbs/venue/01_similarity.ipynb #48db3a72
@@ -39,7 +40,7 @@ class Pairs(NamedTuple):
     sign: Tensor # gamma of Eq. 3, float32 [B, 2 S]
     weight: Tensor # terms of the double sum of Eq. 5 that a sample stands for, float32 [B, 2 S]
 
-
+# %% ../../nbs/venue/01_similarity.ipynb #48db3a01
 def sample_pairs(
     by_venue:VenueOrder, # all videos
     rows:Tensor, # numbers of the videos that want partners, int64 [B]

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.microworld import MicroWorld, in_parallel
-from ..data.venues import VENUES
+from ..data.world.venues import VENUES
 from ..data.vine import VenueTree
 from ..features.acoustic import AutoencoderSettings, StackedDenoisingAutoencoder, acoustic_descriptors
 from ..features.sound_experiment import feature_sets
@@ -33,7 +33,8 @@ from .baselines import AlexNetFusion, DefaultVenue, FusionSettings
 from .dare import DARE, DARESettings, train_dare
 from .dictionaries import D3L, MDL, MTDL, DictionarySettings
 from .tree import TRUMANN, TRUMANNSettings, weigh_tree, world_tree
-from .video_to_venue import ELSEWHERE, PictureNetwork, PictureSettings, drawn_video, draw_videos, train_picture_network
+from .video_to_venue import (
+    ELSEWHERE, PictureNetwork, PictureSettings, drawn_video, draw_videos, train_picture_network)
 from .videos import Sounds, Videos, gather_sounds, gather_videos, pick_rows, world_sounds
 
 # %% ../../nbs/venue/08_systems.ipynb #f70cb090
@@ -60,11 +61,44 @@ class VenueScale:
     rounds: int = 5 # with other splits and weights
 
 SCALES = {
-    'tiny': VenueScale(120, 60, 60, 200, 200, (8, 12), 1., PictureSettings(width=1/16, frames=2, side=32), 2, AutoencoderSettings((1104, 64, 32), layer_epochs=1, epochs=1),
-                       32, 32, 32, epochs=3, atoms=12, folds=3, rounds=2),
-    'small': VenueScale(1800, 1200, 1000, 6000, 3000, (20, 40), 4., PictureSettings(width=1/16, side=64), 30, AutoencoderSettings(layer_epochs=10, epochs=15),
-                        200, 256, 64, epochs=30, atoms=40),
-    'full': VenueScale()}
+    'tiny': VenueScale(
+        120,
+        60,
+        60,
+        200,
+        200,
+        (8, 12),
+        1.0,
+        PictureSettings(width=1 / 16, frames=2, side=32),
+        2,
+        AutoencoderSettings((1104, 64, 32), layer_epochs=1, epochs=1),
+        32,
+        32,
+        32,
+        epochs=3,
+        atoms=12,
+        folds=3,
+        rounds=2,
+    ),
+    'small': VenueScale(
+        1800,
+        1200,
+        1000,
+        6000,
+        3000,
+        (20, 40),
+        4.0,
+        PictureSettings(width=1 / 16, side=64),
+        30,
+        AutoencoderSettings(layer_epochs=10, epochs=15),
+        200,
+        256,
+        64,
+        epochs=30,
+        atoms=40,
+    ),
+    'full': VenueScale(),
+}
 
 # %% ../../nbs/venue/08_systems.ipynb #7fc6f7d7
 class DescribedVideos(NamedTuple):
@@ -74,7 +108,7 @@ class DescribedVideos(NamedTuple):
     texts: list # of str
     venue: Tensor # int64 [N]
 
-
+# %% ../../nbs/venue/08_systems.ipynb #7fc6f701
 def described_videos(
     world:MicroWorld, # the world
     numbers:Iterable[int], # of its videos
@@ -89,7 +123,7 @@ def described_videos(
     visual, descriptors, texts, venue = zip(*rows)
     return DescribedVideos(torch.stack(visual), torch.stack(descriptors), list(texts), torch.tensor(venue))
 
-
+# %% ../../nbs/venue/08_systems.ipynb #7fc6f702
 def titles(
     world:MicroWorld, # the world
     count:int, # how many
@@ -131,19 +165,25 @@ def microworld_material(
 ) -> VenueMaterial: # for all rounds
     "Features of a world's videos and of external sounds."
     world = MicroWorld(seed)
-    elsewhere = draw_videos(world, range(ELSEWHERE, ELSEWHERE + scale.elsewhere), scale.pictures, scale.seconds, progress)
-    with torch.enable_grad(): pictures = train_picture_network(elsewhere, scale.pictures, scale.picture_epochs, seed, progress)
+    elsewhere = draw_videos(
+        world, range(ELSEWHERE, ELSEWHERE + scale.elsewhere), scale.pictures, scale.seconds, progress
+    )
+    with torch.enable_grad():
+        pictures = train_picture_network(elsewhere, scale.pictures, scale.picture_epochs, seed, progress)
     made = described_videos(world, range(scale.train + scale.test), pictures, scale.seconds, progress)
     samples, concepts, names = world_sounds(world, scale.clips, scale.least, scale.seconds, progress)
     external, other = acoustic_descriptors(samples), torch.stack([video.descriptor for video in elsewhere])
-    with torch.enable_grad(): encoder = train_encoder(torch.cat([external, other[~other.isnan().any(1)]]), scale.autoencoder, progress)
+    with torch.enable_grad():
+        encoder = train_encoder(torch.cat([external, other[~other.isnan().any(1)]]), scale.autoencoder, progress)
     texts, heard = ParagraphEmbedder().fit(titles(world, scale.titles)), ~made.descriptors.isnan().any(1)
     vectors, written = texts.embed(made.texts, progress)
     codes = torch.zeros(len(heard), scale.autoencoder.sizes[-1])
     codes[heard] = encoder.encode(made.descriptors[heard]).cpu()
     present = torch.stack([torch.ones_like(heard), heard, written], 1)
     videos = gather_videos(made.visual, codes, vectors, made.venue, present, len(VENUES))
-    return VenueMaterial(videos, gather_sounds(encoder.encode(external).cpu(), concepts), names, external, pictures, encoder, texts)
+    return VenueMaterial(
+        videos, gather_sounds(encoder.encode(external).cpu(), concepts), names, external, pictures, encoder, texts
+    )
 
 # %% ../../nbs/venue/08_systems.ipynb #59a4d5cd
 class Split(NamedTuple):
@@ -179,7 +219,7 @@ def measure(
     macro = f1_score(truth, said, labels=there, average='macro', zero_division=0)
     return {'Micro-F1': 100*f1_score(truth, said, average='micro'), 'Macro-F1': 100*macro}
 
-
+# %% ../../nbs/venue/08_systems.ipynb #04295901
 def size_groups(
     venue:Tensor, # of the training videos, int64 [N]
     venues:int, # K
@@ -188,7 +228,7 @@ def size_groups(
     "Venues in groups by how many training videos they have."
     return np.array_split(np.argsort(-np.bincount(venue, minlength=venues), kind='stable'), groups)
 
-
+# %% ../../nbs/venue/08_systems.ipynb #04295902
 def measure_groups(
     truth:Tensor, # int64 [N]
     said:Tensor, # int64 [N]
@@ -200,7 +240,14 @@ def measure_groups(
         inside = torch.from_numpy(np.isin(truth, group))
         there = np.unique(truth[inside])
         macro = 100*f1_score(truth, said, labels=there, average='macro', zero_division=0) if len(there) else np.nan
-        rows.append({'group': number, 'videos': int(inside.sum()), 'Micro-F1': 100*float((truth == said)[inside].float().mean()), 'Macro-F1': macro})
+        rows.append(
+            {
+                'group': number,
+                'videos': int(inside.sum()),
+                'Micro-F1': 100 * float((truth == said)[inside].float().mean()),
+                'Macro-F1': macro,
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/venue/08_systems.ipynb #38905232
@@ -219,7 +266,9 @@ def trained_dare(
     torch.manual_seed(seed)
     settings = {'text_concepts': scale.text_concepts, 'hidden': (scale.hidden,), **changes}
     model = DARE(DARESettings(*train.widths, concepts=concepts, venues=venues, **settings))
-    return model, train_dare(model, train, sounds, scale.epochs, scale.batch, scale.rate, alternate, seed, validate=validate, progress=False)
+    return model, train_dare(
+        model, train, sounds, scale.epochs, scale.batch, scale.rate, alternate, seed, validate=validate, progress=False
+    )
 
 # %% ../../nbs/venue/08_systems.ipynb #694ae391
 def said_by(
@@ -239,11 +288,22 @@ def baselines(
     sizes = dict(zip(('visual', 'acoustic', 'text'), widths), venues=tree.membership.shape[1])
     dictionary = DictionarySettings(**sizes, atoms=scale.atoms, batch=scale.batch)
     fusion = FusionSettings(**sizes, epochs=scale.epochs, batch=scale.batch, rate=scale.rate)
-    networks = {f'AlexNet_{layers}': lambda train, layers=layers: AlexNetFusion(replace(fusion, hidden=(scale.hidden,)*layers)) for layers in range(4)}
-    return {'Default': lambda train: DefaultVenue(), 'MDL': lambda train: MDL(dictionary), 'D3L': lambda train: D3L(dictionary), 'MTDL': lambda train: MTDL(dictionary), **networks,
-            'TRUMANN': lambda train: TRUMANN(TRUMANNSettings(**sizes, space=scale.atoms), weigh_tree(tree, train))}
+    networks = {
+        f'AlexNet_{layers}': lambda train, layers=layers: AlexNetFusion(
+            replace(fusion, hidden=(scale.hidden,) * layers)
+        )
+        for layers in range(4)
+    }
+    return {
+        'Default': lambda train: DefaultVenue(),
+        'MDL': lambda train: MDL(dictionary),
+        'D3L': lambda train: D3L(dictionary),
+        'MTDL': lambda train: MTDL(dictionary),
+        **networks,
+        'TRUMANN': lambda train: TRUMANN(TRUMANNSettings(**sizes, space=scale.atoms), weigh_tree(tree, train)),
+    }
 
-
+# %% ../../nbs/venue/08_systems.ipynb #0202cc01
 def trained_baseline(
     make:Callable, # one of `baselines`
     train:Videos, # to learn from

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..data.vine import VenueTree, find_parents
-from ..data.venues import venue_tree
+from ..data.world.venues import venue_tree
 from .videos import Scaler, Videos, check_venues
 
 # %% ../../nbs/venue/05_tree.ipynb #bfa68f2a
@@ -26,7 +26,7 @@ def group_norms(
     "The length of each dimension's weights within each group."
     return (weights.square() @ membership.T.to(weights)).sqrt()
 
-
+# %% ../../nbs/venue/05_tree.ipynb #bfa68f01
 def tree_penalty(
     weights:Tensor, # W, [d, K]
     membership:Tensor, # bool [groups, K]
@@ -58,7 +58,7 @@ def world_tree() -> VenueTree: # nine groups and forty leaves, all of weight 1
     membership = np.stack(list(venue_tree().values()))
     return VenueTree(membership, np.ones(len(membership)), find_parents(membership))
 
-
+# %% ../../nbs/venue/05_tree.ipynb #bf8dfc01
 def weigh_tree(
     tree:VenueTree, # any
     videos:Videos, # of the training
@@ -94,11 +94,12 @@ def best_tasks(
 ) -> Tensor: # W, [d, K]
     "The tasks' weights for a given space, under the bound that is tight at the weights before."
     lengths = group_norms(weights, membership).clamp(min=1e-6)
-    penalty = tree_penalty(weights, membership, importance)*((importance/lengths) @ membership.to(weights))     # Q, [d, K]
+    # Q, [d, K]
+    penalty = tree_penalty(weights, membership, importance)*((importance/lengths) @ membership.to(weights))
     normal = (space.T @ space).expand(weights.shape[1], -1, -1) + strength*torch.diag_embed(penalty.T)
     return torch.linalg.solve(normal, (space.T @ labels).T).T
 
-
+# %% ../../nbs/venue/05_tree.ipynb #8a434901
 def best_space(
     target:Tensor, # Y W^T + lambda_1 sum X A, [N, d]
     weights:Tensor, # W, [d, K]
@@ -139,7 +140,12 @@ class TRUMANN:
             apart += ((x @ mapping - space)*there[:, None]).square().sum()
         size = sum(mapping.square().sum() for mapping in self.mappings)
         penalty = tree_penalty(self.weights, self.membership, self.importance)**2
-        return float((labels - space @ self.weights).square().sum() + s.agreement*apart + s.decay*size + s.tree*penalty)/2
+        return (
+            float(
+                (labels - space @ self.weights).square().sum() + s.agreement * apart + s.decay * size + s.tree * penalty
+            )
+            / 2
+        )
 
 # %% ../../nbs/venue/05_tree.ipynb #4af6c7fc
 @patch

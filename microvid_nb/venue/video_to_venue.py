@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..data.microworld import MicroWorld, in_parallel
-from ..data.pictures import NAMES
-from ..data.scenes import SCENES
-from ..data.stories import moment, shot_at
-from ..data.world_views import VenuePosts, squared
-from ..features.acoustic import RATE, AutoencoderSettings, StackedDenoisingAutoencoder, acoustic_descriptors, frame_count, power_spectrum
+from ..data.world.pictures import NAMES
+from ..data.world.scenes import SCENES
+from ..data.world.stories import moment, shot_at
+from ..data.world.views import VenuePosts, squared
+from ..features.acoustic import (
+    RATE, AutoencoderSettings, StackedDenoisingAutoencoder, acoustic_descriptors, frame_count, power_spectrum)
 from ..features.text import ParagraphEmbedder, ParagraphSettings
 from ..features.visual import backbone
 from ..media.audio import read_audio
@@ -45,7 +46,7 @@ class PictureSettings:
     frames: int = 3 # of a video, evenly spread
     side: int = 224 # of the squares that they are squeezed to, pixels
 
-
+# %% ../../nbs/venue/07_video_to_venue.ipynb #eb835e01
 class Clip(NamedTuple):
     "What there is of a micro-video."
     frames: Tensor|None # uint8 [k, 3, S, S]
@@ -80,7 +81,8 @@ def read_clip(
         sound = None
     if unseen and sound is None: raise unseen
     if sound is not None and not sound.any(): sound = None
-    if frames is None and sound is None: raise MediaError(unseen.path, f'{unseen.reason}, and its sound is empty or silent')
+    if frames is None and sound is None:
+        raise MediaError(unseen.path, f'{unseen.reason}, and its sound is empty or silent')
     return Clip(frames, sound, text if text and text.strip() else None)
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #2bd36a39
@@ -107,7 +109,10 @@ class PictureNetwork(nn.Module):
         "The features of videos."
         device, training = next(self.parameters()).device, self.training
         self.eval()
-        found = [self.backbone(part.flatten(0, 1).to(device)).unflatten(0, part.shape[:2]).mean(1).cpu() for part in frames.split(32)]
+        found = [
+            self.backbone(part.flatten(0, 1).to(device)).unflatten(0, part.shape[:2]).mean(1).cpu()
+            for part in frames.split(32)
+        ]
         self.train(training)
         return torch.cat(found) if found else torch.zeros(0, self.backbone.feature_dim)
 
@@ -134,7 +139,7 @@ def frame_labels(
         if seen.quality > .05: labels[k] = [*(seen.visible > .015), *(name == scene for name in SCENES)]
     return torch.from_numpy(labels)
 
-
+# %% ../../nbs/venue/07_video_to_venue.ipynb #58b13301
 def drawn_video(
     world:MicroWorld, # the world
     i:int, # number of the video
@@ -158,9 +163,11 @@ def draw_videos(
     progress:bool=True, # show a bar
 ) -> list[DrawnVideo]: # one for each number
     "Videos of MicroWorld, drawn side by side."
-    return list(in_parallel(drawn_video, [(world, int(i), pictures, seconds) for i in numbers], progress=progress, unit='video'))
+    return list(
+        in_parallel(drawn_video, [(world, int(i), pictures, seconds) for i in numbers], progress=progress, unit='video')
+    )
 
-
+# %% ../../nbs/venue/07_video_to_venue.ipynb #02a02301
 def train_picture_network(
     videos:Sequence, # of `DrawnVideo`
     settings:PictureSettings, # network and its input
@@ -177,7 +184,16 @@ def train_picture_network(
         return nn.functional.binary_cross_entropy_with_logits(model(pictures), batch[1])
     loader = DataLoader(TensorDataset(images, labels), 32, shuffle=True, drop_last=True)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=.01)
-    fit(network, loader, loss, optimizer, epochs, scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs), seed=seed, progress=progress)
+    fit(
+        network,
+        loader,
+        loss,
+        optimizer,
+        epochs,
+        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
+        seed=seed,
+        progress=progress,
+    )
     return network
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #952318dd
@@ -195,11 +211,17 @@ class VideoToVenueSettings:
     seconds: float = 6. # of a sound that is described at once; longer ones are cut
 
     def __post_init__(self):
-        named = {'venues': (self.venues, self.dare.venues), 'concepts': (self.concepts, self.dare.concepts), 'counts': (self.counts, len(self.words))}
+        named = {
+            'venues': (self.venues, self.dare.venues),
+            'concepts': (self.concepts, self.dare.concepts),
+            'counts': (self.counts, len(self.words)),
+        }
         for name, (values, expected) in named.items():
             if len(values) != expected: raise ValueError(f'expected {expected} {name}, found {len(values)}')
-        if not all(isinstance(name, str) for name in (*self.venues, *self.concepts, *self.words)): raise ValueError('expected names and words as text')
-        if not all(type(count) is int and count > 0 for count in self.counts): raise ValueError('expected counts of words as whole numbers from 1')
+        if not all(isinstance(name, str) for name in (*self.venues, *self.concepts, *self.words)):
+            raise ValueError('expected names and words as text')
+        if not all(type(count) is int and count > 0 for count in self.counts):
+            raise ValueError('expected counts of words as whole numbers from 1')
         if not self.seconds > 0: raise ValueError(f'expected seconds above 0, found {self.seconds}')
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #97be890f
@@ -210,12 +232,18 @@ class VideoToVenue(nn.Module):
     ):
         super().__init__()
         self.settings, s = settings, settings
-        self.pictures, self.encoder, self.dare = PictureNetwork(s.pictures), StackedDenoisingAutoencoder(s.autoencoder), DARE(s.dare)
+        self.pictures, self.encoder, self.dare = (
+            PictureNetwork(s.pictures),
+            StackedDenoisingAutoencoder(s.autoencoder),
+            DARE(s.dare),
+        )
         self.encoder.decoders = nn.ModuleList()
         self.register_buffer('word_outputs', torch.zeros(len(s.words), s.text.dim))
         widths = self.pictures.backbone.feature_dim, s.autoencoder.sizes[-1], s.text.dim
         if widths != (s.dare.visual, s.dare.acoustic, s.dare.text):
-            raise ValueError(f'expected {s.dare.visual} visual, {s.dare.acoustic} acoustic and {s.dare.text} text features, found {widths}')
+            raise ValueError(
+                f'expected {s.dare.visual} visual, {s.dare.acoustic} acoustic and {s.dare.text} text features, found {widths}'
+            )
 
     @cached_property
     def embedder(self) -> ParagraphEmbedder: # fitted
@@ -243,7 +271,17 @@ def assemble(
     vocabulary = texts.model.wv
     words = tuple(vocabulary.index_to_key)
     counts = tuple(int(vocabulary.get_vecattr(word, 'count')) for word in words)
-    settings = VideoToVenueSettings(tuple(venues), tuple(concepts), words, counts, dare.settings, pictures.settings, encoder.settings, texts.settings, seconds)
+    settings = VideoToVenueSettings(
+        tuple(venues),
+        tuple(concepts),
+        words,
+        counts,
+        dare.settings,
+        pictures.settings,
+        encoder.settings,
+        texts.settings,
+        seconds,
+    )
     model = VideoToVenue(settings)
     model.pictures.load_state_dict(pictures.state_dict())
     model.encoder.load_state_dict(encoder.state_dict(), strict=False)   # without the decoders
@@ -251,7 +289,7 @@ def assemble(
     model.dare.load_state_dict(dare.state_dict())
     return model.eval()
 
-
+# %% ../../nbs/venue/07_video_to_venue.ipynb #167cbf01
 def load_venue_model(
     path:str|Path, # a checkpoint
 ) -> VideoToVenue: # ready for `estimate_venue`
@@ -286,7 +324,7 @@ class VenueEstimate:
         "The most probable venue."
         return self.venues.venue.iloc[0]
 
-
+# %% ../../nbs/venue/07_video_to_venue.ipynb #4c93f301
 @patch
 def estimate(self:VideoToVenue,
     clip:Clip, # of any parts
@@ -295,9 +333,13 @@ def estimate(self:VideoToVenue,
     said = self.dare.predict(self.describe(clip))
     venues = pd.DataFrame({'venue': self.settings.venues, 'probability': said.probabilities[0].numpy()})
     heard = pd.DataFrame({'concept': self.settings.concepts, 'strength': said.concepts[0].numpy()}).dropna()
-    return VenueEstimate(venues.sort_values('probability', ascending=False, ignore_index=True), heard.sort_values('strength', ascending=False, ignore_index=True), said.missing[0])
+    return VenueEstimate(
+        venues.sort_values('probability', ascending=False, ignore_index=True),
+        heard.sort_values('strength', ascending=False, ignore_index=True),
+        said.missing[0],
+    )
 
-
+# %% ../../nbs/venue/07_video_to_venue.ipynb #4c93f302
 def estimate_venue(
     path, # a video or sound file, or a `Survey` of one
     model:VideoToVenue, # of `load_venue_model`
@@ -320,7 +362,7 @@ def listen(self:VideoToVenue,
     middles = [(start + len(piece)/2)/RATE for start, piece in zip(starts, pieces)]
     return pd.DataFrame(strength, index=pd.Index(middles, name='seconds'), columns=self.settings.concepts)
 
-
+# %% ../../nbs/venue/07_video_to_venue.ipynb #19f6b801
 def show_sound(
     axes, # two matplotlib Axes, one above the other: spectrogram; concepts
     sound:np.ndarray, # float32 [N] at 22,050 Hz
@@ -330,11 +372,26 @@ def show_sound(
     "Draws a spectrogram and, below it, how strongly concepts are heard in its course."
     above, below = axes
     power = power_spectrum(torch.from_numpy(sound)[None], 0, frame_count(len(sound)))[0]
-    above.imshow(10*power.clamp(min=1e-8).log10().T, origin='lower', aspect='auto', cmap='magma', extent=(0, len(sound)/RATE, 0, RATE/2), vmin=-60)
+    above.imshow(
+        10 * power.clamp(min=1e-8).log10().T,
+        origin='lower',
+        aspect='auto',
+        cmap='magma',
+        extent=(0, len(sound) / RATE, 0, RATE / 2),
+        vmin=-60,
+    )
     above.set(ylim=(0, 8000), yticks=[0, 4000, 8000], yticklabels=['0', '4', '8 kHz'], xticks=[])
     heard = model.listen(sound)[list(concepts)]
     half = .125
-    below.imshow(heard.T, aspect='auto', cmap='viridis', vmin=0, vmax=.6, extent=(heard.index[0] - half, heard.index[-1] + half, len(concepts) - .5, -.5), interpolation='nearest')
+    below.imshow(
+        heard.T,
+        aspect='auto',
+        cmap='viridis',
+        vmin=0,
+        vmax=0.6,
+        extent=(heard.index[0] - half, heard.index[-1] + half, len(concepts) - 0.5, -0.5),
+        interpolation='nearest',
+    )
     below.set(yticks=range(len(concepts)), yticklabels=concepts, xlabel='seconds')
     for ax in axes: ax.set_xlim(0, len(sound)/RATE)
 
@@ -357,5 +414,8 @@ def show_estimate(
     best = found.venues[:top][::-1]
     bars.barh(best.venue, best.probability, color='#4c72b0')
     bars.set(xlim=(0, 1), xlabel='probability'); bars.tick_params(labelsize=8); below.tick_params(axis='y', labelsize=7)
-    figure.suptitle(f'{clip.text or "no title"}' + (f'   (missing: {", ".join(found.missing)})' if found.missing else ''), fontsize=9)
+    figure.suptitle(
+        f'{clip.text or "no title"}' + (f'   (missing: {", ".join(found.missing)})' if found.missing else ''),
+        fontsize=9,
+    )
     return figure

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ..data.microworld import MicroWorld
 from ..data.sounds import SoundSetSettings, build_sound_set
-from ..data.synthesis import SOURCES
+from ..data.world.synthesis import SOURCES
 from ..data.vine import VineSplit
-from ..data.world_views import ExternalSounds, VenuePosts, draw_all
+from ..data.world.views import ExternalSounds, VenuePosts, draw_all
 from ..features.acoustic import AutoencoderSettings, StackedDenoisingAutoencoder, acoustic_descriptors
 from ..features.text import ParagraphEmbedder
 
@@ -39,7 +39,7 @@ class Videos(NamedTuple):
         "Features of each modality."
         return tuple(block.shape[1] for block in self[:3])
 
-
+# %% ../../nbs/venue/00_videos.ipynb #1b9b7301
 class Sounds(NamedTuple):
     "External sounds with their acoustic concepts."
     codes: Tensor # features of the same kind as the videos' sounds, float32 [N', D_a]
@@ -59,11 +59,14 @@ def check_features(
         raise ValueError(f'{where}: expected numbers [{len(known)}, D], found {list(x.shape)}')
     for start in range(0, len(x), CHUNK):
         bad = (~x[start:start + CHUNK].isfinite().all(1) & known[start:start + CHUNK]).nonzero()
-        if len(bad): raise ValueError(f'{where}, row {start + int(bad[0])}: holds NaN or infinity, expected {x.shape[1]} finite numbers')
+        if len(bad):
+            raise ValueError(
+                f'{where}, row {start + int(bad[0])}: holds NaN or infinity, expected {x.shape[1]} finite numbers'
+            )
     x = x.float()
     return torch.where(known[:, None], x, 0.) if x[~known].any() else x  # no copy where nothing is to be changed
 
-
+# %% ../../nbs/venue/00_videos.ipynb #dec2ba01
 def check_venues(
     venue, # should be whole numbers [N] from 0
     venues:int|None=None, # K; any number of categories if not given
@@ -96,7 +99,7 @@ def gather_videos(
     blocks = [check_features(x, known, f'{name} features') for name, x, known in modalities]
     return Videos(*blocks, present, venue)
 
-
+# %% ../../nbs/venue/00_videos.ipynb #7bfa0c01
 def gather_sounds(
     codes, # features [N', D_a] of the kind that videos have
     concepts, # [N', K'], bool or 0 and 1
@@ -118,7 +121,7 @@ def pick_rows(
     "Some rows of videos or sounds."
     return type(videos)(*(x[rows] for x in videos))
 
-
+# %% ../../nbs/venue/00_videos.ipynb #789eea01
 def missing_modalities(
     videos:Videos, # any
 ) -> list[tuple[str, ...]]: # for each video; empty where all are there
@@ -193,7 +196,7 @@ def colour_layout(
     "The mean colours of 8 x 8 places of each video, from 0 to 1."
     return F.adaptive_avg_pool2d(frames.flatten(0, 1).float()/255, 8).unflatten(0, frames.shape[:2]).mean(1).flatten(1)
 
-
+# %% ../../nbs/venue/00_videos.ipynb #5bdc3201
 def world_sounds(
     world:MicroWorld, # its library
     clips:int=1500, # in the library
@@ -206,7 +209,11 @@ def world_sounds(
     seeds = sorted({source.tags[0] for source in SOURCES.values()})
     thresholds = SoundSetSettings(least_first=least[0], least_final=least[1])
     view = ExternalSounds(library, build_sound_set(seeds, library.search, thresholds), longest)
-    return [item.sound for item in draw_all(view, progress=progress)], torch.from_numpy(view.labels), list(view.concepts)
+    return (
+        [item.sound for item in draw_all(view, progress=progress)],
+        torch.from_numpy(view.labels),
+        list(view.concepts),
+    )
 
 # %% ../../nbs/venue/00_videos.ipynb #ce2b76ef
 class VenueWorld(NamedTuple):
@@ -218,7 +225,7 @@ class VenueWorld(NamedTuple):
     encoder: StackedDenoisingAutoencoder # descriptors to codes
     texts: ParagraphEmbedder # texts to vectors
 
-
+# %% ../../nbs/venue/00_videos.ipynb #ce2b7601
 def world_videos(
     world:MicroWorld, # where the videos are from
     train:int, # videos 0 to train - 1 are learned from
@@ -239,7 +246,8 @@ def world_videos(
     external, encoder = acoustic_descriptors(samples), StackedDenoisingAutoencoder(autoencoder)
     encoder.pretrain(torch.cat([external, descriptors[:train][heard[:train]]]), progress=progress)
     codes = torch.zeros(len(posts), autoencoder.sizes[-1])
-    with torch.no_grad(): codes[heard], external = encoder.encode(descriptors[heard]).cpu(), encoder.encode(external).cpu()
+    with torch.no_grad():
+        codes[heard], external = encoder.encode(descriptors[heard]).cpu(), encoder.encode(external).cpu()
     texts = ParagraphEmbedder().fit([post.text for post in posts[:train]])
     vectors, written = texts.embed([post.text for post in posts], progress=progress)
     present = torch.stack([torch.ones_like(heard), heard, written], 1)

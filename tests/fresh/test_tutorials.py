@@ -18,7 +18,9 @@ for cell in json.load(open(sys.argv[1], encoding='utf-8'))['cells']:
     if cell['cell_type'] == 'code': shell.run_cell(''.join(cell['source'])).raise_error()
 """
 
-pytestmark = pytest.mark.skipif('MICROVID_FRESH' not in os.environ, reason='installs everything anew for each Python: make fresh')
+pytestmark = pytest.mark.skipif(
+    'MICROVID_FRESH' not in os.environ, reason='installs everything anew for each Python: make fresh'
+)
 
 
 def interpreter(version: str) -> Path | None:
@@ -45,7 +47,19 @@ def environment(request, tmp_path_factory):
 
 @pytest.mark.parametrize('tutorial', TUTORIALS, ids=lambda path: path.stem)
 def test_tutorial(environment, tutorial, tmp_path):
-    installs = ''.join(next(cell['source'] for cell in json.loads(tutorial.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'code'))
+    installs = ''.join(
+        next(
+            cell['source']
+            for cell in json.loads(tutorial.read_text(encoding='utf-8'))['cells']
+            if cell['cell_type'] == 'code'
+        )
+    )
     assert "'pip', 'install', '-q', 'git+https://" in installs, 'the first cell installs'
-    done = subprocess.run([environment, '-c', RUNNER, tutorial], cwd=tmp_path, env={**os.environ, 'MPLBACKEND': 'agg'}, capture_output=True, text=True)
+    done = subprocess.run(
+        [environment, '-c', RUNNER, tutorial],
+        cwd=tmp_path,
+        env={**os.environ, 'MPLBACKEND': 'agg'},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]

@@ -51,7 +51,9 @@ def make_wav(path):
 def make_packed_sound(path):
     import av
     with av.open(str(path), 'w') as container:
-        stream = container.add_stream({'.flac': 'flac', '.ogg': 'libvorbis', '.m4a': 'aac'}[path.suffix], rate=8000, layout='mono')
+        stream = container.add_stream(
+            {'.flac': 'flac', '.ogg': 'libvorbis', '.m4a': 'aac'}[path.suffix], rate=8000, layout='mono'
+        )
         frame = av.AudioFrame.from_ndarray(sound()[None], format='fltp', layout='mono')
         frame.sample_rate = 8000
         resampler = av.AudioResampler(format=stream.codec_context.format, layout='mono', rate=8000, frame_size=1024)
@@ -79,7 +81,9 @@ def models():
         def __init__(self, settings=Sizes()):
             super().__init__()
             self.settings = settings
-            self.layers = nn.Sequential(*(nn.Linear(*pair) for pair in zip((settings.inputs, *settings.outputs), settings.outputs)))
+            self.layers = nn.Sequential(
+                *(nn.Linear(*pair) for pair in zip((settings.inputs, *settings.outputs), settings.outputs))
+            )
     return {Small: Sizes}
 
 
@@ -100,7 +104,11 @@ def read_checkpoint(path):
 def make_torch_file(path):
     import torch
     old = path.stem == 'old'
-    torch.save({'epoch': 3, 'state_dict': {'module.fc.weight': torch.ones(4, 3), 'module.fc.bias': torch.zeros(4)}}, path, _use_new_zipfile_serialization=not old)
+    torch.save(
+        {'epoch': 3, 'state_dict': {'module.fc.weight': torch.ones(4, 3), 'module.fc.bias': torch.zeros(4)}},
+        path,
+        _use_new_zipfile_serialization=not old,
+    )
 
 
 def read_torch_file(path):
@@ -111,7 +119,9 @@ def read_torch_file(path):
 
 def make_embedder(path):
     from microvid_nb.features.text import ParagraphEmbedder, ParagraphSettings
-    ParagraphEmbedder(ParagraphSettings(dim=4, epochs=2)).fit(['a dog runs', 'a cat runs', 'the dog and the cat']).save(path)
+    ParagraphEmbedder(ParagraphSettings(dim=4, epochs=2)).fit(['a dog runs', 'a cat runs', 'the dog and the cat']).save(
+        path
+    )
 
 
 def read_embedder(path):
@@ -120,9 +130,18 @@ def read_embedder(path):
 
 
 def make_annotations(path):
-    video = {'gifs': {'0': [1., 2., 4.], '1': [5., 3., 0.]}, 'video_url': 'https://example.org/1', 'height': 90, 'width': 160, 'fps': 25, 'frames': 250}
+    video = {
+        'gifs': {'0': [1.0, 2.0, 4.0], '1': [5.0, 3.0, 0.0]},
+        'video_url': 'https://example.org/1',
+        'height': 90,
+        'width': 160,
+        'fps': 25,
+        'frames': 250,
+    }
     path.write_text(json.dumps({'a': video, 'b': video | {'fps': 29.97}}))
-    path.with_name('annotated_dm_count.json').write_text(json.dumps({'a': [0, 3, 1, 0, 2, 8, 1, 0, 0, 1], 'b': [1] * 9}))
+    path.with_name('annotated_dm_count.json').write_text(
+        json.dumps({'a': [0, 3, 1, 0, 2, 8, 1, 0, 0, 1], 'b': [1] * 9})
+    )
 
 
 def make_counts(path):
@@ -135,7 +154,14 @@ def read_annotations(path):
 
 
 def make_unannotated(path):
-    path.write_text(json.dumps({'a': {'seconds': 61, 'video_url': 'https://example.org/1'}, 'b': {'seconds': 7, 'video_url': 'https://example.org/2'}}))
+    path.write_text(
+        json.dumps(
+            {
+                'a': {'seconds': 61, 'video_url': 'https://example.org/1'},
+                'b': {'seconds': 7, 'video_url': 'https://example.org/2'},
+            }
+        )
+    )
 
 
 def read_unannotated(path):
@@ -188,7 +214,9 @@ def read_classes(path):
 
 
 def make_labels(path):
-    path.write_text('ImageID,Source,LabelName,Confidence\n000000000000000a,verification,/m/01,1\n000000000000000b,machine,/m/02,0.7\n000000000000000b,verification,/m/01,0\n')
+    path.write_text(
+        'ImageID,Source,LabelName,Confidence\n000000000000000a,verification,/m/01,1\n000000000000000b,machine,/m/02,0.7\n000000000000000b,verification,/m/01,0\n'
+    )
 
 
 def read_labels(path):
@@ -212,7 +240,9 @@ def read_images(path):
 def make_split(path):
     path.with_name('classInd.txt').write_text('1 ApplyEyeMakeup\n2 HandstandPushups\n')
     path.with_name('testlist01.txt').write_text('ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\n')
-    path.with_name('trainlist01.txt').write_text('ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1\nHandstandPushups/v_HandStandPushups_g09_c02.avi 2\n')
+    path.with_name('trainlist01.txt').write_text(
+        'ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1\nHandstandPushups/v_HandStandPushups_g09_c02.avi 2\n'
+    )
 
 
 def read_split(path):
@@ -240,7 +270,14 @@ def read_topic_list(path):
 
 def make_vectors(path):
     if path.suffix == '.bin':
-        path.write_bytes(b'2 3\n' + b'dog ' + np.array([1, 2, 3], np.float32).tobytes() + b'\ncat ' + np.array([3, 2, 1], np.float32).tobytes() + b'\n')
+        path.write_bytes(
+            b'2 3\n'
+            + b'dog '
+            + np.array([1, 2, 3], np.float32).tobytes()
+            + b'\ncat '
+            + np.array([3, 2, 1], np.float32).tobytes()
+            + b'\n'
+        )
     else:
         path.write_text('dog 1 2 3\ncat 3 2 1e-2\nnew york 0.5 -1 2\n')
 
@@ -309,7 +346,12 @@ def attempt(reader: str, path: Path) -> dict:
         said = f'{type(error).__name__}: {error}'
     finally:
         faulthandler.cancel_dump_traceback_later()
-    return {'said': said, 'name': path.name, 'seconds': time.perf_counter() - started, 'megabytes': megabytes('VmHWM') - before}
+    return {
+        'said': said,
+        'name': path.name,
+        'seconds': time.perf_counter() - started,
+        'megabytes': megabytes('VmHWM') - before,
+    }
 
 
 class Worker:
@@ -318,7 +360,14 @@ class Worker:
         self.process, self.errors = None, tempfile.TemporaryFile()
 
     def start(self):
-        self.process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, cwd='/')
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            cwd='/',
+        )
 
     def __call__(self, reader: str, path: Path, seconds: float = 3 * SECONDS) -> dict:
         if self.process is None:
@@ -337,7 +386,11 @@ class Worker:
         if not answer:
             code = self.process.wait()
             self.process = None
-            return {'said': f'nothing: the process ended with {code}\n{self.last_words()}', 'seconds': 0, 'megabytes': 0}
+            return {
+                'said': f'nothing: the process ended with {code}\n{self.last_words()}',
+                'seconds': 0,
+                'megabytes': 0,
+            }
         return json.loads(answer)
 
     def last_words(self) -> str:
@@ -354,7 +407,9 @@ class Worker:
 def check(reader: str, answer: dict):
     """Read, or refused with a documented error of one line that names the file, within bounds."""
     said = answer['said']
-    assert said == 'read' or said.startswith('refused: ') and answer['name'] in said and '\n' not in said, f'{reader}: {said}'
+    assert said == 'read' or said.startswith('refused: ') and answer['name'] in said and '\n' not in said, (
+        f'{reader}: {said}'
+    )
     assert answer['seconds'] < SECONDS, f'{reader}: {answer}'
     assert answer['megabytes'] < MEGABYTES, f'{reader}: {answer}'
 

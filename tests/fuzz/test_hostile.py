@@ -139,7 +139,12 @@ def large_gif(side): return b'GIF89a' + struct.pack('<HH', side, side) + b'\xf0\
 def large_png(side):
     import zlib
     def chunk(kind, content): return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', side, side, 8, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(b'\0' * 10_000)) + chunk(b'IEND', b'')
+    return (
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', struct.pack('>IIBBBBB', side, side, 8, 2, 0, 0, 0))
+        + chunk(b'IDAT', zlib.compress(b'\0' * 10_000))
+        + chunk(b'IEND', b'')
+    )
 
 
 def large_bmp(side): return b'BM' + struct.pack('<IHHIIiiHHIIiiII', 1000, 0, 0, 54, 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0) + b'\0' * 900
@@ -208,7 +213,10 @@ def test_ten_hours_of_sound(worker, tmp_path):
             file.write(struct.pack('<I', value))
         file.truncate(44 + size)  # silence takes no place on the disk
     answer = worker('sound.wav', path, seconds=120)  # as much sound is decoded as one call may read
-    assert answer['said'].startswith('refused: MediaError: ') and 'has more than 140 minutes of sound at 8000 Hz: read it in parts, by start and end' in answer['said'], answer
+    assert (
+        answer['said'].startswith('refused: MediaError: ')
+        and 'has more than 140 minutes of sound at 8000 Hz: read it in parts, by start and end' in answer['said']
+    ), answer
     assert answer['megabytes'] < 400
 
 
@@ -227,7 +235,14 @@ def test_a_packed_table_that_unpacks_to_much(worker, tmp_path):
 def test_deep_and_long_json(name, worker, tmp_path):
     (tmp_path / 'features').mkdir()
     path = tmp_path / 'features' / name
-    for content in (b'[' * 200_000, b'{"a":' * 50_000, b'9' * 1_000_000, b'{"a": ' + b'9' * 6000 + b'}', b'"' + b'\\ud800' * 1000 + b'"', b'\xff\xfe{\0}\0'):
+    for content in (
+        b'[' * 200_000,
+        b'{"a":' * 50_000,
+        b'9' * 1_000_000,
+        b'{"a": ' + b'9' * 6000 + b'}',
+        b'"' + b'\\ud800' * 1000 + b'"',
+        b'\xff\xfe{\0}\0',
+    ):
         READERS[name][0](path)
         path.write_bytes(content)
         refused(worker, name, path)
@@ -268,7 +283,12 @@ def test_links_out_of_an_hdf5_file(worker, tmp_path):
 
 
 def test_word_vectors_that_claim_a_billion_words(worker, tmp_path):
-    for name, content in (('vectors.bin', b'1000000000 1000000000\ndog '), ('vectors.bin', b'1000000000 3\ndog ' + bytes(12)), ('vectors.txt', b'1000000000 300\ndog 1 2\n'), ('vectors.txt', b'dog' + b' 1' * 1_000_000 + b'\n')):
+    for name, content in (
+        ('vectors.bin', b'1000000000 1000000000\ndog '),
+        ('vectors.bin', b'1000000000 3\ndog ' + bytes(12)),
+        ('vectors.txt', b'1000000000 300\ndog 1 2\n'),
+        ('vectors.txt', b'dog' + b' 1' * 1_000_000 + b'\n'),
+    ):
         path = tmp_path / name
         path.write_bytes(content)
         check(name, worker(name, path))

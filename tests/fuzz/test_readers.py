@@ -10,10 +10,40 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 CASES = int(os.environ.get('MICROVID_FUZZ', 15))
-SEEDED = settings(max_examples=CASES, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))  # the same cases every time
+# the same cases every time
+SEEDED = settings(
+    max_examples=CASES, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
 
-TOKENS = [b'\xff' * 4, b'\x7f\xff\xff\xff', b'\xff\xff\xff\x7f', b'\0' * 8, b'\xef\xbb\xbf', b'-1', b'1e999', b'NaN', b'9' * 25, b'0.5', b'"', b',', b'\n', b'\r', b'[', b'{', b'}', b':', b' ', b'../../x', b'null', b'\xc3\x28']
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4), max_leaves=8)
+TOKENS = [
+    b'\xff' * 4,
+    b'\x7f\xff\xff\xff',
+    b'\xff\xff\xff\x7f',
+    b'\0' * 8,
+    b'\xef\xbb\xbf',
+    b'-1',
+    b'1e999',
+    b'NaN',
+    b'9' * 25,
+    b'0.5',
+    b'"',
+    b',',
+    b'\n',
+    b'\r',
+    b'[',
+    b'{',
+    b'}',
+    b':',
+    b' ',
+    b'../../x',
+    b'null',
+    b'\xc3\x28',
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=8,
+)
 
 
 @st.composite
@@ -26,8 +56,14 @@ def damaged(draw, data: bytes) -> bytes:
         length = draw(st.integers(1, 8) | st.integers(1, max(1, len(data))))
         piece = draw(st.sampled_from(TOKENS) | st.binary(min_size=1, max_size=8))
         kind = draw(st.integers(0, 5))
-        data = [data[:at] + piece + data[at + len(piece):], data[:at] + piece + data[at:], data[:at] + data[at + length:],
-                data[:at] + data[at:at + length] * 2 + data[at + length:], data[:at], data[:at] + bytes(b ^ piece[0] for b in data[at:at + 1]) + data[at + 1:]][kind]
+        data = [
+            data[:at] + piece + data[at + len(piece) :],
+            data[:at] + piece + data[at:],
+            data[:at] + data[at + length :],
+            data[:at] + data[at : at + length] * 2 + data[at + length :],
+            data[:at],
+            data[:at] + bytes(b ^ piece[0] for b in data[at : at + 1]) + data[at + 1 :],
+        ][kind]
     return data
 
 
@@ -67,7 +103,9 @@ def whole(request, tmp_path) -> Path:
 def test_whole_files_are_read(whole, worker):
     answer = worker(whole.name, whole)
     check(whole.name, answer)
-    assert answer['said'] == 'read' or whole.suffix == '.pth' and 'not the weights of a 3D-ResNet-50' in answer['said'], answer
+    assert (
+        answer['said'] == 'read' or whole.suffix == '.pth' and 'not the weights of a 3D-ResNet-50' in answer['said']
+    ), answer
 
 
 @pytest.mark.parametrize('whole', READERS, indirect=True, ids=str)
