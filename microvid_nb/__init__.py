@@ -57,7 +57,7 @@ def __getattr__(name):
     if name in _CALLS: return _function(name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
-# %% ../nbs/front_door.ipynb #e0d167f2
+# %% ../nbs/front_door.ipynb #2703ce1e
 def __dir__(): return sorted({*globals(), *_CALLS})
 
-sys.modules[__name__].__class__ = FrontDoor
+if __name__ == 'microvid_nb': sys.modules[__name__].__class__ = FrontDoor
