@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['survey', 'Answer', 'thumbnail', 'gif', 'classify', 'venue', 'features', 'open_world']
 
-# %% ../nbs/answers.ipynb #15f5d7e7
+# %% ../nbs/answers.ipynb #b906cde1
 import json
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ import pandas as pd
 from fastcore.basics import patch
 from fastcore.xml import FT, H2, H3, Div, Figcaption, Figure, P, Section, Style, to_xml
 
-from .media.names import printable
+from .media.names import as_json, printable
 from .media.render import atomic_path, jpeg_bytes, resize_stack, write_gif, write_jpeg
 from .media.survey import Survey, survey_video
 from .preview import (
@@ -76,15 +76,6 @@ def rows(
 ) -> list[dict]: # a dictionary for each row, with plain numbers
     "A table as plain data."
     return json.loads(table.to_json(orient='records', double_precision=6))
-
-# %% ../nbs/answers.ipynb #b872e8e0
-def as_json(
-    data, # plain data
-) -> str: # ASCII only where a character could not be stored or shown
-    "Plain data as JSON, with escapes for control characters and for bytes that are no text."
-    def escaped(character): return f'\\u{ord(character):04x}' if printable(character) != character else character
-    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
-    return ''.join(character if character == '\n' else escaped(character) for character in text)
 
 # %% ../nbs/answers.ipynb #285a6097
 @dataclass(frozen=True)
@@ -158,7 +149,7 @@ def _repr_html_(self:Answer) -> str: # HTML
     "The answer as a notebook shows it."
     return shown_in_notebook(H2(printable(Path(self.path).name)), *self.heading(), *self.elements())
 
-# %% ../nbs/answers.ipynb #b0aa2375
+# %% ../nbs/answers.ipynb #ca271fe7
 @patch
 def save(self:Answer,
     path, # file to write: .json, .html, or a picture where the answer is one
@@ -166,7 +157,9 @@ def save(self:Answer,
 ) -> Path: # the file
     "Writes the answer; `ValueError` for a suffix that has no writer."
     kind = Path(path).suffix.lower()
-    if kind == '.html': return write_page(path, [to_xml(Section(*self.heading(), *self.elements()))], title=self.question)
+    if kind == '.html':
+        section = Section(H2(printable(Path(self.path).name)), *self.heading(), *self.elements())
+        return write_page(path, [to_xml(section)], title=self.question, explained='', footer='Made by microvid_nb, without network.')
     if kind != '.json': raise ValueError(f'{path}: an answer of {self.name} is written as .json or .html')
     with atomic_path(path) as temporary: temporary.write_text(self.to_json() + '\n', encoding='utf-8')
     return Path(path)

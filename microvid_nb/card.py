@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Card', 'card']
 
-# %% ../nbs/card.ipynb #50f62c3c
+# %% ../nbs/card.ipynb #6f79db15
 import io
 import time
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from fastcore.xml import FT, H2, Div, Figure, Img, P, Section, to_xml
 
-from .answers import Answer, as_json, classify, gif, shown_in_notebook, survey, thumbnail, venue
-from .media.names import printable
+from .answers import Answer, classify, gif, shown_in_notebook, survey, thumbnail, venue
+from .media.names import as_json, printable
 from .media.render import atomic_path
 from .media.survey import Survey
 from .preview import candidate_strip, data_url, facts, timeline, write_page

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/media/09_names.ipynb #15e15195
+# %% ../../nbs/media/09_names.ipynb #f2674dc7
+import json
 import unicodedata
 
 # %% ../../nbs/media/09_names.ipynb #f4278352
@@ -27,3 +28,12 @@ def printable(
 ) -> str: # one line without control characters, which UTF-8 can store
     "A name as people may read it."
     return ''.join(map(_escaped, str(name)))
+
+# %% ../../nbs/media/09_names.ipynb #b872e8e0
+def as_json(
+    data, # plain data
+) -> str: # ASCII only where a character could not be stored or shown
+    "Plain data as JSON, with escapes for control characters and for bytes that are no text."
+    def escaped(character): return f'\\u{ord(character):04x}' if printable(character) != character else character
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    return ''.join(character if character == '\n' else escaped(character) for character in text)
