@@ -101,6 +101,7 @@ def one_thread():
 # --- going on
 
 
+@pytest.mark.check
 def test_killed_in_the_middle_of_an_epoch(tmp_path):
     """A program that SIGKILL ends in epoch 3 leaves the end of epoch 2; the next one gives what an undisturbed run gives."""
     done = subprocess.run(
@@ -374,6 +375,7 @@ def test_mixed_precision_is_of_one_run_only():
     )
 
 
+@pytest.mark.check
 def test_two_processes(tmp_path):
     """Two processes with batches of 8 train as one does with batches of 16, losses in turn included, and go on to the same bits."""
     command = [

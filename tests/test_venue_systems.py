@@ -109,6 +109,7 @@ class Saying:
     def predict(self, videos): return VenuePrediction(torch.eye(40)[[0]*len(videos.venue)], None, [])
 
 
+@pytest.mark.check
 def test_a_round_holds_every_method_once(study):
     tables = one_round(study, replace(TINY, hidden=16, text_concepts=8), 2)
     assert set(tables) > set(COMMON) and all(
