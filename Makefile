@@ -6,22 +6,25 @@ READY  := $(VENV)/.ready
 VIDEO  ?=
 OUT    ?= out/demo
 export VIDEO OUT
+MANY   := -n auto --maxprocesses 8 --dist loadscope
 
-.PHONY: demo test lab bench scale fuzz fresh docs weights prepare readme clean
+.PHONY: demo test check lab bench scale fuzz fresh docs weights prepare readme clean
 .DEFAULT_GOAL := demo
 
 $(READY): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "microvid_nb needs Python 3.10 or newer; name one with: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PYTHON) tools/set_up.py
 	@if [ -d .git ]; then $(BIN)/nbdev_install_hooks; fi
 	@touch $@
 
 demo: $(READY)  ## all that can be said of VIDEO (a file, a folder, or clips of MicroWorld), as a page
 	@$(BIN)/microvid card $${VIDEO:+"$$VIDEO"} --out "$$OUT" || [ $$? -eq 1 ]  # 1: some files could not be used, as the page says
 
-test: $(READY)  ## export in step, every notebook, tests/
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --maxprocesses 8 --dist loadscope
+test: $(READY)  ## in about five minutes: unit tests and oracles, export, README, API, all tutorials, a notebook of each folder
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m 'not check' $(MANY)
+
+check: $(READY)  ## the rest, in half an hour: every notebook, site, wheel, browser, fuzz, experiments at tiny scale
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m check $(MANY)
 
 lab: $(READY)  ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab nbs

@@ -7,6 +7,9 @@ import setuptools
 settings = configparser.ConfigParser(delimiters=['='])
 settings.read('settings.ini', encoding='utf-8')
 cfg = settings['DEFAULT']
+parts = 'models', 'sound', 'text', 'scale', 'notebooks'
+extras = {part: cfg[f'{part}_requirements'].split() for part in (*parts, 'clip')}
+everything = [requirement for part in parts for requirement in extras[part]]
 
 setuptools.setup(
     name=cfg['lib_name'],
@@ -25,7 +28,7 @@ setuptools.setup(
     package_data={cfg['lib_path']: ['weights/*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('clip', 'dev')},
+    extras_require=extras | {'all': everything, 'dev': [*everything, *extras['clip'], *cfg['dev_requirements'].split()]},
     entry_points={'console_scripts': cfg['console_scripts'].split(),
                   'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,

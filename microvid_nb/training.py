@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['separate_randomness', 'write_tensors', 'read_tensors', 'CheckpointInfo', 'save_checkpoint', 'load_checkpoint',
-           'load_model', 'fit', 'rounds', 'mean_sd', 'PairedTest', 'paired_t']
+           'load_model', 'fit']
 
 # %% ../nbs/training.ipynb #620218ca
 import hashlib
@@ -31,7 +31,6 @@ from accelerate.utils import gather_object, send_to_device, set_seed
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy.stats import ttest_rel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -600,46 +599,3 @@ def fit(
     if run.best is not None: model.load_state_dict(run.best.weights)
     model.eval()
     return pd.DataFrame(run.history)
-
-# %% ../nbs/training.ipynb #c37c9e15
-def rounds(
-    run:Callable, # seed -> {method: {figure: number}}
-    seeds:Iterable=range(5), # a round for each
-) -> pd.DataFrame: # index (seed, method), a figure a column
-    "The figures of all rounds."
-    return pd.concat(
-        {seed: pd.DataFrame.from_dict(run(seed), orient='index') for seed in seeds}, names=['seed', 'method']
-    )
-
-# %% ../nbs/training.ipynb #c37c9e01
-def mean_sd(
-    table:pd.DataFrame, # of `rounds`
-    digits:int=2, # after the point
-) -> pd.DataFrame: # a method a row, a figure a column, text such as '25.34 ± 0.09'
-    "Mean and standard deviation (of a sample: over n - 1) of each figure, as the papers print them."
-    groups = table.groupby('method', sort=False)
-    mean, sd = groups.mean(), groups.std()
-    return pd.DataFrame(
-        {name: [f'{m:.{digits}f} ± {s:.{digits}f}' for m, s in zip(mean[name], sd[name])] for name in table},
-        index=mean.index,
-    )
-
-# %% ../nbs/training.ipynb #4e8cdc9d
-class PairedTest(NamedTuple):
-    "A paired t-test, two-sided."
-    difference: float  # mean of a - b
-    p: float           # probability of a difference at least as large if there is none
-
-# %% ../nbs/training.ipynb #4e8cdc01
-def paired_t(
-    a:pd.Series, # a figure of one method, by seed
-    b:pd.Series, # of another method, by the same seeds
-) -> PairedTest: # NaN for p where all rounds agree
-    "Compares two methods over the same rounds; `ValueError` where the rounds differ or are fewer than two."
-    if len(a) < 2 or not a.index.equals(b.index):
-        raise ValueError(
-            f'a paired test needs two or more rounds with the same seeds, found {list(a.index)} and {list(b.index)}'
-        )
-    difference = a - b
-    if difference.std() == 0: return PairedTest(float(difference.mean()), math.nan if difference.iloc[0] == 0 else 0.)
-    return PairedTest(float(difference.mean()), float(ttest_rel(a, b).pvalue))

@@ -1,6 +1,7 @@
 import os
 import warnings
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
 import numpy as np
 import pytest
@@ -45,9 +46,48 @@ def strict_warnings():
 
 
 def pytest_configure(config):
-    """One process imports librosa before there are more: it compiles at its first import, and two at once spoil each other's cache, so that later calls crash."""
+    """Names the marker of the long tests, and compiles librosa once.
+
+    librosa compiles at its first import, and two processes at once spoil each other's cache, so that later calls crash.
+    """
+    config.addinivalue_line('markers', 'check: takes long, so it is part of `make check` and not of `make test`')
     if not hasattr(config, 'workerinput'):
         import librosa.core.pitch  # noqa: F401
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and of the children that it waited for."""
+    return sum(use.ru_utime + use.ru_stime for use in map(getrusage, (RUSAGE_SELF, RUSAGE_CHILDREN)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Notes the processor time of each test, which other work on the machine hardly changes."""
+    started = cpu_seconds()
+    item.user_properties.append(('cpu', lambda: cpu_seconds() - started))
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Turns the note into a number when the test is over."""
+    report = yield
+    report.user_properties = [(name, value() if callable(value) else value) for name, value in report.user_properties]
+    return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints what took the most processor time."""
+    used = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, 'when', '') == 'teardown':
+                used[report.nodeid] = dict(report.user_properties).get('cpu', 0.0)
+    slowest = sorted(used.items(), key=lambda each: -each[1])[:15]
+    terminalreporter.section(f'processor time: {sum(used.values()):.0f} s in all')
+    for name, seconds in slowest:
+        if seconds >= 1:
+            terminalreporter.write_line(f'{seconds:7.1f} s  {name}')
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -9,15 +9,9 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / 'microvid_nb'
 TASKS = {'thumbnail', 'gif', 'classify', 'venue'}
 # from the ground up
-FLOORS = [
-    {'media'},
-    {'data'},
-    {'training'},
-    {'features'},
-    TASKS,
-    {'reproduce', 'preview', 'batch', 'papers'},
-    {'card'},
-    {'cli'},
+FLOORS = [  # from the ground up
+    {'extras'}, {'media'}, {'data'}, {'training'}, {'features'}, {'experiments'}, TASKS, {'tasks'},
+    {'reproduce', 'batch', 'papers', 'preview'}, {'answers'}, {'card'}, {'cli'},
 ]
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if path.stem not in ('__init__', '_modidx'))
 

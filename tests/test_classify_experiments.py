@@ -80,6 +80,7 @@ def tables():
     return reproduce_microworld(TINY, 0, progress=False)
 
 
+@pytest.mark.check
 def test_all_tables_of_microworld(tables):
     assert set(tables) == {'table1', 'table2', 'curves', 'classes', 'confusion', 'fusion', 'videos'}
     assert (

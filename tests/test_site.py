@@ -12,6 +12,8 @@ from urllib.parse import unquote, urldefrag
 import pytest
 import yaml
 
+pytestmark = pytest.mark.check
+
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / '_docs'
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)

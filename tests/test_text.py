@@ -138,6 +138,7 @@ print(ParagraphEmbedder(ParagraphSettings(epochs=5)).fit(texts).embed(['dog'])[0
 '''
 
 
+@pytest.mark.check
 def test_every_process_finds_the_same(embedder, tmp_path):
     path = embedder.save(tmp_path / 'texts.safetensors')
     found = {

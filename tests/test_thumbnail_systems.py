@@ -187,6 +187,7 @@ def test_tests_over_posts():
     assert table.difference['accuracy'] == pytest.approx(1 - 11/30) and table.p['accuracy'] < 1e-6
 
 
+@pytest.mark.check
 def test_whole_at_its_smallest(world, data):
     made = tables(data, TINY, progress=False)
     for name in ('accuracy', 'similarity', 'clicks'):
@@ -208,6 +209,7 @@ def test_whole_at_its_smallest(world, data):
     assert set(agreement(data).columns) == {'clicks', 'votes', 'majority', 'chance', 'posts'}
 
 
+@pytest.mark.check
 def test_studies_at_their_smallest(world, data):
     study = transfer_study(world, data, replace(TINY, rounds=1), mus=(0., 1.), progress=False)
     assert study.mu.tolist() == [0, 1, 0, 1] and study['target: words of a picture'].between(0, 1).all()
@@ -215,6 +217,7 @@ def test_studies_at_their_smallest(world, data):
     assert len(found['search']) == 5 and found['study_parameters'].d.tolist() == [16]
 
 
+@pytest.mark.check
 def test_model(world):
     model = train_microworld_model(TINY, 0, progress=False)
     assert (

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from microvid_nb.training import (
-    check_weights, fit, load_checkpoint, load_model, mean_sd, paired_t, random_state, rounds, save_checkpoint,
+    check_weights, fit, load_checkpoint, load_model, random_state, save_checkpoint,
     separate_randomness, write_tensors)
 
 
@@ -101,6 +101,7 @@ def one_thread():
 # --- going on
 
 
+@pytest.mark.check
 def test_killed_in_the_middle_of_an_epoch(tmp_path):
     """A program that SIGKILL ends in epoch 3 leaves the end of epoch 2; the next one gives what an undisturbed run gives."""
     done = subprocess.run(
@@ -374,6 +375,7 @@ def test_mixed_precision_is_of_one_run_only():
     )
 
 
+@pytest.mark.check
 def test_two_processes(tmp_path):
     """Two processes with batches of 8 train as one does with batches of 16, losses in turn included, and go on to the same bits."""
     command = [
@@ -520,27 +522,6 @@ def test_random_state_is_plain_data():
         'torch',
         'device',
     } and json.dumps([state['python'], state['numpy']])
-
-
-# --- five rounds
-
-
-def test_rounds():
-    table = rounds(
-        lambda seed: {'ours': {'accuracy': 30 + seed, 'error': 0.5}, 'theirs': {'accuracy': 20.0, 'error': 0.1 * seed}},
-        range(3),
-    )
-    assert table.index.names == ['seed', 'method'] and table.loc[(2, 'ours'), 'accuracy'] == 32
-    assert mean_sd(table, 1).to_dict('index') == {
-        'ours': {'accuracy': '31.0 ± 1.0', 'error': '0.5 ± 0.0'},
-        'theirs': {'accuracy': '20.0 ± 0.0', 'error': '0.1 ± 0.1'},
-    }
-    wide = table['accuracy'].unstack('method')
-    difference, p = paired_t(wide.ours, wide.theirs)
-    # t = 11/(1/sqrt 3) = 19.05 with 2 degrees of freedom
-    assert difference == 11 and p == pytest.approx(.0027, abs=1e-4)
-    assert math.isnan(paired_t(wide.ours, wide.ours).p) and paired_t(wide.ours, wide.ours - 1).p == 0
-    with pytest.raises(ValueError, match='two or more rounds with the same seeds'): paired_t(wide.ours, wide.theirs[:2])
 
 
 if __name__ == '__main__':

@@ -167,6 +167,7 @@ def test_what_is_read(here, tmp_path):
         open_images_pairs(here/'source', here/'target', here/'vectors.txt', tmp_path, replace(PLAN, held_out=50), False)
 
 
+@pytest.mark.check
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 def test_dry_run_interrupted_and_whole(here, tmp_path, monkeypatch):
     """Two workers; a run that is stopped in its second epoch goes on to the same weights; what is written chooses by any word."""

@@ -199,6 +199,7 @@ def test_real_glove(real):
     )
 
 
+@pytest.mark.check
 def test_real_word2vec_binary(real):
     path = real / 'word2vec_euclidean_vectors.bin'
     ours, theirs = read_word_vectors(path), KeyedVectors.load_word2vec_format(str(path), binary=True)

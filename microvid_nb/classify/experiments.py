@@ -33,7 +33,7 @@ from ..data.files import require_file
 from ..data.world.views import ActionClips, draw_all
 from ..media.render import atomic_path
 from ..media.video import MediaError
-from ..training import PairedTest, mean_sd, paired_t
+from ..experiments import Comparison, corrected_t, mean_sd
 
 # %% ../../nbs/classify/06_experiments.ipynb #7370ff12
 PAPER_TABLE1 = pd.DataFrame(
@@ -372,7 +372,7 @@ def compare(
     one, # of its values
     other, # another one
     measure:str, # a column of figures
-) -> PairedTest: # of their difference, one minus other
+) -> Comparison: # of their difference, one minus other
     "A paired test over rounds."
     wide = rows.pivot(index='round', columns=column, values=measure)
-    return paired_t(wide[one], wide[other])
+    return corrected_t(wide[one] - wide[other], 0)

@@ -31,7 +31,7 @@ from .video_to_gif import (
     ShotNetwork, VideoToGIF, VideoToGIFSettings, commented_video, train_shot_network)
 from ..media.candidates import find_cuts
 from ..media.survey import LOOKS, Survey
-from ..training import PairedTest, mean_sd, paired_t
+from ..experiments import Comparison, corrected_t, mean_sd
 
 # %% ../../nbs/gif/11_experiments.ipynb #53008c86
 def drawn_survey(
@@ -201,10 +201,10 @@ def compare(
     one:str, # of the systems
     other:str, # another one
     measure:str, # 'PME', 'PS', ...
-) -> PairedTest: # of their difference on the test videos
+) -> Comparison: # of their difference on the test videos
     "A paired test over rounds."
     table = rounds[rounds.split == 'test'].pivot(index='round', columns='system', values=measure)
-    return paired_t(table[one], table[other])
+    return corrected_t(table[one] - table[other], 0)
 
 # %% ../../nbs/gif/11_experiments.ipynb #458935d0
 # setting -> values; `perceptual` is lambda

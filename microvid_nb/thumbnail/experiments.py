@@ -27,7 +27,7 @@ from microvid_nb.thumbnail.systems import (
     BASELINES, FIRST_HELD_OUT, Clip, ThumbnailData, ThumbnailScale, TopicScores, above_frozen, amuse_settings,
     choices, drawn, frozen_maps, measure, microworld_data, outcome, rules, topic_scores, train_amuse,
     train_baseline, word_space)
-from ..training import PairedTest, mean_sd, paired_t
+from ..experiments import Comparison, corrected_t, mean_sd
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #67f36089
 SCALES = {
@@ -142,7 +142,7 @@ def tests_over_posts(
     "The methods in `WATCHED` against every other, paired over posts."
     def mean(method, figure): return pd.Series(np.mean([getattr(outcome(each.chosen[method], clips), figure) for each in made], axis=0))
     rows = [
-        (one, method, figure, *paired_t(mean(one, figure), mean(method, figure)))
+        (one, method, figure, *corrected_t(mean(one, figure) - mean(method, figure), 0)[::3])
         for one in WATCHED
         for method in made[0].chosen
         if method != one
@@ -199,10 +199,10 @@ def versus(
     one:str, # of the methods
     other:str, # another one
     figure:str='accuracy', # or similarity, clicks
-) -> PairedTest: # of their difference
+) -> Comparison: # of their difference
     "A paired test over rounds."
     table = rounds.pivot(index='round', columns='method', values=figure)
-    return paired_t(table[one], table[other])
+    return corrected_t(table[one] - table[other], 0)
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #27c09514
 # the paper's ranges: 50..300 and 0..1, where a margin of 0 asks for nothing

@@ -21,7 +21,7 @@ from ..data.world.synthesis import SOURCES
 from ..data.world.venues import VENUES
 from ..data.vine import PUBLISHED, VenueTree, VineSplit, read_venue_names, read_venue_tree
 from ..features.sound_experiment import esc10_table
-from ..training import PairedTest, mean_sd, paired_t
+from ..experiments import Comparison, corrected_t, mean_sd
 from .dare import DARE, DARESettings
 from .systems import (
     SCALES, Split, VenueMaterial, VenueScale, baselines, compare_features, measure, measure_groups,
@@ -167,10 +167,10 @@ def compare(
     one:str, # of the methods
     other:str, # another one
     name:str, # a figure
-) -> PairedTest: # of one - other
+) -> Comparison: # of one - other
     "A paired test over rounds."
     table = rounds.pivot(index='round', columns='method', values=name)
-    return paired_t(table[one], table[other])
+    return corrected_t(table[one] - table[other], 0)
 
 # %% ../../nbs/venue/09_experiments.ipynb #394b0a09
 PARTS = {

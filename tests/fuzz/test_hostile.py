@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from harness import READERS, check, make_checkpoint, make_hdf5, make_torch_file, make_video
 
+pytestmark = pytest.mark.check
+
 
 def refused(worker, reader, path, says=''):
     answer = worker(reader, path)

@@ -9,6 +9,8 @@ from harness import READERS, check
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.check
+
 CASES = int(os.environ.get('MICROVID_FUZZ', 15))
 # the same cases every time
 SEEDED = settings(
