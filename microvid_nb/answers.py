@@ -41,12 +41,12 @@ def shown_in_notebook(
     "Elements as a notebook shows them."
     return to_xml(Div(Style(_STYLE), Section(*parts), cls='microvid'), do_escape=True)
 
-# %% ../nbs/answers.ipynb #0232ecb0
+# %% ../nbs/answers.ipynb #137d13f7
 @patch
 def _repr_html_(self:Survey) -> str: # HTML
     "The candidate frames of a clip."
     found = self.candidates
-    strip = Div(*(picture(image, 160, f'{time:.2f} s') for time, image in zip(found.times, found.images)), cls='strip')
+    strip = Div(*(picture(image, 128, f'{time:.2f} s') for time, image in zip(found.times, found.images)), cls='strip')
     return shown_in_notebook(H2(printable(Path(self.path).name)), P(facts(self), cls='facts'), strip)
 
 # %% ../nbs/answers.ipynb #37c0e95f
@@ -178,7 +178,7 @@ def bare(
     "A model without the record around it."
     return model.model if isinstance(model, TaskModel) else model
 
-# %% ../nbs/answers.ipynb #ccb8c102
+# %% ../nbs/answers.ipynb #be40a95a
 class ThumbnailAnswer(Answer):
     "The frame to show."
     name = 'thumbnail'
@@ -190,8 +190,8 @@ class ThumbnailAnswer(Answer):
     def elements(self) -> list: # elements
         "The frame, and the candidates with their scores."
         caption = Figcaption(f'Thumbnail at {self.found.time:.2f} s')
-        image = picture(self.found.image, 480, 'the thumbnail')
-        return [Div(Figure(image, caption), cls='pair'), candidate_strip(self.survey, self.found, 160)]
+        image = picture(self.found.image, 400, 'the thumbnail')
+        return [Div(Figure(image, caption), cls='pair'), candidate_strip(self.survey, self.found, 128)]
 
     def _repr_jpeg_(self) -> bytes: # a JPEG file
         "The frame, for pages that show pictures only."
@@ -293,7 +293,7 @@ class ClassifyAnswer(Answer):
         tables = ('Scene', self.found.scene), ('Behaviour', self.found.behaviour), ('Both', both)
         return [Div(*(Div(P(title), bars(table)) for title, table in tables), cls='columns'), attended(self.found)]
 
-# %% ../nbs/answers.ipynb #84ecda1e
+# %% ../nbs/answers.ipynb #2097403f
 def attended(
     found, # a `Classification`
     count:int=6, # frames
@@ -302,7 +302,7 @@ def attended(
     chosen = sorted(found.attention.argsort()[::-1][:count])
     def moment(k):
         return Div(
-            picture(found.frames[k], 200, f'moment at {found.times[k]:.2f} s'),
+            picture(found.frames[k], 144, f'moment at {found.times[k]:.2f} s'),
             Div(cls='bar', style=f'width:{100 * found.attention[k] / found.attention.max():.0f}%'),
             f'{found.times[k]:.1f} s',
         )
@@ -371,10 +371,10 @@ def features(
     extract = make_extractor(extractor, settings)
     return pd.DataFrame([extract(file) for file in files], index=pd.Index(files, name='path'))
 
-# %% ../nbs/answers.ipynb #52bae5a3
+# %% ../nbs/answers.ipynb #c4176f00
 def open_world(
     seed:int=0, # of everything in it
     **settings, # of `MicroWorld`, such as gap=2.
-): # a `MicroWorld`
+) -> object: # a `MicroWorld`
     "A drawn world of micro-videos; [its page](data/00_microworld.ipynb) shows what can be asked of it."
     return import_named('microvid_nb.data.microworld.MicroWorld')(seed, **settings)
