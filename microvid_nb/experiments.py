@@ -259,3 +259,33 @@ def comparison_table(
     table = pd.DataFrame(rows, columns=[*names, *Comparison._fields])
     table.insert(table.columns.get_loc('pairs'), 'p (Holm)', holm(table.p))
     return table
+
+# %% ../nbs/experiments.ipynb #acfd3470
+def drawn_survey(
+    world, # a `MicroWorld`
+    i:int, # number of the video
+    side:int, # of the frames, pixels
+    rate:float|None=None, # frames a second; that of `survey_video` if not given
+    long:bool=False, # a longer video of the GIF experiments
+): # the `Survey` that `survey_video` would make from the file
+    "What one pass over a drawn video sees."
+    from microvid_nb.data.world.stories import Film
+    from microvid_nb.data.world.views import world_frames
+    from microvid_nb.media import survey
+    from microvid_nb.media.candidates import find_cuts
+    story, rate = world.story(i, long=long), rate or survey.LOOKS
+    film = Film(story, side if story.aspect >= 1 else 2*round(side/story.aspect/2))
+    frames = world_frames(film, np.arange(.5/rate, story.duration, 1/rate))
+    grey = frames.images.mean(-1, dtype=np.float32)/255
+    change = np.r_[0, np.abs(np.diff(grey, axis=0)).mean((1, 2))].astype(np.float32)
+    return survey.Survey(frames, True, story.duration, frames.times, change, find_cuts(frames))
+
+# %% ../nbs/experiments.ipynb #36bd93bc
+def visible_concepts(
+    story, # script of a video of MicroWorld
+    times:Iterable[float], # seconds [n]
+) -> np.ndarray: # bool [n, concepts]
+    "Which concepts can be made out at some moments."
+    from microvid_nb.data.world.stories import moment
+    seen = [moment(story, float(time)) for time in times]
+    return np.stack([(each.visible >= .015) & (each.quality > .05) for each in seen])

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/gif/11_experiments.ipynb #ac37a1a3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,35 +17,19 @@ from tqdm.auto import tqdm
 
 from ..data.gif_thumbnails import GIFThumbnails, load_gif_thumbnails, split_videos
 from ..data.microworld import MicroWorld, in_parallel
-from ..data.world.stories import Film
 from ..data.world.viewers import STEP, crowd_of, gif_click_rate, publish, watch
-from ..data.world.views import world_frames
+from ..experiments import (
+    beside_paper, compare_rounds, comparison_table, drawn_survey, limit_threads, mean_sd, run_rounds)
 from .baselines import BeautThumb, Hecate
 from .gevaden import GEVADEN, generate_gif, gevaden_loss
 from .metrics import ctr_table
 from .shots import ShotVideo, real_shot_videos, shot_loader, shot_video
 from .systems import (
-    GEVADENS, SCALES, GIFScale, chance_system, gevaden_system, learned_systems, measure, picked, position_system,
-    proposal_system, reseq2seq_system, top_comments, train_gevaden, train_reseq2seq)
+    GEVADENS, SCALES, GIFScale, chance_system, gevaden_system, learned_systems, measured_videos, picked,
+    position_system, proposal_system, reseq2seq_system, top_comments, train_gevaden, train_reseq2seq)
 from .video_to_gif import (
     ShotNetwork, VideoToGIF, VideoToGIFSettings, commented_video, train_shot_network)
-from ..media.candidates import find_cuts
-from ..media.survey import LOOKS, Survey
-from ..experiments import Comparison, corrected_t, mean_sd
-
-# %% ../../nbs/gif/11_experiments.ipynb #53008c86
-def drawn_survey(
-    world:MicroWorld, # the world
-    i:int, # number of the longer video
-    side:int=128, # of the frames, pixels
-) -> Survey: # as `survey_video` makes it from a file
-    "What one pass over a drawn video sees."
-    story = world.story(i, long=True)
-    film = Film(story, side if story.aspect >= 1 else 2*round(side/story.aspect/2))
-    frames = world_frames(film, np.arange(.5/LOOKS, story.duration, 1/LOOKS))
-    grey = frames.images.mean(-1, dtype=np.float32)/255
-    change = np.r_[0, np.abs(np.diff(grey, axis=0)).mean((1, 2))].astype(np.float32)
-    return Survey(frames, True, story.duration, frames.times, change, find_cuts(frames))
+from ..training import separate_randomness
 
 # %% ../../nbs/gif/11_experiments.ipynb #53008c01
 def drawn_picks(
@@ -54,7 +38,7 @@ def drawn_picks(
     seconds:int, # of the video
 ) -> dict: # name of a system -> its seconds, int [3]
     "What the weight-free systems choose."
-    survey, chosen = drawn_survey(world, i), {}
+    survey, chosen = drawn_survey(world, i, 128, long=True), {}
     for name, model in (('BeautThumb', BeautThumb()), ('Hecate', Hecate())):
         place = model.score(survey).place.to_numpy()
         chosen[name] = np.flatnonzero(place > 0).clip(0, seconds - 1)
@@ -94,7 +78,7 @@ def microworld_videos(
     return WorldVideos(videos, picks, interest)
 
 # %% ../../nbs/gif/11_experiments.ipynb #2b5fd1b5
-PAPER_TABLE2 = pd.DataFrame(
+GEVADEN_TABLE2 = pd.DataFrame(
     [
         ('BeautThumb', 0.267, 0.906, 0.268, 0.938),
         ('Hecate', 0.257, 0.895, 0.261, 0.939),
@@ -108,7 +92,7 @@ PAPER_TABLE2 = pd.DataFrame(
 ).set_index('system')  # Bilibili, 1,070 videos
 
 # %% ../../nbs/gif/11_experiments.ipynb #d505f708
-class Split(NamedTuple):
+class GIFSplit(NamedTuple):
     "Videos of one round."
     train: list # of `ShotVideo`
     validation: list
@@ -119,26 +103,34 @@ def split_world(
     videos:Sequence, # of `ShotVideo`
     scale:GIFScale, # sizes
     seed:int, # of this round
-) -> Split: # at random
+) -> GIFSplit: # at random
     "Validation and test of the scale's size, the rest for training."
     order = np.random.default_rng(seed).permutation(len(videos))
     test, validation, train = ([videos[i] for i in part] for part in np.split(order, [scale.other, 2*scale.other]))
-    return Split(train, validation, test)
+    return GIFSplit(train, validation, test)
 
 # %% ../../nbs/gif/11_experiments.ipynb #d505f702
 def measured_round(
     seed:int, # of this round
-    split:Split, # its videos
-    systems:dict, # name -> system
+    split:GIFSplit, # its videos
+    systems:Mapping, # name -> system
     scale:GIFScale, # sizes
-) -> pd.DataFrame: # a row a system and split
-    "The measures of some systems on validation and test."
-    rows = [
-        {'round': seed, 'system': name, 'split': part, **measure(system, getattr(split, part), scale.measured)}
+) -> pd.DataFrame: # a row a system and video: round, system, split, item, and its measures
+    "The measures of some systems for each video of validation and test."
+    parts = [
+        measured_videos(system, getattr(split, part), scale.measured).assign(round=seed, system=name, split=part)
         for name, system in systems.items()
         for part in ('validation', 'test')
     ]
-    return pd.DataFrame(rows)
+    items = pd.concat(parts, ignore_index=True)
+    return items[['round', 'system', 'split', *items.columns.drop(['round', 'system', 'split'])]]
+
+# %% ../../nbs/gif/11_experiments.ipynb #88d5d615
+def mean_over_videos(
+    items:pd.DataFrame, # of `measured_round`
+) -> pd.DataFrame: # a row a round, system and split
+    "The measures as the paper gives them."
+    return items.drop(columns='item').groupby(['round', 'system', 'split'], sort=False).mean().reset_index()
 
 # %% ../../nbs/gif/11_experiments.ipynb #a1b34c41
 def known_systems(
@@ -154,8 +146,8 @@ def known_systems(
     }
 
 # %% ../../nbs/gif/11_experiments.ipynb #a1b34c01
-def rules(
-    split:Split, # videos of a round
+def rule_systems(
+    split:GIFSplit, # videos of a round
     seed:int, # of the round
 ) -> dict: # name -> system
     "Systems that need no training; the last two look at the comments."
@@ -170,9 +162,9 @@ def rules(
 def real_split(
     dataset:GIFThumbnails, # the real annotations
     seed:int, # of this round
-) -> Split: # 857, 106 and 107 videos, less those without comments or usable GIFs
+) -> GIFSplit: # 857, 106 and 107 videos, less those without comments or usable GIFs
     "The paper's sizes; which videos were in which part isn't published."
-    return Split(
+    return GIFSplit(
         *(
             [video for video in real_shot_videos(dataset, keys) if len(video.gifs)]
             for keys in split_videos(dataset.videos.index, seed)
@@ -180,31 +172,34 @@ def real_split(
     )
 
 # %% ../../nbs/gif/11_experiments.ipynb #bce7f8f4
-def beside_paper(
-    rounds:pd.DataFrame, # of `world_round` or `real_round`, all rounds
-) -> pd.DataFrame: # a row a system: PME and PS on validation and test, mean +- deviation over rounds, and the paper's figures
-    "Table 2 as the paper prints it, with its own figures in the last columns; those are of other videos and other features."
-    columns = {}
+def gif_table2(
+    rounds:pd.DataFrame, # Table 2 of all rounds
+    data:str='MicroWorld', # their data set
+) -> pd.DataFrame: # a row a system: PME and PS on validation and test, ours and then the paper's
+    "Table 2 as the paper prints it, with its own figures in the last columns."
+    parts = []
     for split in ('validation', 'test'):
-        figures = mean_sd(
-            rounds[rounds.split == split]
-            .rename(columns={'system': 'method'})
-            .set_index(['round', 'method'])[['PME', 'PS']],
-            3,
-        )
-        columns |= {f'{name} {split}': figures[name] for name in figures}
-    return pd.DataFrame(columns).join(PAPER_TABLE2.add_prefix('paper: ').astype(object)).fillna('')
+        names = {name: f'{name} {split}' for name in ('PME', 'PS')}
+        rows = rounds[rounds.split == split].rename(columns=names)
+        parts.append(beside_paper(rows, dict.fromkeys(names.values(), 3), None, data, by='system'))
+    paper = GEVADEN_TABLE2.astype(object).add_suffix(', paper (Bilibili)')
+    return pd.concat(parts, axis=1).join(paper).fillna('')
 
 # %% ../../nbs/gif/11_experiments.ipynb #bce7f801
-def compare(
-    rounds:pd.DataFrame, # as above
-    one:str, # of the systems
-    other:str, # another one
-    measure:str, # 'PME', 'PS', ...
-) -> Comparison: # of their difference on the test videos
-    "A paired test over rounds."
-    table = rounds[rounds.split == 'test'].pivot(index='round', columns='system', values=measure)
-    return corrected_t(table[one] - table[other], 0)
+def compare_systems(
+    rounds:pd.DataFrame, # Table 2 of all rounds
+    pairs:Sequence[tuple], # of systems
+    test_to_train:float, # test videos over training videos of a round
+    figures:Sequence[str]=('PME', 'PS'), # measures
+) -> pd.DataFrame: # a row a pair and measure: difference, its 95 % interval, p, p by Holm over the table
+    "Differences on the test videos, by corrected t-tests over rounds."
+    test = rounds[rounds.split == 'test']
+    found = {
+        (one, other, figure): compare_rounds(test, one, other, figure, test_to_train, by='system')
+        for one, other in pairs
+        for figure in figures
+    }
+    return comparison_table(found, ['system', 'against', 'measure'])
 
 # %% ../../nbs/gif/11_experiments.ipynb #458935d0
 # setting -> values; `perceptual` is lambda
@@ -240,12 +235,15 @@ def different_gifs(
 def divergence(
     model:GEVADEN, # trained
     videos:Sequence, # of `ShotVideo`
-    seed:int, # of the batch
+    seed:int, # decides which GIF of each video is looked at
 ) -> float: # nats
     "The mean KL divergence of posterior from prior."
-    batch = next(iter(shot_loader(videos, len(videos), seed)))
-    device = next(model.parameters()).device
-    return gevaden_loss(model, batch._replace(shots=batch.shots.to(device), gif=batch.gif.to(device)))['kl'].item()
+    with separate_randomness():
+        torch.manual_seed(seed)   # decides which GIF of each video
+        batch = next(iter(shot_loader(videos, len(videos), seed)))
+        device = next(model.parameters()).device
+        batch = batch._replace(shots=batch.shots.to(device), gif=batch.gif.to(device))
+        return gevaden_loss(model, batch)['kl'].item()
 
 # %% ../../nbs/gif/11_experiments.ipynb #45893503
 def studied(
@@ -260,11 +258,12 @@ def studied(
     for value in STUDIES[setting]:
         model = variants[setting, value]
         figures = {'KL': divergence(model, videos, seed), 'different GIFs of 100': different_gifs(model, videos, seed)}
+        measures = measured_videos(gevaden_system(model, scale.samples, seed), videos, scale.measured).set_index('item')
         rows.append(
             {
                 'round': seed,
                 setting: value,
-                **measure(gevaden_system(model, scale.samples, seed), videos, scale.measured),
+                **measures.mean().to_dict(),
                 **figures,
             }
         )
@@ -289,29 +288,28 @@ def truth_round(
     videos:Sequence, # of `ShotVideo`, with `true_features`
     scale:GIFScale, # sizes
     seed:int, # of this round
-) -> dict: # 'study_truth' -> DataFrame
+) -> dict: # 'study_truth', and 'items_truth' with a row a video
     "The generative systems and RankNet on true features, standardised by the training videos'."
-    torch.set_num_threads(1)
     split = split_world(videos, scale, seed)
     train = torch.cat([video.shots for video in split.train])
     middle, spread = train.mean(0), train.std(0).clamp_min(1e-3)
-    split = Split(*([video._replace(shots=(video.shots - middle)/spread) for video in part] for part in split))
+    split = GIFSplit(*([video._replace(shots=(video.shots - middle)/spread) for video in part] for part in split))
     systems = learned_systems(
         split.train,
         {name: train_gevaden(split.train, scale, seed, **changes) for name, changes in GEVADENS.items()},
         scale,
         seed,
     )
-    return {'study_truth': measured_round(seed, split, {'chance': chance_system(seed), **systems}, scale)}
+    items = measured_round(seed, split, {'chance': chance_system(seed), **systems}, scale)
+    return {'study_truth': mean_over_videos(items), 'items_truth': items}
 
 # %% ../../nbs/gif/11_experiments.ipynb #52e9655e
 def world_round(
     made:WorldVideos, # videos with features
     scale:GIFScale, # sizes
     seed:int, # of this round
-) -> dict: # 'table2' and the studies: name -> DataFrame
+) -> dict: # 'table2', 'items' with a row a video, and the studies
     "One round of Table 2 and of the studies on MicroWorld."
-    torch.set_num_threads(1)
     split = split_world(made.videos, scale, seed)
     variants = train_variants(split.train, scale, seed)
     gevadens = {
@@ -319,9 +317,12 @@ def world_round(
         'GEVADEN, lambda = 0': variants['perceptual', 0.0],
         'GEVADEN': variants['fixed_prior', False],
     }
-    systems = {**rules(split, seed), **known_systems(made), **learned_systems(split.train, gevadens, scale, seed)}
+    learned = learned_systems(split.train, gevadens, scale, seed)
+    systems = {**rule_systems(split, seed), **known_systems(made), **learned}
+    items = measured_round(seed, split, systems, scale)
     return {
-        'table2': measured_round(seed, split, systems, scale),
+        'table2': mean_over_videos(items),
+        'items': items,
         **{f'study_{setting}': studied(setting, variants, split.validation, scale, seed) for setting in STUDIES},
     }
 
@@ -330,34 +331,16 @@ def real_round(
     dataset:GIFThumbnails, # the real annotations
     scale:GIFScale, # sizes
     seed:int, # of this round
-) -> dict: # 'table2' -> DataFrame
+) -> dict: # 'table2', and 'items' with a row a video
     "One round of Table 2 on the real annotations, without the systems that need pictures."
-    torch.set_num_threads(1)
     split = real_split(dataset, seed)
     gevadens = {name: train_gevaden(split.train, scale, seed, **changes) for name, changes in GEVADENS.items()}
-    return {
-        'table2': measured_round(
-            seed, split, {**rules(split, seed), **learned_systems(split.train, gevadens, scale, seed)}, scale
-        )
-    }
-
-# %% ../../nbs/gif/11_experiments.ipynb #52e96502
-def side_by_side(
-    function, # `world_round`, `truth_round` or `real_round`
-    data, # its first argument
-    scale:GIFScale, # sizes
-    seed:int, # of the first round
-    progress:bool, # show a bar
-) -> dict: # name of the table -> DataFrame, the rounds below one another
-    "All rounds of an experiment."
-    jobs = [(data, scale, round_seed) for round_seed in range(seed, seed + scale.rounds)]
-    tables = list(
-        in_parallel(function, jobs, 1 if torch.cuda.is_available() else None, progress=progress, unit='round')
-    )
-    return {name: pd.concat([each[name] for each in tables], ignore_index=True) for name in tables[0]}
+    systems = {**rule_systems(split, seed), **learned_systems(split.train, gevadens, scale, seed)}
+    items = measured_round(seed, split, systems, scale)
+    return {'table2': mean_over_videos(items), 'items': items}
 
 # %% ../../nbs/gif/11_experiments.ipynb #46fa8f00
-PAPER_TABLE3 = pd.DataFrame(
+GEVADEN_TABLE3 = pd.DataFrame(
     [
         ('raw thumbnails', 3547.0, 190.0, 0.0530, np.nan),
         ('re-SEQ2SEQ', 3603.8, 221.4, 0.0636, 0.195),
@@ -388,6 +371,7 @@ def click_log(
     return pd.DataFrame(rows, columns=['method', 'video', 'impressions', 'clicks'])
 
 # %% ../../nbs/gif/11_experiments.ipynb #c3aa6301
+@limit_threads(1)
 def world_clicks(
     made:WorldVideos, # videos with features
     world:MicroWorld, # the world that they are of
@@ -395,7 +379,6 @@ def world_clicks(
     seed:int, # of this round
 ) -> pd.DataFrame: # a log of impressions and clicks
     "The month-long application of the paper, on validation and test videos of a round."
-    torch.set_num_threads(1)
     split = split_world(made.videos, scale, seed)
     shown, known, chance = split.validation + split.test, known_systems(made), chance_system(seed, samples=1)
     reseq2seq, gevaden = (
@@ -421,13 +404,13 @@ def reproduce_microworld(
     progress:bool=True, # show bars
 ) -> dict: # name of the table -> DataFrame
     "Table 2, the studies and Table 3 on MicroWorld."
-    world = MicroWorld(seed)
+    world, seeds = MicroWorld(seed), range(seed, seed + scale.rounds)
     network, _ = train_shot_network(world, scale.shot, scale.pretraining, seed=seed, progress=progress)
     made = microworld_videos(world, range(scale.train + 2*scale.other), network, progress)
     truth = [true_features(world, video) for video in tqdm(made.videos, disable=not progress, unit='video')]
     return {
-        **side_by_side(world_round, made, scale, seed, progress),
-        **side_by_side(truth_round, truth, scale, seed, progress),
+        **run_rounds(world_round, (made, scale), seeds, progress=progress),
+        **run_rounds(truth_round, (truth, scale), seeds, progress=progress),
         'table3': ctr_table(world_clicks(made, world, scale, seed)).reset_index(),
     }
 
@@ -444,7 +427,8 @@ def reproduce_real(
     table1 = pd.DataFrame(
         [{'source': 'published files', **row}, {'source': 'the paper', 'videos': 1070, 'GIFs': 5394, 'hours': 69.1}]
     )
-    return {'table1': table1, **side_by_side(real_round, dataset, scale, seed, progress)}
+    seeds = range(seed, seed + scale.rounds)
+    return {'table1': table1, **run_rounds(real_round, (dataset, scale), seeds, progress=progress)}
 
 # %% ../../nbs/gif/11_experiments.ipynb #56941202
 def train_microworld_model(

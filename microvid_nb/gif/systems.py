@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/gif/10_systems.ipynb #db3163a3
+# %% ../../nbs/gif/10_systems.ipynb #fb82f329
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,16 +17,103 @@ import torch
 from torch import Tensor, nn
 
 from ..data.gif_annotation import gif_proposals
+from ..experiments import fit_scheduled, new_model
 from .gevaden import GEVADEN, GEVADENSettings, gevaden_loss
 from .matching import closest_disjoint_match
-from .metrics import perceptual_matching_error, posterior_score
+from .metrics import gif_matching_error, posterior_score
 from .ranknet import RankNet, RankNetSettings, rank_gif, rank_loader, rank_loss
 from .reseq2seq import ReSeq2Seq, ReSeq2SeqSettings, reseq2seq_loss
 from .shots import ShotVideo, shot_loader, shot_video
 from .video_to_gif import ShotSettings
-from ..training import fit
 
-# %% ../../nbs/gif/10_systems.ipynb #c09746f7
+# %% ../../nbs/gif/10_systems.ipynb #27cb9972
+class GIFAnswer(NamedTuple):
+    "What a system answers about a video: S GIFs of k shots."
+    generated: Tensor # shot features, [S, k, D]
+    seconds: Tensor # int64 [S, k]
+
+# %% ../../nbs/gif/10_systems.ipynb #0d350f01
+def picked(
+    video:ShotVideo, # a video
+    seconds, # the shots that a system picked, int [S, k] or [k]
+) -> GIFAnswer: # with their own features
+    "The answer of a system that picks shots."
+    seconds = torch.as_tensor(np.atleast_2d(np.asarray(seconds)))
+    return GIFAnswer(video.shots[seconds], seconds)
+
+# %% ../../nbs/gif/10_systems.ipynb #79b6a299
+def matched(
+    video:ShotVideo, # a video
+    generated:Tensor, # [S, k, D]
+) -> GIFAnswer: # with the closest disjoint shots (Eq. 4)
+    "The answer of a system that generates features."
+    return GIFAnswer(generated, closest_disjoint_match(generated, video.shots))
+
+# %% ../../nbs/gif/10_systems.ipynb #eb013cf9
+def near_annotated(
+    seconds:Tensor, # int64 [S, k]
+    video:ShotVideo, # with its GIFs
+) -> dict: # name -> share
+    "How many shots lie within 0, 1 and 2 seconds of one that an annotated GIF shows."
+    away = (seconds[..., None] - video.gifs.flatten()).abs().amin(-1)
+    return {f'within {width} s': (away <= width).double().mean().item() for width in (0, 1, 2)}
+
+# %% ../../nbs/gif/10_systems.ipynb #a6a5cc5f
+def measured_videos(
+    system:Callable, # `ShotVideo` -> `GIFAnswer`
+    videos:Sequence, # of `ShotVideo`, each with a GIF
+    samples:int, # that PME is averaged over, the first of an answer
+) -> pd.DataFrame: # a row a video: item (its key), PME, PS, within 0 s, within 1 s, within 2 s
+    "The measures of a system for each video."
+    rows = []
+    for video in videos:
+        answer = system(video)
+        error = gif_matching_error(answer.generated[:samples], video.shots, video.gifs).mean().item()
+        score = posterior_score(answer.seconds, video.counts).mean().item()
+        rows.append({'item': video.key, 'PME': error, 'PS': score, **near_annotated(answer.seconds, video)})
+    return pd.DataFrame(rows)
+
+# %% ../../nbs/gif/10_systems.ipynb #3ebee316
+def chance_system(
+    seed:int=0, # of the draws
+    samples:int=100, # GIFs for each video
+) -> Callable: # a system
+    "Disjoint shots at random."
+    rng = np.random.default_rng(seed)
+    return lambda video: picked(
+        video, np.stack([rng.choice(len(video.shots), 3, replace=False) for _ in range(samples)])
+    )
+
+# %% ../../nbs/gif/10_systems.ipynb #3ebee302
+def proposal_system(
+    seed:int=0, # of the draws
+    samples:int=100, # GIFs for each video
+) -> Callable: # a system
+    "Proposals from the peaks of the comments."
+    rng = np.random.default_rng(seed)
+    return lambda video: picked(video, gif_proposals(video.counts.numpy(), samples, rng))
+
+# %% ../../nbs/gif/10_systems.ipynb #3ebee301
+def top_comments(
+    video:ShotVideo, # a video
+) -> GIFAnswer: # one GIF
+    "The three seconds of most comments, in order of time."
+    return picked(video, video.counts.argsort(descending=True, stable=True)[:3].sort().values)
+
+# %% ../../nbs/gif/10_systems.ipynb #3ebee303
+def position_system(
+    train:Sequence, # of `ShotVideo`
+    seed:int=0, # of the draws
+    samples:int=100, # GIFs for each video
+) -> Callable: # a system
+    "Annotated GIFs of other videos, moved to the same share of the video's length."
+    place, rng = torch.cat([video.gifs/len(video.shots) for video in train]).numpy(), np.random.default_rng(seed)
+    def answer(video):
+        chosen = (place[rng.integers(len(place), size=samples)]*len(video.shots)).astype(int)
+        return picked(video, chosen.clip(0, len(video.shots) - 1))
+    return answer
+
+# %% ../../nbs/gif/10_systems.ipynb #e34ae402
 @dataclass(frozen=True)
 class GIFScale:
     "How large an experiment is; the defaults are the paper's."
@@ -43,140 +130,22 @@ class GIFScale:
     samples: int = 10_000 # of z for the posterior score
     measured: int = 200 # of these for the perceptual matching error
 
+# %% ../../nbs/gif/10_systems.ipynb #5d004d2e
 SCALES = {
     'tiny': GIFScale(
-        24,
-        6,
-        8,
-        ShotSettings('resnet3d10', 1 / 8, 4, 32, True),
-        GEVADENSettings(video=32, gif=16, latent=4),
-        2e-3,
-        steps=30,
-        rounds=2,
-        samples=100,
+        train=24, other=6, pretraining=8, shot=ShotSettings('resnet3d10', 1/8, 4, 32, True),
+        sizes=GEVADENSettings(video=32, gif=16, latent=4), learning_rate=2e-3, steps=30, rounds=2, samples=100,
         measured=5,
     ),
     'small': GIFScale(
-        600,
-        100,
-        240,
-        ShotSettings('resnet3d10', 1 / 4, 8, 48, True),
-        GEVADENSettings(video=96, gif=48),
-        1e-3,
-        steps=1000,
-        samples=1000,
-        measured=20,
+        train=600, other=100, pretraining=240, shot=ShotSettings('resnet3d10', 1/4, 8, 48, True),
+        sizes=GEVADENSettings(video=96, gif=48), learning_rate=1e-3, steps=1000, samples=1000, measured=20,
     ),
     'full': GIFScale(),
 }
 
-# %% ../../nbs/gif/10_systems.ipynb #0d350fd3
-class Answer(NamedTuple):
-    "What a system says about a video."
-    generated: Tensor # shot features, [S, k, D]
-    seconds: Tensor # int64 [S, k]
-
-# %% ../../nbs/gif/10_systems.ipynb #0d350f01
-def picked(
-    video:ShotVideo, # a video
-    seconds, # the shots that a system picked, int [S, k] or [k]
-) -> Answer: # with their own features
-    "The answer of a system that picks shots."
-    seconds = torch.as_tensor(np.atleast_2d(np.asarray(seconds)))
-    return Answer(video.shots[seconds], seconds)
-
-# %% ../../nbs/gif/10_systems.ipynb #79b6a299
-def matched(
-    video:ShotVideo, # a video
-    generated:Tensor, # [S, k, D]
-) -> Answer: # with the closest disjoint shots (Eq. 4)
-    "The answer of a system that generates features."
-    return Answer(generated, closest_disjoint_match(generated, video.shots))
-
-# %% ../../nbs/gif/10_systems.ipynb #b66fc549
-def best_pme(
-    generated:Tensor, # [S, k, D]
-    video:ShotVideo, # with its GIFs
-) -> float: # 0..1
-    "PME of the annotated GIF that each sample is closest to, averaged over samples (Eq. 8)."
-    s, k, d = generated.shape
-    flat = generated.reshape(s*k, d)
-    errors = [
-        perceptual_matching_error(flat, video.shots, gif.repeat(s)).reshape(s, k).mean(1)
-        for gif in video.gifs.unique(dim=0)
-    ]
-    return torch.stack(errors).min(0).values.mean().item()
-
-# %% ../../nbs/gif/10_systems.ipynb #eb013cf9
-def near_annotated(
-    seconds:Tensor, # int64 [S, k]
-    video:ShotVideo, # with its GIFs
-) -> dict: # name -> share
-    "How many shots lie within 0, 1 and 2 seconds of one that an annotated GIF shows."
-    away = (seconds[..., None] - video.gifs.flatten()).abs().amin(-1)
-    return {f'within {width} s': (away <= width).double().mean().item() for width in (0, 1, 2)}
-
-# %% ../../nbs/gif/10_systems.ipynb #f6026a2a
-def measure(
-    system:Callable, # `ShotVideo` -> `Answer`
-    videos:Sequence, # of `ShotVideo`, each with a GIF
-    measured:int, # samples that PME is averaged over
-) -> dict: # PME, PS, within 0 s, within 1 s, within 2 s
-    "The measures of a system, averaged over videos."
-    rows = []
-    for video in videos:
-        answer = system(video)
-        rows.append(
-            {
-                'PME': best_pme(answer.generated[:measured], video),
-                'PS': posterior_score(answer.seconds, video.counts).mean().item(),
-                **near_annotated(answer.seconds, video),
-            }
-        )
-    return pd.DataFrame(rows).mean().to_dict()
-
-# %% ../../nbs/gif/10_systems.ipynb #3ebee316
-def chance_system(
-    seed:int=0, # of the draws
-    samples:int=100, # GIFs for each video
-) -> Callable: # a system
-    "Disjoint shots at random."
-    rng = np.random.default_rng(seed)
-    return lambda video: picked(
-        video, np.stack([rng.choice(len(video.shots), 3, replace=False) for _ in range(samples)])
-    )
-
-# %% ../../nbs/gif/10_systems.ipynb #3ebee301
-def top_comments(
-    video:ShotVideo, # a video
-) -> Answer: # one GIF
-    "The three seconds of most comments, in order of time."
-    return picked(video, video.counts.argsort(descending=True, stable=True)[:3].sort().values)
-
-# %% ../../nbs/gif/10_systems.ipynb #3ebee302
-def proposal_system(
-    seed:int=0, # of the draws
-    samples:int=100, # GIFs for each video
-) -> Callable: # a system
-    "Proposals from the peaks of the comments."
-    rng = np.random.default_rng(seed)
-    return lambda video: picked(video, gif_proposals(video.counts.numpy(), samples, rng))
-
-# %% ../../nbs/gif/10_systems.ipynb #3ebee303
-def position_system(
-    train:Sequence, # of `ShotVideo`
-    seed:int=0, # of the draws
-    samples:int=100, # GIFs for each video
-) -> Callable: # a system
-    "Annotated GIFs of other videos, moved to the same share of the video's length."
-    place, rng = torch.cat([video.gifs/len(video.shots) for video in train]).numpy(), np.random.default_rng(seed)
-    def answer(video):
-        chosen = (place[rng.integers(len(place), size=samples)]*len(video.shots)).astype(int)
-        return picked(video, chosen.clip(0, len(video.shots) - 1))
-    return answer
-
-# %% ../../nbs/gif/10_systems.ipynb #e2d4617f
-def train(
+# %% ../../nbs/gif/10_systems.ipynb #ba12ed2b
+def fit_steps(
     model:nn.Module, # just made; trained in place
     loader, # batches
     loss:Callable, # of model and batch
@@ -184,23 +153,14 @@ def train(
     seed:int, # of chance in training
     progress:bool=False, # show a bar
 ) -> nn.Module: # the same, in eval mode
-    "A model after the scale's number of steps (rounded up to whole epochs)."
-    optimizer = torch.optim.Adam(model.parameters(), scale.learning_rate)
-    precision = 'bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else None
-    fit(
-        model,
-        loader,
-        loss,
-        optimizer,
-        math.ceil(scale.steps / len(loader)),
-        clip=5.0,
-        mixed_precision=precision,
-        seed=seed,
-        progress=progress,
+    "A model after the scale's number of steps, rounded up to whole epochs."
+    epochs = math.ceil(scale.steps/len(loader))
+    fit_scheduled(
+        model, loader, loss, epochs, scale.learning_rate, schedule=None, clip=5., seed=seed, progress=progress
     )
     return model
 
-# %% ../../nbs/gif/10_systems.ipynb #360b74c6
+# %% ../../nbs/gif/10_systems.ipynb #ee5cdea0
 def train_gevaden(
     videos:Sequence, # of `ShotVideo`
     scale:GIFScale, # sizes
@@ -209,27 +169,23 @@ def train_gevaden(
     **changes, # of the settings: beta, perceptual, fixed_prior
 ) -> GEVADEN: # trained
     "GEVADEN on some videos."
-    torch.manual_seed(seed)
-    model = GEVADEN(
-        replace(scale.sizes, features=videos[0].shots.shape[1], warm_up=int(scale.warm_up * scale.steps), **changes)
-    )
-    return train(model, shot_loader(videos, scale.batch, seed), gevaden_loss, scale, seed, progress)
+    width, warm_up = videos[0].shots.shape[1], int(scale.warm_up*scale.steps)
+    settings = replace(scale.sizes, features=width, warm_up=warm_up, **changes)
+    model = new_model(lambda: GEVADEN(settings), seed)
+    return fit_steps(model, shot_loader(videos, scale.batch, seed), gevaden_loss, scale, seed, progress)
 
-# %% ../../nbs/gif/10_systems.ipynb #be46f36a
+# %% ../../nbs/gif/10_systems.ipynb #61f3ebff
 def train_reseq2seq(videos:Sequence, scale:GIFScale, seed:int) -> ReSeq2Seq:
     "re-SEQ2SEQ on some videos, at the sizes of GEVADEN."
-    torch.manual_seed(seed)
-    model = ReSeq2Seq(
-        ReSeq2SeqSettings(features=videos[0].shots.shape[1], video=scale.sizes.video, gif=scale.sizes.gif)
-    )
-    return train(model, shot_loader(videos, scale.batch, seed), reseq2seq_loss, scale, seed)
+    width, sizes = videos[0].shots.shape[1], scale.sizes
+    model = new_model(lambda: ReSeq2Seq(ReSeq2SeqSettings(features=width, video=sizes.video, gif=sizes.gif)), seed)
+    return fit_steps(model, shot_loader(videos, scale.batch, seed), reseq2seq_loss, scale, seed)
 
-# %% ../../nbs/gif/10_systems.ipynb #be46f301
+# %% ../../nbs/gif/10_systems.ipynb #83c17f6b
 def train_ranknet(videos:Sequence, scale:GIFScale, seed:int) -> RankNet:
     "RankNet on the shots of annotated GIFs against the others."
-    torch.manual_seed(seed)
-    model = RankNet(RankNetSettings(features=videos[0].shots.shape[1]))
-    return train(model, rank_loader(videos, scale.batch, seed), rank_loss, scale, seed)
+    model = new_model(lambda: RankNet(RankNetSettings(features=videos[0].shots.shape[1])), seed)
+    return fit_steps(model, rank_loader(videos, scale.batch, seed), rank_loss, scale, seed)
 
 # %% ../../nbs/gif/10_systems.ipynb #fe8c0ca3
 def on_device(
@@ -270,10 +226,11 @@ def ranknet_system(model:RankNet) -> Callable:
     "The three shots of the highest rank."
     return lambda video: picked(video, rank_gif(model, on_device(video, model)).cpu())
 
-# %% ../../nbs/gif/10_systems.ipynb #22ca77a9
+# %% ../../nbs/gif/10_systems.ipynb #d207b17e
 # row of Table 2 -> settings that differ
 GEVADENS = {'GEVADEN, fixed prior': {'fixed_prior': True}, 'GEVADEN, lambda = 0': {'perceptual': 0.}, 'GEVADEN': {}}
 
+# %% ../../nbs/gif/10_systems.ipynb #a5aa883b
 def learned_systems(
     videos:Sequence, # of `ShotVideo`, to train on
     gevadens:dict, # a trained GEVADEN for each row of `GEVADENS`

@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.pictures import NAMES
-from ..data.world.stories import moment
 from ..data.world.views import CommentedVideo, CommentedVideos
 from ..features.visual import backbone, clip_features
 from .gevaden import GEVADEN, GEVADENSettings, likely_gif, shot_likelihoods
 from ..media.survey import Survey
 from ..media.video import iter_frames
-from ..training import fit, load_model
+from ..experiments import fit_scheduled, new_model, visible_concepts
+from ..training import load_model
 
 # %% ../../nbs/gif/09_video_to_gif.ipynb #82f96a0c
 @dataclass(frozen=True)
@@ -44,13 +44,10 @@ def shot_clips(
     settings:ShotSettings, # rate and size
 ) -> Iterator[Tensor]: # for each shot uint8 [3, frames, H, W]
     "The shots of a file as clips, one after the other; the last frame is repeated where the file ends early."
-    looks, size, last = (
-        iter_frames(survey.path, fps=settings.frames / survey.shot_length, short_side=settings.side),
-        (settings.side, settings.side),
-        None,
-    )
+    samples = iter_frames(survey.path, fps=settings.frames/survey.shot_length, short_side=settings.side)
+    size, last = (settings.side, settings.side), None
     for _ in survey.shot_times:
-        images = [image for _, image in itertools.islice(looks, settings.frames)] or [last]
+        images = [image for _, image in itertools.islice(samples, settings.frames)] or [last]
         last = images[-1]
         images += [last]*(settings.frames - len(images))
         if settings.square: images = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
@@ -90,8 +87,8 @@ def shot_labels(
 ) -> np.ndarray: # float32 [seconds, concepts], 0 or 1
     "Which concepts can be made out in the middle of each second."
     story = world.story(i, long=True)
-    moments = [moment(story, min(second + .5, story.duration - 1e-3)) for second in range(seconds)]
-    return np.stack([(m.visible > .015)*(m.quality > .05) for m in moments]).astype(np.float32)
+    times = [min(second + .5, story.duration - 1e-3) for second in range(seconds)]
+    return visible_concepts(story, times).astype(np.float32)
 
 # %% ../../nbs/gif/09_video_to_gif.ipynb #9f4d9601
 def commented_video(
@@ -113,29 +110,15 @@ def train_shot_network(
     progress:bool=True, # show bars
 ) -> tuple[ShotNetwork, pd.DataFrame]: # trained; its history
     "A shot network trained on a world."
-    made = list(
-        in_parallel(
-            commented_video, [(world, 1_000_000 + i, settings) for i in range(videos)], progress=progress, unit='video'
-        )
-    )
-    clips, labels = (
-        torch.cat([video.clips for video, _ in made]),
-        torch.from_numpy(np.concatenate([label for _, label in made])),
-    )
-    torch.manual_seed(seed)
-    network = ShotNetwork(settings)
+    jobs = [(world, 1_000_000 + i, settings) for i in range(videos)]
+    made = list(in_parallel(commented_video, jobs, progress=progress, unit='video'))
+    clips = torch.cat([video.clips for video, _ in made])
+    labels = torch.from_numpy(np.concatenate([label for _, label in made]))
+    network = new_model(lambda: ShotNetwork(settings), seed)
     def loss(model, batch): return nn.functional.binary_cross_entropy_with_logits(model(batch[0]), batch[1])
     loader = DataLoader(TensorDataset(clips, labels), 32, shuffle=True, drop_last=True)
-    optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=.02)
-    history = fit(
-        network,
-        loader,
-        loss,
-        optimizer,
-        epochs,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
-        seed=seed,
-        progress=progress,
+    history = fit_scheduled(
+        network, loader, loss, epochs, 3e-3, 'AdamW', weight_decay=.02, seed=seed, progress=progress
     )
     features = network.features(clips)
     network.mean, network.deviation = features.mean(0), features.std(0) + 1e-3
