@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_videos', 'for_each']
 
-# %% ../nbs/batch.ipynb #2ae0afdc
+# %% ../nbs/batch.ipynb #9951ced2
 import glob
 import os
 import re
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .media.names import as_json, printable
+from .media.outputs import Outputs, read_mark
 
 # %% ../nbs/batch.ipynb #293747a8
 _VIDEO_SUFFIXES = set(
@@ -68,7 +69,7 @@ class Found(NamedTuple):
     files: list[Path] # in order, each once
     passed_over: Counter # kind of file in the folders -> how many
 
-# %% ../nbs/batch.ipynb #2723739d
+# %% ../nbs/batch.ipynb #edbde3d7
 def search_folder(
     folder:Path, # with folders in it
     passed_over:Counter, # kind -> how many; is added to
@@ -80,7 +81,7 @@ def search_folder(
         if not hidden and not file.is_file(): continue
         if hidden: kind = 'hidden' if file.is_file() else None
         elif not is_clip(file): kind = file.suffix.lower() or 'without suffix'
-        else: kind = ''
+        else: kind = 'outputs of this tool' if read_mark(file) else ''
         if kind: passed_over[kind] += 1
         elif kind == '': taken.append(file)
     return taken
@@ -201,7 +202,7 @@ def in_turn(
     try: yield from pool.map(work, items)
     finally: pool.shutdown(wait=False, cancel_futures=True)
 
-# %% ../nbs/batch.ipynb #e1336d5f
+# %% ../nbs/batch.ipynb #49a3bab7
 def for_each(
     paths:list[str], # files, folders, patterns
     job:Callable[[Path, str], dict], # from a file and a name for its outputs: the record
@@ -209,11 +210,13 @@ def for_each(
     json:bool=False, # print the records as JSON instead
     workers:int=1, # files at a time
     derived:Sequence[str]=('{}',), # names of outputs that a job makes of a name
+    outputs:Outputs|None=None, # whose inputs are these files
 ) -> Outcome: # the record of each file, and the exit status
     "Does a job for each file, with progress, and prints the results; a file that fails is reported, and the next one tried."
     from tqdm import tqdm
     found, outcome = search(paths), Outcome()
     names = output_names(found.files, derived)
+    if outputs: outputs.protect(found.files)
     if found.passed_over: note(f'passed over: {", ".join(f"{number} {kind}" for kind, number in found.passed_over.items())}')
     with caught_warnings() as take:
         results = in_turn(lambda file: attempt(job, file, names[file], take), found.files, workers)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/cli.ipynb #027ea641
+# %% ../nbs/cli.ipynb #acc7c230
 import math
 import os
 import sys
@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from .batch import Outcome, for_each, note, search
 from .media.names import as_json, printable
+from .media.outputs import Outputs, output, safe_output
 from .tasks import all_tasks, find_task, import_named, missing_extra, shipped_topics
 
 # %% ../nbs/cli.ipynb #f27bce11
@@ -113,7 +114,7 @@ Model = Annotated[
 ]
 Topics = Annotated[Path | None, typer.Option(help='CSV of word,count: what viewers like now.')]
 
-# %% ../nbs/cli.ipynb #fb949f3a
+# %% ../nbs/cli.ipynb #15630431
 @contextmanager
 def one_line():
     "Turns what is wrong with an argument or a file into one line and exit status 2."
@@ -121,7 +122,10 @@ def one_line():
     except ImportError as error:
         note(f'error: {missing_extra(error) if isinstance(error, ModuleNotFoundError) else error}')
         raise typer.Exit(2)
-    except (ValueError, OSError, MemoryError) as problem:
+    except OSError as problem:
+        note(f'error: {problem.filename}: {problem.strerror}' if problem.filename and problem.strerror else f'error: {problem}')
+        raise typer.Exit(2)
+    except (ValueError, MemoryError) as problem:
         note(f'error: {problem}')
         raise typer.Exit(2)
     except Exception as problem:
@@ -160,28 +164,33 @@ def title_beside(
     from microvid_nb.features.extractors import read_title, sidecar
     return read_title(file) if sidecar(file).is_file() else None
 
-# %% ../nbs/cli.ipynb #42461301
-def save_figure(
-    figure, # of matplotlib
-    path:Path, # of the picture
+# %% ../nbs/cli.ipynb #9b03d18f
+def save(
+    answer, # with `save`
+    outputs:Outputs, # of the run
+    path:Path, # of the file
+    source:Path, # the clip
+    **options, # of the writer
 ) -> str: # the same path
-    "Writes a figure, whole or not at all."
+    "Writes an answer where nothing of the user's is."
+    with output(outputs, path, source) as temporary: answer.save(temporary, **options)
+    return str(path)
+
+# %% ../nbs/cli.ipynb #18206d5c
+def save_explanation(
+    answer, # a thumbnail by topics
+    outputs:Outputs, # of the run
+    path:Path, # of the picture
+    source:Path, # the clip
+) -> str: # the same path
+    "Writes a picture of the topics that decided."
     import matplotlib.pyplot as plt
-    from microvid_nb.media.render import atomic_path
-    with atomic_path(path) as temporary: figure.savefig(temporary, format='png', dpi=120)
+    figure = import_named('microvid_nb.thumbnail.popularity.explain')(answer.found, answer.context, answer.survey)
+    with output(outputs, path, source) as temporary: figure.savefig(temporary, format='png', dpi=120)
     plt.close(figure)
     return str(path)
 
-# %% ../nbs/cli.ipynb #1162636d
-def target(
-    path:Path, # of an output
-    source:Path, # the clip that it is made of
-    force:bool, # replace what exists
-) -> Path: # the same
-    "The place of an output; `ValueError` where a file is in it that must stay."
-    return path
-
-# %% ../nbs/cli.ipynb #c957679b
+# %% ../nbs/cli.ipynb #fa9cb200
 @app.command()
 def thumbnail(
     paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False, workers:Workers=1,
@@ -195,7 +204,7 @@ def thumbnail(
     from microvid_nb.answers import thumbnail as choose
     from microvid_nb.tasks import load
     with one_line():
-        part, counts, scorer = part_of(start, end, stream), None, None
+        outputs, part, counts, scorer = Outputs(force), part_of(start, end, stream), None, None
         if model and topics is None: raise ValueError('--model goes with --topics: a CSV of word,count')
         if explain and (topics is None or time is not None): raise ValueError('--explain goes with --topics, without --time')
         if topics is not None:
@@ -203,24 +212,15 @@ def thumbnail(
             counts = known_topics(topics, scorer)
 
     def job(file, name):
-        place = target(out / f'{name}.jpg', file, force)
         answer = choose(file, counts, scorer, lam, time, **part)
-        record = {'thumbnail': str(answer.save(place))}
-        if explain: record['explanation'] = save_figure(explanation(answer), target(out / f'{name}-why.png', file, force))
+        record = {'thumbnail': save(answer, outputs, out / f'{name}.jpg', file)}
+        if explain: record['explanation'] = save_explanation(answer, outputs, out / f'{name}-why.png', file)
         return answer.to_dict() | record
 
     def describe(record): return f'{record["path"]}  {record["time"]:.2f} s  {record["thumbnail"]}'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.jpg', '{}-why.png']).status)
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.jpg', '{}-why.png'], outputs).status)
 
-# %% ../nbs/cli.ipynb #c04a15d1
-def explanation(
-    answer, # a thumbnail by topics
-): # matplotlib Figure
-    "The topics that decided."
-    from microvid_nb.thumbnail.popularity import explain
-    return explain(answer.found, answer.context, answer.survey)
-
-# %% ../nbs/cli.ipynb #b96e4524
+# %% ../nbs/cli.ipynb #97654101
 @app.command()
 def gif(
     paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False, workers:Workers=1,
@@ -232,20 +232,19 @@ def gif(
     "Choose three shots of each clip and write them as an animated GIF; without --model, no trained weights are needed."
     from microvid_nb.answers import gif as choose
     from microvid_nb.tasks import load
-    with one_line(): part, ranking = part_of(start, end, stream), model and load(model, 'gif')
+    with one_line(): outputs, part, ranking = Outputs(force), part_of(start, end, stream), model and load(model, 'gif')
 
     def job(file, name):
-        place = target(out / f'{name}.gif', file, force)
-        answer = choose(file, ranking, **part)
-        answer.save(place, fps=fps, **({'width': width} if width else {}))
+        answer, place = choose(file, ranking, **part), out / f'{name}.gif'
+        save(answer, outputs, place, file, fps=fps, **({'width': width} if width else {}))
         return answer.to_dict() | {'gif': str(place), 'bytes': place.stat().st_size}
 
     def describe(record):
         times = ', '.join(f'{time:.1f}' for time in record['times'])
         return f'{record["path"]}  {times} s  {record["gif"]}  {record["bytes"] / 1e3:.0f} kB'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.gif']).status)
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.gif'], outputs).status)
 
-# %% ../nbs/cli.ipynb #24b2f5a5
+# %% ../nbs/cli.ipynb #31752827
 @app.command()
 def classify(
     paths:Paths, out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
@@ -256,18 +255,18 @@ def classify(
         from microvid_nb.answers import classify as answer_question
         from microvid_nb.card import short
         from microvid_nb.tasks import load
-        part, classifier = part_of(start, end, stream), load(model, 'classify')
+        outputs, part, classifier = Outputs(force), part_of(start, end, stream), load(model, 'classify')
 
     def job(file, name):
         answer = answer_question(file, classifier, **part)
         record = {'summary': f'scene: {short(answer.scene)}; behaviour: {short(answer.behaviour)}'}
-        if out: record['moments'] = str(answer.save(target(out / f'{name}-moments.html', file, force)))
+        if out: record['moments'] = save(answer, outputs, out / f'{name}-moments.html', file)
         return answer.to_dict() | record
 
     def describe(record): return f'{record["path"]}  {record["summary"]}'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-moments.html']).status)
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-moments.html'], outputs).status)
 
-# %% ../nbs/cli.ipynb #8bcf87af
+# %% ../nbs/cli.ipynb #5045baa0
 @app.command()
 def venue(
     paths:Paths,
@@ -280,20 +279,20 @@ def venue(
         from microvid_nb.answers import venue as answer_question
         from microvid_nb.card import short
         from microvid_nb.tasks import load
-        part, estimator = part_of(start, end, stream), load(model, 'venue')
+        outputs, part, estimator = Outputs(force), part_of(start, end, stream), load(model, 'venue')
 
     def job(file, name):
         answer = answer_question(file, text or title_beside(file), estimator, **part)
         lacking = f'; missing: {", ".join(answer.missing)}' if answer.missing else ''
         heard = ', '.join(answer.concepts.concept[:3]) or 'nothing'
         record = {'summary': f'{short(answer.venues)}; heard: {heard}{lacking}'}
-        if out: record['picture'] = str(answer.save(target(out / f'{name}-venue.html', file, force)))
+        if out: record['picture'] = save(answer, outputs, out / f'{name}-venue.html', file)
         return answer.to_dict() | record
 
     def describe(record): return f'{record["path"]}  {record["summary"]}'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-venue.html']).status)
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-venue.html'], outputs).status)
 
-# %% ../nbs/cli.ipynb #e26cf548
+# %% ../nbs/cli.ipynb #98028d2f
 OptionalPaths = Annotated[
     list[str] | None,
     typer.Argument(help='Files, folders and patterns; three clips that are made now if none is given.', metavar='[PATHS...]'),
@@ -312,21 +311,24 @@ def card(
     import time
     with one_line():
         from microvid_nb.card import write_cards
-        started, part, page = time.perf_counter(), part_of(start, end, stream), target(out / 'index.html', None, force)
+        started, part, outputs, page = time.perf_counter(), part_of(start, end, stream), Outputs(force), out / 'index.html'
+        out.mkdir(parents=True, exist_ok=True)
+        safe_output(outputs, page, out)
         yours = {'thumbnail': thumbnail, 'gif': gif, 'classify': classify, 'venue': venue}
         models, counts = models_and_topics({task: file for task, file in yours.items() if file}, topics)
         paths = paths or demo_clips(out)
     sections = {}
 
     def job(file, name):
-        record, sections[file] = answer_all(file, name, out, force, counts, models, lam, part)
+        record, sections[file] = answer_all(file, name, out, outputs, counts, models, lam, part)
         return record
 
     def describe(record): return f'{record["path"]}  {record["summary"]}'
-    outcome = for_each(paths, job, describe, json, workers, ['{}.jpg', '{}.gif', '{}-generated.gif'])
+    outcome = for_each(paths, job, describe, json, workers, ['{}.jpg', '{}.gif', '{}-generated.gif'], outputs)
     with one_line():
         ordered = [sections[file] for record in outcome.records if (file := Path(record['path'])) in sections]
-        write_cards(page, ordered, outcome.failures, time.perf_counter() - started)
+        with output(outputs, page, out) as place:
+            write_cards(place, ordered, outcome.failures, time.perf_counter() - started)
     (note if json else lambda line: print(printable(line)))(f'page: {page}')
     raise typer.Exit(outcome.status)
 
@@ -351,20 +353,20 @@ def demo_clips(
     from microvid_nb.data.microworld import SHOWN, MicroWorld, draw_file, key_of
     return [str(draw_file(MicroWorld(), i, out / f'microworld-{key_of(i)}.mp4')) for i in SHOWN]
 
-# %% ../nbs/cli.ipynb #e1bfd595
+# %% ../nbs/cli.ipynb #a039e7f5
 def answer_all(
     file:Path, # a clip
     name:str, # for its outputs
     out:Path, # folder
-    force:bool, # replace what exists
+    outputs:Outputs, # of the run
     counts, models, lam, part, # for `mv.card`
 ) -> tuple[dict, str]: # the record; the part of the page
     "The card of one clip, with its pictures written."
-    from microvid_nb.card import card as make_card, card_section, short
-    places = {key: target(out / f'{name}{ending}', file, force) for key, ending in _CARD_FILES.items()}
+    from microvid_nb.card import card as make_card, card_section
+    places = {key: safe_output(outputs, out / f'{name}{ending}', file) for key, ending in _CARD_FILES.items()}
     found = make_card(file, counts, title_beside(file), models, lam, **part)
     answers = {'thumbnail': found.thumbnail, 'gif': found.gif} | {'generated_gif': a for a in found.answers if a.name == 'gif'}
-    written = {key: str(answer.save(places[key])) for key, answer in answers.items()}
+    written = {key: save(answer, outputs, places[key], file) for key, answer in answers.items()}
     parts = [f'thumbnail {found.thumbnail.time:.2f} s', *summaries(found.answers)]
     return found.to_dict() | {'files': written, 'summary': '; '.join(parts)}, card_section(found)
 
@@ -388,7 +390,7 @@ def named_values(
         raise ValueError(f'--set {bad[0]}: expected NAME=VALUE')
     return dict(each.split('=', 1) for each in settings or [])
 
-# %% ../nbs/cli.ipynb #6024da3c
+# %% ../nbs/cli.ipynb #a8912504
 @app.command()
 def features(
     paths:Paths,
@@ -403,14 +405,14 @@ def features(
     with one_line():
         from microvid_nb.features.store import extract_files, summary
         files = search(paths).files
-        outcomes = extract_files(files, out, extractor, named_values(settings), workers, scheduler, retry)
+        outcomes = extract_files(files, out, extractor, named_values(settings), workers, scheduler, retry, progress=sys.stderr.isatty())
     failed = outcomes[outcomes.outcome == 'failed']
     for row in failed.itertuples(): note(f'error: {row.path}: {row.reason}')
     if json: print(as_json(outcomes.to_dict('records')))
     else: print(printable(f'{summary(outcomes)}: {out}'))
     raise typer.Exit(0 if failed.empty else 1 if len(failed) < len(outcomes) else 2)
 
-# %% ../nbs/cli.ipynb #f1ead16d
+# %% ../nbs/cli.ipynb #b3a145fa
 @app.command()
 def candidates(
     paths:Paths, out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
@@ -420,14 +422,14 @@ def candidates(
     from microvid_nb.answers import survey as look
     from microvid_nb.media.render import write_jpeg
     from microvid_nb.media.survey import full_frame
-    with one_line(): part = part_of(start, end, stream)
+    with one_line(): outputs, part = Outputs(force), part_of(start, end, stream)
 
     def job(file, name):
         seen = look(file, **part)
         record = seen.to_dict()
         for row in record['candidates'] if out else []:
-            place = target(out / f'{name}-{row["time"]:07.2f}s.jpg', file, force)
-            row['image'] = str(write_jpeg(place, full_frame(seen, row['time'])[1]))
+            row['image'] = str(out / f'{name}-{row["time"]:07.2f}s.jpg')
+            with output(outputs, row['image'], file) as place: write_jpeg(place, full_frame(seen, row['time'])[1])
         return record
 
     def describe(record):
@@ -436,29 +438,29 @@ def candidates(
             for row in record['candidates']
         ]
         return '\n'.join([f'{record["path"]}  {len(lines)} candidates', *map(printable, lines)])
-    raise typer.Exit(for_each(paths, job, describe, json, workers).status)
+    raise typer.Exit(for_each(paths, job, describe, json, workers, outputs=outputs).status)
 
-# %% ../nbs/cli.ipynb #7bbda35a
+# %% ../nbs/cli.ipynb #088c5a71
 @app.command()
 def probe(
     paths:Paths, out:OptionalOut=None, json:Json=False, workers:Workers=1, force:Force=False,
 ):
     "Say what each file is: length, size as displayed, rate, codec, sound; --out writes a JSON file for each."
-    from microvid_nb.media.render import atomic_path
     from microvid_nb.media.video import probe as probe_video
+    outputs = Outputs(force)
 
     def job(file, name):
         facts = {key: value for key, value in asdict(probe_video(file)).items() if key not in ('path', 'orientation')}
         if out:
-            with atomic_path(target(out / f'{name}.json', file, force)) as temporary:
-                temporary.write_text(as_json({'path': str(file)} | facts), encoding='utf-8')
+            with output(outputs, out / f'{name}.json', file) as place:
+                place.write_text(as_json({'path': str(file)} | facts), encoding='utf-8')
         return facts
 
     def describe(record):
         turned = f', turned by {record["rotation"]} degrees' if record['rotation'] else ''
         size, sound = f'{record["width"]} x {record["height"]}', 'sound' if record['has_audio'] else 'no sound'
         return f'{record["path"]}  {record["duration"]:.2f} s, {size}, {record["fps"]:.4g} fps, {record["codec"]}, {sound}{turned}'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.json']).status)
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.json'], outputs).status)
 
 # %% ../nbs/cli.ipynb #c69420fd
 _WEIGHT_PACKAGES = {
@@ -534,7 +536,16 @@ def check_room(
     except Enough: return
     except OSError as error: raise OSError(f'{path.parent}: no room for a model of {size / 1e6:.0f} MB ({error.strerror})') from None
 
-# %% ../nbs/cli.ipynb #2d6f7a16
+# %% ../nbs/cli.ipynb #e045b90e
+def is_model_of(
+    path:Path, # a file
+    task, # a `Task`
+) -> bool: # False where it is anything else
+    "Whether a file is a model that `microvid train` has trained for a task."
+    try: return f'microvid train {task.name} ' in import_named('microvid_nb.training.load_checkpoint')(path)[1].note
+    except (OSError, ValueError): return False
+
+# %% ../nbs/cli.ipynb #c6f57c73
 @app.command()
 def train(
     task:TaskName,
@@ -556,7 +567,8 @@ def train(
         else:
             from microvid_nb.reproduce import train_model
             chosen = find_task(task)
-            if out.exists() and not force: raise ValueError(f'{out} exists: name another file, or give --force')
+            if out.exists() and not force and not is_model_of(out, chosen):
+                raise ValueError(f'{out} exists and is no model of this task: name another file, or give --force')
             check_room(out, 2 * chosen.checkpoint.stat().st_size)
             print(printable(f'model: {train_model(chosen.name, out, scale, seed, half, progress=sys.stderr.isatty())}'))
 
