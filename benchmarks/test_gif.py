@@ -17,7 +17,8 @@ from scipy.spatial.distance import cdist
 
 from microvid_nb.gif.gevaden import GEVADEN
 from microvid_nb.gif.matching import CHUNK, closest_disjoint_match
-from microvid_nb.gif.metrics import perceptual_matching_error, voronoi_projection
+from microvid_nb.gif.metrics import perceptual_matching_error
+from microvid_nb.gif.projection import voronoi_projection
 
 SHOTS, WIDTH, SAMPLES, BATCH = 300, 2048, 10_000, 64
 
