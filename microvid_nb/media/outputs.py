@@ -28,7 +28,7 @@ def mark_of(
     "The mark of the outputs of a source."
     return _MARK + hashlib.sha256(os.fsencode(os.path.realpath(source))).hexdigest()[:16].encode()
 
-# %% ../../nbs/media/10_outputs.ipynb #ae2b582f
+# %% ../../nbs/media/10_outputs.ipynb #7a988305
 def _with_jpeg_comment(data:bytes, text:bytes) -> bytes:
     "A JPEG with a comment segment behind its first segment."
     end = 4 + int.from_bytes(data[4:6], 'big') if data[2:4] == b'\xff\xe0' else 2
@@ -38,6 +38,7 @@ def _with_gif_comment(data:bytes, text:bytes) -> bytes:
     "A GIF with a comment block before its end."
     return data[:-1] + b'\x21\xfe' + bytes([len(text)]) + text + b'\0' + data[-1:]
 
+# %% ../../nbs/media/10_outputs.ipynb #947a6491
 def _with_png_comment(data:bytes, text:bytes) -> bytes:
     "A PNG with a text chunk before its end."
     chunk = b'tEXtSoftware\0' + text
@@ -47,6 +48,7 @@ def _with_html_comment(data:bytes, text:bytes) -> bytes:
     "A page with a comment at its end."
     return data + b'<!-- ' + text + b' -->\n'
 
+# %% ../../nbs/media/10_outputs.ipynb #59e1431c
 def _with_json_field(data:bytes, text:bytes) -> bytes:
     "JSON with one field more."
     return (as_json(json.loads(data) | {'made_by': text.decode()}) + '\n').encode()
@@ -103,7 +105,7 @@ class Outputs:
         "Notes the inputs, before anything is written."
         self.inputs |= {identity(file) for file in files} - {None}
 
-# %% ../../nbs/media/10_outputs.ipynb #592f73d5
+# %% ../../nbs/media/10_outputs.ipynb #a91f2c53
 def safe_output(
     outputs:Outputs, # of the run
     path, # of an output
@@ -112,10 +114,10 @@ def safe_output(
     "The place of an output; `ValueError` where an input, a folder or a file of somebody else is in it."
     path, here = Path(path), identity(path)
     if here and (here in outputs.inputs or here == identity(source)):
-        raise ValueError(f'{path} is an input, which is never replaced: name another folder with --out')
+        raise ValueError(f'{path} is an input, which is never replaced: name another folder')
     if path.is_dir(): raise ValueError(f'{path} is a folder')
     if here and not outputs.force and read_mark(path) != mark_of(source):
-        raise ValueError(f'{path} exists and was not made of this source: name another folder with --out, or give --force')
+        raise ValueError(f'{path} exists and was not made of this source: name another folder, or give --force')
     return path
 
 # %% ../../nbs/media/10_outputs.ipynb #0513f902
