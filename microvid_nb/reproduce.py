@@ -54,7 +54,7 @@ def experiments_of(
     module = task.experiments_module()
     return module, module.SCALES[scale]
 
-# %% ../nbs/reproduce.ipynb #1bbe2e81
+# %% ../nbs/reproduce.ipynb #d7156b9f
 def reproduce(
     task:str, # name of a task, or of its method
     data:str='microworld', # the data set; `find_task(task).data` lists them
@@ -71,7 +71,9 @@ def reproduce(
     if data != 'microworld' and folder is None: raise ValueError(f'{data}: say in which folder the published files are')
     module, sizes = experiments_of(task, scale)
     if data == 'microworld': tables = module.reproduce_microworld(sizes, seed, progress)
-    else: tables = (module.reproduce_sounds if data == 'esc10' else module.reproduce_real)(folder, sizes, seed, progress)
+    else:
+        make = module.reproduce_sounds if data == 'esc10' else module.reproduce_real
+        tables = make(folder, sizes, seed, progress)
     return [save_result(out, table, task.name, name, data, scale, seed) for name, table in tables.items()]
 
 # %% ../nbs/reproduce.ipynb #1ba39de2
