@@ -13,7 +13,7 @@ import random
 import time
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from importlib.metadata import version
@@ -93,6 +93,17 @@ def separate_randomness():
     kept = random_state()
     try: yield
     finally: set_random_state(kept)
+
+# %% ../nbs/training.ipynb #e7a10002
+@contextmanager
+def evaluating(
+    model:nn.Module, # in any mode
+) -> Iterator[nn.Module]: # the same, in evaluation mode
+    "A block in which a model is in evaluation mode; afterwards each layer has its mode back, also after an error."
+    modes = [(module, module.training) for module in model.modules()]
+    try: yield model.eval()
+    finally:
+        for module, training in modes: module.training = training
 
 # %% ../nbs/training.ipynb #f2d402ea
 def loader_generators(

@@ -8,8 +8,7 @@ __all__ = ['VARIANTS', 'AMUSESettings', 'attend', 'AMUSE', 'hinge_rank_loss', 'a
            'topics_that_count']
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #59eaa931
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from torch.utils.data import Dataset
 from ..features.text import SemanticSpace
 from ..features.visual import backbone, freeze, xavier
 from .mkmmd import FACTORS, heuristic_bandwidths, mk_mmd, optimal_kernel_weights
+from ..training import evaluating
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #e87bae98
 @dataclass(frozen=True)
@@ -227,16 +227,6 @@ def new_amuse(
         model.network.load_state_dict(fresh.state_dict())
     if not settings.common_space: model.points.copy_(model.points_of(settings.words, space))
     return model
-
-# %% ../../nbs/thumbnail/01_amuse.ipynb #b252aa85
-@contextmanager
-def evaluating(
-    model:nn.Module, # in any mode
-) -> Iterator[nn.Module]: # the same, in evaluation mode
-    "A block without dropout; afterwards the model is in the mode that it was in, also after an error."
-    training = model.training
-    try: yield model.eval()
-    finally: model.train(training)
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #5274a021
 @patch
