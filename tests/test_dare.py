@@ -35,7 +35,7 @@ def data(n=24, sounds=10, seed=0):
 
 def a_batch(model, seed=0):
     videos, sounds = data(seed=seed)
-    model.settle(videos)
+    model.learn_scale(videos)
     return next(iter(dare_loader(videos, sounds, 2, 8, seed)))
 
 
