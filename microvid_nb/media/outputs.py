@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
-
 from .names import as_json
 from .render import atomic_path
 
@@ -55,6 +53,7 @@ def _with_html_comment(data:bytes, text:bytes) -> bytes:
 def _with_webp_chunk(data:bytes, text:bytes) -> bytes:
     "A WebP with an XMP chunk at its end; the simple form becomes the extended one, which alone may have such a chunk."
     if data[12:16] != b'VP8X':
+        from PIL import Image
         with Image.open(BytesIO(data)) as picture: (width, height), alpha = picture.size, 'A' in picture.getbands()
         size = (width - 1).to_bytes(3, 'little') + (height - 1).to_bytes(3, 'little')
         data = data[:12] + b'VP8X' + (10).to_bytes(4, 'little') + bytes([16 * alpha, 0, 0, 0]) + size + data[12:]
@@ -150,6 +149,7 @@ def output(
     source, # file or folder that it is made of
 ) -> Iterator[Path]: # a temporary path with the same suffix
     "A temporary path that becomes the output, with its mark, when the block ends well; `ValueError` as `safe_output`."
+    from microvid_nb.media.render import atomic_path
     safe_output(outputs, path, source)
     with atomic_path(path) as temporary:
         yield temporary
