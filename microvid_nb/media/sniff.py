@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['sniff', 'wrong_file']
 
-# %% ../../nbs/media/08_sniff.ipynb #0771adea
+# %% ../../nbs/media/08_sniff.ipynb #5c3624c3
 import os
 import re
 from pathlib import Path
 
-# %% ../../nbs/media/08_sniff.ipynb #28ab9741
+# %% ../../nbs/media/08_sniff.ipynb #801d6c62
 MARKS = {
     'git-lfs': rb'version https://git-lfs',
     'html': rb'\s*(?i:<!doctype html|<html|<head|<body)',
@@ -49,7 +49,7 @@ MARKS = {
 }
 HEAD = 4096  # bytes that are looked at
 
-# %% ../../nbs/media/08_sniff.ipynb #fc421dd1
+# %% ../../nbs/media/08_sniff.ipynb #1f58593b
 def sniff(
     path # a file that can be opened
 ) -> str: # a kind, for instance 'git-lfs', 'html', 'pickle', 'zip', 'webp', 'hdf5', 'text', 'zeros', 'empty' or 'unknown'
@@ -61,7 +61,7 @@ def sniff(
     if not head.strip(b'\0'): return 'zeros'
     return 'text' if not re.search(rb'[\x00-\x08\x0e-\x1f]', head) else 'unknown'
 
-# %% ../../nbs/media/08_sniff.ipynb #37cd6347
+# %% ../../nbs/media/08_sniff.ipynb #473d9330
 CAUSES = {
     'empty': 'is empty (0 bytes)',
     'zeros': 'holds only zeros: it was not written or downloaded to its end',
@@ -91,7 +91,17 @@ def is_locked(
     except OSError: return False
     return False
 
-# %% ../../nbs/media/08_sniff.ipynb #d72e7f11
+def only_zeros(
+    path # a file
+) -> bool: # judged by its first, middle and last bytes
+    "Whether a file seems to hold nothing but zeros"
+    with open(path, 'rb') as file:
+        for place in (0, os.path.getsize(path) // 2, max(0, os.path.getsize(path) - HEAD)):
+            file.seek(place)
+            if file.read(HEAD).strip(b'\0'): return False
+    return True
+
+# %% ../../nbs/media/08_sniff.ipynb #1d2df257
 def wrong_file(
     path, # a file that is to be read
     *kinds:str # kinds by `sniff` that the reader can use; with none, only causes that are wrong for every reader are named
@@ -106,7 +116,7 @@ def wrong_file(
         kind = sniff(path)
     except OSError as error: return f'cannot be opened ({error.strerror})'
     except ValueError: return 'no such file'  # a name with a zero byte
-    if kind in CAUSES: return CAUSES[kind]
-    if is_locked(path): return 'is locked by a program that is writing it (try again when that is done)'
+    if kind in CAUSES and (kind != 'zeros' or only_zeros(path)): return CAUSES[kind]
+    if kinds and is_locked(path): return 'is locked by a program that is writing it (try again when that is done)'
     if kinds and kind not in kinds and kind in NAMES: return f'is {NAMES[kind]}'
     return None
