@@ -74,7 +74,7 @@ def read_clip(
     "The parts of a clip, of a long one the first ten minutes of its sound; `MediaError` where it shows nothing and sounds of nothing."
     try: frames, unseen = even_frames(as_survey(path), settings), None
     except MediaError as error: frames, unseen = None, error
-    file, (start, end) = (path.path, path.part) if isinstance(path, Survey) else (path, (0., None))
+    file, (start, end, _) = (path.path, path.part) if isinstance(path, Survey) else (path, (0., None, None))
     latest = start + LISTENED
     try: sound = read_audio(file, RATE, start, latest if end is None else min(end, latest))
     except MediaError:
