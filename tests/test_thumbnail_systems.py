@@ -1,4 +1,4 @@
-"""The experiments of the thumbnail papers: what training above frozen layers changes (nothing), choices and measures against loops, folds, and the whole at its smallest."""
+"""The thumbnail experiments: training above frozen layers, choices and measures by loops, the whole at its smallest."""
 from dataclasses import replace
 
 import numpy as np
@@ -126,7 +126,7 @@ def test_measures_by_hand():
 
 
 def test_a_clip_is_the_post(world):
-    """Hidden rates are those of the moments, and the ground truth is in the shot of the posted thumbnail, as it is for the world's own view."""
+    """Hidden rates are those of the moments; the ground truth is in the shot of the posted thumbnail."""
     clip, survey = judged_post(world, 5, 48), drawn_survey(world, 5, SHORT, 4.)
     seen, post, _ = reception(world, 5)
     np.testing.assert_allclose(survey.candidates.times, clip.times)
@@ -154,7 +154,8 @@ def test_posts_that_never_come_end_the_search(world):
 
 
 def test_words():
-    assert [NAMES[k] for k in np.flatnonzero(named_concepts('My dog and the CAKE! #bike dogs'))] == ['dog', 'cake', 'bike']
+    found = np.flatnonzero(named_concepts('My dog and the CAKE! #bike dogs'))
+    assert [NAMES[k] for k in found] == ['dog', 'cake', 'bike']
     topics = entity_topics(
         ['my dog is so fluffy', 'look at this dog', 'the dog and the cake', 'a cake today', 'mood'] * 4
     )
