@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['survey', 'Answer', 'thumbnail', 'gif', 'classify', 'venue', 'features', 'open_world']
 
-# %% ../nbs/answers.ipynb #15f5d7e7
+# %% ../nbs/answers.ipynb #b906cde1
 import json
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ import pandas as pd
 from fastcore.basics import patch
 from fastcore.xml import FT, H2, H3, Div, Figcaption, Figure, P, Section, Style, to_xml
 
-from .media.names import printable
+from .media.names import as_json, printable
 from .media.render import atomic_path, jpeg_bytes, resize_stack, write_gif, write_jpeg
 from .media.survey import Survey, survey_video
 from .preview import (
@@ -41,12 +41,12 @@ def shown_in_notebook(
     "Elements as a notebook shows them."
     return to_xml(Div(Style(_STYLE), Section(*parts), cls='microvid'), do_escape=True)
 
-# %% ../nbs/answers.ipynb #0232ecb0
+# %% ../nbs/answers.ipynb #137d13f7
 @patch
 def _repr_html_(self:Survey) -> str: # HTML
     "The candidate frames of a clip."
     found = self.candidates
-    strip = Div(*(picture(image, 160, f'{time:.2f} s') for time, image in zip(found.times, found.images)), cls='strip')
+    strip = Div(*(picture(image, 128, f'{time:.2f} s') for time, image in zip(found.times, found.images)), cls='strip')
     return shown_in_notebook(H2(printable(Path(self.path).name)), P(facts(self), cls='facts'), strip)
 
 # %% ../nbs/answers.ipynb #37c0e95f
@@ -76,15 +76,6 @@ def rows(
 ) -> list[dict]: # a dictionary for each row, with plain numbers
     "A table as plain data."
     return json.loads(table.to_json(orient='records', double_precision=6))
-
-# %% ../nbs/answers.ipynb #b872e8e0
-def as_json(
-    data, # plain data
-) -> str: # ASCII only where a character could not be stored or shown
-    "Plain data as JSON, with escapes for control characters and for bytes that are no text."
-    def escaped(character): return f'\\u{ord(character):04x}' if printable(character) != character else character
-    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
-    return ''.join(character if character == '\n' else escaped(character) for character in text)
 
 # %% ../nbs/answers.ipynb #285a6097
 @dataclass(frozen=True)
@@ -141,7 +132,7 @@ def to_json(self:Answer) -> str: # JSON
     "The answer as JSON."
     return as_json(self.to_dict())
 
-# %% ../nbs/answers.ipynb #fc558721
+# %% ../nbs/answers.ipynb #f1a41c48
 @patch
 def heading(self:Answer) -> list: # elements
     "The question, what the model was trained on, and what makes the answer poor."
@@ -149,7 +140,8 @@ def heading(self:Answer) -> list: # elements
     return [
         H3(self.question),
         *(trained if self.trained_on else []),
-        *(P(printable(f"Can't tell: {text}" if text == self.cannot_tell else text), cls='warning') for text in self.warnings),
+        *(P(printable(text), cls='warning') for text in self.warnings if text != self.cannot_tell),
+        *([P(f"Can't tell: {printable(self.cannot_tell)}.", cls='warning')] if self.cannot_tell else []),
     ]
 
 # %% ../nbs/answers.ipynb #7920ecce
@@ -158,7 +150,7 @@ def _repr_html_(self:Answer) -> str: # HTML
     "The answer as a notebook shows it."
     return shown_in_notebook(H2(printable(Path(self.path).name)), *self.heading(), *self.elements())
 
-# %% ../nbs/answers.ipynb #b0aa2375
+# %% ../nbs/answers.ipynb #c6783bf4
 @patch
 def save(self:Answer,
     path, # file to write: .json, .html, or a picture where the answer is one
@@ -166,7 +158,9 @@ def save(self:Answer,
 ) -> Path: # the file
     "Writes the answer; `ValueError` for a suffix that has no writer."
     kind = Path(path).suffix.lower()
-    if kind == '.html': return write_page(path, [to_xml(Section(*self.heading(), *self.elements()))], title=self.question)
+    if kind == '.html':
+        section = Section(H2(printable(Path(self.path).name)), *self.heading(), *self.elements())
+        return write_page(path, [to_xml(section)], title=self.question, explained='', footer='Made by microvid_nb.')
     if kind != '.json': raise ValueError(f'{path}: an answer of {self.name} is written as .json or .html')
     with atomic_path(path) as temporary: temporary.write_text(self.to_json() + '\n', encoding='utf-8')
     return Path(path)
@@ -185,7 +179,7 @@ def bare(
     "A model without the record around it."
     return model.model if isinstance(model, TaskModel) else model
 
-# %% ../nbs/answers.ipynb #ccb8c102
+# %% ../nbs/answers.ipynb #be40a95a
 class ThumbnailAnswer(Answer):
     "The frame to show."
     name = 'thumbnail'
@@ -197,8 +191,8 @@ class ThumbnailAnswer(Answer):
     def elements(self) -> list: # elements
         "The frame, and the candidates with their scores."
         caption = Figcaption(f'Thumbnail at {self.found.time:.2f} s')
-        image = picture(self.found.image, 480, 'the thumbnail')
-        return [Div(Figure(image, caption), cls='pair'), candidate_strip(self.survey, self.found, 160)]
+        image = picture(self.found.image, 400, 'the thumbnail')
+        return [Div(Figure(image, caption), cls='pair'), candidate_strip(self.survey, self.found, 128)]
 
     def _repr_jpeg_(self) -> bytes: # a JPEG file
         "The frame, for pages that show pictures only."
@@ -300,7 +294,7 @@ class ClassifyAnswer(Answer):
         tables = ('Scene', self.found.scene), ('Behaviour', self.found.behaviour), ('Both', both)
         return [Div(*(Div(P(title), bars(table)) for title, table in tables), cls='columns'), attended(self.found)]
 
-# %% ../nbs/answers.ipynb #84ecda1e
+# %% ../nbs/answers.ipynb #2097403f
 def attended(
     found, # a `Classification`
     count:int=6, # frames
@@ -309,7 +303,7 @@ def attended(
     chosen = sorted(found.attention.argsort()[::-1][:count])
     def moment(k):
         return Div(
-            picture(found.frames[k], 200, f'moment at {found.times[k]:.2f} s'),
+            picture(found.frames[k], 144, f'moment at {found.times[k]:.2f} s'),
             Div(cls='bar', style=f'width:{100 * found.attention[k] / found.attention.max():.0f}%'),
             f'{found.times[k]:.1f} s',
         )
@@ -378,10 +372,10 @@ def features(
     extract = make_extractor(extractor, settings)
     return pd.DataFrame([extract(file) for file in files], index=pd.Index(files, name='path'))
 
-# %% ../nbs/answers.ipynb #52bae5a3
+# %% ../nbs/answers.ipynb #c4176f00
 def open_world(
     seed:int=0, # of everything in it
     **settings, # of `MicroWorld`, such as gap=2.
-): # a `MicroWorld`
+) -> object: # a `MicroWorld`
     "A drawn world of micro-videos; [its page](data/00_microworld.ipynb) shows what can be asked of it."
     return import_named('microvid_nb.data.microworld.MicroWorld')(seed, **settings)

@@ -16,9 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .data.microworld import in_parallel
-from .media.render import atomic_path
-
 # %% ../nbs/experiments.ipynb #37ba9059
 def new_model(
     make:Callable, # without arguments; returns a module with random weights
@@ -112,11 +109,13 @@ def run_rounds(
     one_round:Callable, # (*arguments, seed) -> {name of a table: DataFrame}
     arguments:tuple, # what all rounds get: data, sizes, ...
     seeds:Iterable[int], # a round for each
-    workers:int|None=None, # processes; one for each core if not given, on a machine with a GPU one round after the other
+    workers:int|None=None, # processes; one for each core if not given; with a GPU one in all
     progress:bool=True, # show a bar
 ) -> dict: # name of a table -> DataFrame with the rows of all rounds, in the order of the seeds
     "The tables of all rounds, which do not depend on the number of processes."
     import torch
+
+    from microvid_nb.data.microworld import in_parallel
     if workers is None and torch.cuda.is_available(): workers = 1
     jobs = [(one_round, arguments, seed) for seed in seeds]
     return stack_tables(list(in_parallel(single_threaded, jobs, workers, progress=progress, unit='round')))
@@ -127,6 +126,7 @@ def write_items(
     items:pd.DataFrame, # an outcome a row: round, method, item, and figures
 ) -> Path: # the file
     "The file that keeps the outcomes of single items; it is written whole or not at all."
+    from microvid_nb.media.render import atomic_path
     path = Path(path)
     kinds = {name: 'float32' for name in items.select_dtypes('float64')}
     kinds |= {name: 'category' for name in items.select_dtypes(exclude=['number', 'bool', 'category'])}
@@ -156,7 +156,7 @@ def beside_paper(
     paper_data:str='', # data set of the paper
     by:str='method', # the column that names methods
     methods:Sequence|None=None, # rows of the table in their order; all methods of `rows` if not given
-) -> pd.DataFrame: # a row a method: mean ± standard deviation over rounds, then the paper's figures, each column with its data set
+) -> pd.DataFrame: # a row a method: mean ± standard deviation over rounds, then the paper's; columns name their data
     "A table as the paper prints it; empty where one of the two has no figure. `KeyError` where a column is missing."
     digits = figures if isinstance(figures, Mapping) else dict.fromkeys(figures, 2)
     ours = rows.set_index(['round', by])
@@ -201,7 +201,7 @@ def compare_rounds(
     test_to_train:float, # as for `corrected_t`
     by:str='method', # the column that names methods
 ) -> Comparison: # of one minus other
-    "A corrected t-test over the rounds of two methods; `ValueError` where a method or its figure is missing in a round."
+    "A corrected t-test over the rounds of two methods; `ValueError` where a figure is missing in a round."
     wide = rows[rows[by].isin([one, other])].pivot(index='round', columns=by, values=figure)
     absent = [method for method in (one, other) if method not in wide or wide[method].isna().any()]
     if absent: raise ValueError(f'{figure}: not in every round for {", ".join(map(str, absent))}')
@@ -259,3 +259,33 @@ def comparison_table(
     table = pd.DataFrame(rows, columns=[*names, *Comparison._fields])
     table.insert(table.columns.get_loc('pairs'), 'p (Holm)', holm(table.p))
     return table
+
+# %% ../nbs/experiments.ipynb #acfd3470
+def drawn_survey(
+    world, # a `MicroWorld`
+    i:int, # number of the video
+    side:int, # of the frames, pixels
+    rate:float|None=None, # frames a second; that of `survey_video` if not given
+    long:bool=False, # a longer video of the GIF experiments
+): # the `Survey` that `survey_video` would make from the file
+    "What one pass over a drawn video sees."
+    from microvid_nb.data.world.stories import Film
+    from microvid_nb.data.world.views import world_frames
+    from microvid_nb.media import survey
+    from microvid_nb.media.candidates import find_cuts
+    story, rate = world.story(i, long=long), rate or survey.LOOKS
+    film = Film(story, side if story.aspect >= 1 else 2*round(side/story.aspect/2))
+    frames = world_frames(film, np.arange(.5/rate, story.duration, 1/rate))
+    grey = frames.images.mean(-1, dtype=np.float32)/255
+    change = np.r_[0, np.abs(np.diff(grey, axis=0)).mean((1, 2))].astype(np.float32)
+    return survey.Survey(frames, True, story.duration, frames.times, change, find_cuts(frames))
+
+# %% ../nbs/experiments.ipynb #36bd93bc
+def visible_concepts(
+    story, # script of a video of MicroWorld
+    times:Iterable[float], # seconds [n]
+) -> np.ndarray: # bool [n, concepts]
+    "Which concepts can be made out at some moments."
+    from microvid_nb.data.world.stories import moment
+    seen = [moment(story, float(time)) for time in times]
+    return np.stack([(each.visible >= .015) & (each.quality > .05) for each in seen])

@@ -1,4 +1,6 @@
-"""The benchmarks' tables: made from what pytest-benchmark writes, in step with the README, and a measurement at a small size."""
+"""The benchmarks' tables: made from what pytest-benchmark writes, in step with the README, and a measurement at a small
+size.
+"""
 import json
 import subprocess
 import sys

@@ -81,7 +81,10 @@ def parsed(cell) -> ast.Module:
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
 def test_builds_pages_without_running(path):
-    """nbdev runs every cell with an import when it builds the pages; so what imports does nothing else, but for the first of a notebook, which may also set up."""
+    """nbdev runs every cell with an import when it builds the pages.
+
+    So what imports does nothing else, but for the first of a notebook, which may also set up.
+    """
     code = [cell for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'code']
     source = [''.join(cell['source']) for cell in code]
     own = [

@@ -1,4 +1,6 @@
-"""Word spaces against gensim, what is said of missing words, paragraph vectors that are the same everywhere, files that hold no pickle."""
+"""Word spaces against gensim, what is said of missing words, paragraph vectors that are the same everywhere, files that
+hold no pickle.
+"""
 import os
 import pickle
 import subprocess

@@ -1,4 +1,6 @@
-"""The experiments of the thumbnail papers: what training above frozen layers changes (nothing), choices and measures against loops, folds, and the whole at its smallest."""
+"""The experiments of the thumbnail papers: what training above frozen layers changes (nothing), choices and measures
+against loops, folds, and the whole at its smallest.
+"""
 from dataclasses import replace
 
 import numpy as np
@@ -125,7 +127,9 @@ def test_measures_by_hand():
 
 
 def test_a_clip_is_the_post(world):
-    """Hidden rates are those of the moments, and the ground truth is in the shot of the posted thumbnail, as it is for the world's own view."""
+    """Hidden rates are those of the moments, and the ground truth is in the shot of the posted thumbnail, as it is for
+    the world's own view.
+    """
     clip, survey, (seen, post, _) = read_clip(world, 5, 48), drawn_survey(world, 5), reception(world, 5)
     np.testing.assert_allclose(survey.candidates.times, clip.times)
     for time, rate in zip(clip.times, clip.click_rate):

@@ -1,4 +1,6 @@
-"""The methods that DARE is compared with: sparse codes against scikit-learn, the tree against hand-worked values, closed forms against gradients."""
+"""The methods that DARE is compared with: sparse codes against scikit-learn, the tree against hand-worked values,
+closed forms against gradients.
+"""
 import warnings
 
 import numpy as np

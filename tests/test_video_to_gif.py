@@ -1,11 +1,12 @@
 """The way from a file to a generated GIF, on drawn and real files."""
+import itertools
 import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
 from microvid_nb.gif.gevaden import (
-    GEVADEN, GEVADENSettings, gaussian_kl, gevaden_loss, last_state, likely_gif, shot_likelihoods)
+    GEVADEN, GEVADENSettings, gaussian_kl, gevaden_loss, last_state, likely_gif, most_likely_gif, shot_likelihoods)
 from microvid_nb.gif.select import select_gif
 from microvid_nb.gif.shots import shot_loader, shot_video
 from microvid_nb.gif.video_to_gif import ShotSettings, VideoToGIF, VideoToGIFSettings, load_gif_model, shot_clips
@@ -138,3 +139,31 @@ def test_training_resumes_to_the_same_losses(tmp_path):
     whole = run(4, tmp_path/'whole')
     run(2, tmp_path/'parts')
     assert run(4, tmp_path/'parts').loss.tolist() == whole.loss.tolist()
+
+
+@pytest.mark.parametrize('spread', [0, 1e-3, .1, .3, 1, 3])
+@pytest.mark.parametrize('kind', ['apart', 'alike'])
+def test_the_search_of_eq_10_misses_nothing(spread, kind):
+    """Flat, peaked and tied likelihoods: no disjoint triple has a larger mean."""
+    generator = torch.Generator().manual_seed(5)
+    shots = spread*torch.randn(40, 16, generator=generator)
+    if kind == 'alike':
+        shots = shots[::4].repeat_interleave(4, 0) + 1e-6*shots
+    generated = shots[torch.randint(40, (300, 3), generator=generator)]
+    generated = generated + .5*spread*torch.randn(300, 3, 16, generator=generator)
+    p = shot_likelihoods(generated, shots)
+    means = torch.einsum('la,lb,lc->abc', *p)/300
+    i = torch.arange(40)
+    twice = (i[:, None, None] == i[None, :, None]) | (i[:, None, None] == i) | (i[None, :, None] == i)
+    a, b, c = found = likely_gif(generated, shots).tolist()
+    assert len(set(found)) == 3 and means[a, b, c] >= means.masked_fill(twice, 0).max()*(1 - 1e-11)
+
+
+@pytest.mark.parametrize('k', [1, 2, 4])
+def test_the_search_takes_gifs_of_other_lengths(k):
+    generator = torch.Generator().manual_seed(k)
+    p = torch.softmax(2*torch.randn(k, 50, 9, generator=generator).double(), -1)
+    gifs = torch.tensor(list(itertools.permutations(range(9), k)))
+    means = torch.stack([p[i][:, gifs[:, i]] for i in range(k)]).prod(0).mean(0)
+    for at_once in (2**25, 60):
+        assert torch.equal(most_likely_gif(p, gifs[:1], at_once), gifs[means.argmax()])

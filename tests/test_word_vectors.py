@@ -1,4 +1,7 @@
-"""Word vector files come back as they were written, and damage is named; gensim's readers are the oracle where they can read."""
+"""Word vector files come back as they were written, and damage is named.
+
+Gensim's readers are the oracle where they can read.
+"""
 import io
 import os
 import tracemalloc

@@ -35,7 +35,8 @@ from ..features.flow import flow_stacks, optical_flow
 from ..features.visual import Backbone
 from ..media.render import filmstrip
 from ..media.video import MediaError, iter_frames
-from ..training import fit, load_model
+from ..experiments import fit_scheduled
+from ..training import load_model
 
 # %% ../../nbs/classify/04_video.ipynb #735427fb
 @dataclass(frozen=True)
@@ -350,16 +351,6 @@ class VideoTraining:
 # %% ../../nbs/classify/04_video.ipynb #9cbf3c93
 def as_is(batch): return batch
 
-# %% ../../nbs/classify/04_video.ipynb #9cbf3c01
-def one_cycle(
-    optimizer:torch.optim.Optimizer, # with the largest rates
-    epochs:int, # in all
-): # a scheduler for `fit`
-    "Learning rates that rise for a quarter of the epochs and then fall to 0 along a cosine."
-    rise = max(1, epochs//4)
-    def factor(epoch): return (epoch + .5)/rise if epoch < rise else .5 + .5*math.cos(math.pi*(epoch - rise)/(epochs - rise + 1e-6))
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
 # %% ../../nbs/classify/04_video.ipynb #9cbf3c02
 def train_networks(
     model:VideoToClass, # its networks are trained in place
@@ -378,16 +369,8 @@ def train_networks(
         'streams': (model.streams, two_stream_loss, training.stream_rate, training.stream_epochs),
     }
     for name, (network, loss, rate, epochs) in plan.items():
-        optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=.01)
-        histories[name] = fit(
-            network,
-            loader,
-            loss,
-            optimizer,
-            epochs,
-            scheduler=one_cycle(optimizer, epochs),
-            clip=1.0,
-            seed=seed,
+        histories[name] = fit_scheduled(
+            network, loader, loss, epochs, rate, 'AdamW', 'one cycle', weight_decay=.01, clip=1., seed=seed,
             progress=progress,
         )
     return histories
@@ -418,7 +401,7 @@ def video_batch(
     return VideoBatch(local, torch.arange(local.x.shape[1], device=device) < lengths[:, None], *truth)
 
 # %% ../../nbs/classify/04_video.ipynb #72d77ff0
-def surprise(
+def negative_log_likelihood(
     whole:LocalFeatures, # of videos
     batch:VideoBatch, # what is true of them
 ) -> Tensor: # nats, scalar
@@ -431,8 +414,8 @@ def attention_loss(
     model:VideoToClass, # only its attention is used
     batch:VideoBatch, # of training videos
 ) -> Tensor: # scalar
-    "How surprised the answers are by the truth."
-    return surprise(model(batch.local, batch.mask)[0], batch)
+    "The mean negative log-likelihood of the truth under the answers (Eq. 4)."
+    return negative_log_likelihood(model(batch.local, batch.mask)[0], batch)
 
 # %% ../../nbs/classify/04_video.ipynb #81d58c01
 def rows_of(
@@ -463,19 +446,15 @@ def train_attention(
     batch, kept = video_batch(model.eval(), stories), max(1, len(stories)//3)
     held, rest = (rows_of(batch, torch.arange(*ends)) for ends in ((kept,), (kept, len(stories))))
     loader = DataLoader(VideoRows(rest), training.batch, shuffle=True, collate_fn=as_is)
-    optimizer = torch.optim.Adam([model.attention.w], training.attention_rate)
+    model.requires_grad_(False)
+    model.attention.w.requires_grad_(True)
     def judge(model): return {'held out': attention_loss(model, held)}
-    return fit(
-        model,
-        loader,
-        attention_loss,
-        optimizer,
-        training.attention_epochs,
-        judge,
-        best=('held out', min),
-        seed=seed,
-        progress=progress,
-    )
+    try:
+        return fit_scheduled(
+            model, loader, attention_loss, training.attention_epochs, training.attention_rate, schedule=None,
+            validate=judge, best=('held out', min), seed=seed, progress=progress,
+        )
+    finally: model.requires_grad_(True)
 
 # %% ../../nbs/classify/04_video.ipynb #217f7bd9
 LEARNED = 2_000_000 # number of the first story and clip to learn from; the experiments judge by others
@@ -504,7 +483,7 @@ def right_answers(
     model:VideoToClass, # trained
     stories:Sequence[StoryMoments], # on which it wasn't
 ) -> pd.DataFrame: # a row a pooling: shares of videos whose scene and behaviour are found (scene; appearance, motion, both), and nats
-    "How many videos are classified rightly, with attention and with the mean, and how surprising the truth is."
+    "How many videos are classified rightly, with attention and with the mean, and the negative log-likelihood of the truth."
     batch, rows = video_batch(model, stories), {}
     for name, weights in {
         'mean': batch.mask / batch.mask.sum(1, keepdim=True),
@@ -519,7 +498,7 @@ def right_answers(
         }
         rows[name] = {
             what: (scores.argmax(1) == truth).float().mean().item() for what, (scores, truth) in said.items()
-        } | {'nats': surprise(whole, batch).item()}
+        } | {'nats': negative_log_likelihood(whole, batch).item()}
     return pd.DataFrame(rows).T.rename_axis('pooling')
 
 # Very small, to see that it runs:

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/media/09_names.ipynb #15e15195
+# %% ../../nbs/media/09_names.ipynb #f2674dc7
+import json
 import unicodedata
 
-# %% ../../nbs/media/09_names.ipynb #f4278352
+# %% ../../nbs/media/09_names.ipynb #74cc4c8c
 _DIRECTIONS = set('\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069')
 
 def _escaped(
     character:str, # one
 ) -> str: # itself, or its escape
-    "A character as it is shown: control characters, line ends, changes of direction and bytes that are no text as escapes."
+    "A character as it is shown; control characters, line ends, changes of direction and bytes as escapes."
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF: return f'\\x{code - 0xDC00:02x}'
     if character in _DIRECTIONS or unicodedata.category(character) in ('Cc', 'Cs', 'Zl', 'Zp'):
@@ -27,3 +28,12 @@ def printable(
 ) -> str: # one line without control characters, which UTF-8 can store
     "A name as people may read it."
     return ''.join(map(_escaped, str(name)))
+
+# %% ../../nbs/media/09_names.ipynb #b872e8e0
+def as_json(
+    data, # plain data
+) -> str: # ASCII only where a character could not be stored or shown
+    "Plain data as JSON, with escapes for control characters and for bytes that are no text."
+    def escaped(character): return f'\\u{ord(character):04x}' if printable(character) != character else character
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    return ''.join(character if character == '\n' else escaped(character) for character in text)

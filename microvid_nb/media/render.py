@@ -7,7 +7,9 @@ __all__ = ['atomic_path', 'write_jpeg', 'write_gif', 'filmstrip', 'write_video']
 
 # %% ../../nbs/media/03_render.ipynb #bb33e848
 import os
+import re
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +22,32 @@ import cv2
 import numpy as np
 from PIL import Image
 
+try: import fcntl
+except ImportError: fcntl = None  # Windows has no such locks
+
+# %% ../../nbs/media/03_render.ipynb #3f1d0a02
+def in_use(
+    handle:int, # of an open file
+) -> bool: # whether another process has it
+    "Locks a file until it is closed or this process ends, even by force; True where it is locked already."
+    if fcntl is None: return False
+    try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError: return True
+    return False
+
+# %% ../../nbs/media/03_render.ipynb #3f1d0a03
+def clear_leftovers(
+    path:Path # of a file that is about to be written
+):
+    "Removes the temporary files of this path that a killed run has left; those that another run writes now are locked."
+    form = re.compile(re.escape(f'.{path.stem[:40]}-') + '[a-z0-9_]{8}' + re.escape(path.suffix))
+    for name in filter(form.fullmatch, os.listdir(path.parent) if fcntl else []):
+        try: handle = os.open(path.parent / name, os.O_RDWR)
+        except OSError: continue
+        settled = time.time() - os.fstat(handle).st_mtime > 1
+        if settled and not in_use(handle): Path(path.parent / name).unlink(missing_ok=True)
+        os.close(handle)
+
 # %% ../../nbs/media/03_render.ipynb #2cbf2a9b
 @contextmanager
 def atomic_path(
@@ -28,14 +56,16 @@ def atomic_path(
     "A temporary path that becomes `path` when the block ends well, and is removed when it does not"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(path)
     handle, temporary = tempfile.mkstemp(prefix=f'.{path.stem[:40]}-', suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    in_use(handle)
     try:
         yield Path(temporary)
         os.chmod(temporary, 0o666 & ~current_umask())
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+        os.close(handle)
 
 # %% ../../nbs/media/03_render.ipynb #72573b95
 def current_umask() -> int: # permission bits that new files of this process do not get

@@ -103,10 +103,12 @@ class Survey:
 
 # %% ../../nbs/media/05_survey.ipynb #563f95e0
 def survey_video(
-    path # a video file
+    path, # a video file
+    start:float=0., # seconds: where the part to look at begins
+    end:float|None=None, # seconds: where it ends; None for the end of the clip
 ) -> Survey: # what was seen
     "Decodes a clip once, in bounded memory; `MediaError` if there is no picture in it"
-    info, looks = open_frames(path, survey_size, LOOKS)
+    info, looks = open_frames(path, survey_size, LOOKS, start, end)
     kept = image = grey = None
     change, finder = [], CutFinder()
     for number, (time, look) in enumerate(looks):

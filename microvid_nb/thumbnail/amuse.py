@@ -8,7 +8,8 @@ __all__ = ['VARIANTS', 'AMUSESettings', 'attend', 'AMUSE', 'hinge_rank_loss', 'a
            'topics_that_count']
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #59eaa931
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -227,6 +228,16 @@ def new_amuse(
     if not settings.common_space: model.points.copy_(model.points_of(settings.words, space))
     return model
 
+# %% ../../nbs/thumbnail/01_amuse.ipynb #b252aa85
+@contextmanager
+def evaluating(
+    model:nn.Module, # in any mode
+) -> Iterator[nn.Module]: # the same, in evaluation mode
+    "A block without dropout; afterwards the model is in the mode that it was in, also after an error."
+    training = model.training
+    try: yield model.eval()
+    finally: model.train(training)
+
 # %% ../../nbs/thumbnail/01_amuse.ipynb #5274a021
 @patch
 @torch.no_grad()
@@ -237,9 +248,9 @@ def similarities(self:AMUSE,
     batch:int=128, # pictures at a time
 ) -> Tensor: # [n, words], on the CPU
     "How similar pictures and words are, seen or unseen, for a trained model."
-    self.eval()
     points = self.points_of(words, space)
-    return torch.cat([self(part.to(self.points.device), points).cpu() for part in images.split(batch)])
+    with evaluating(self):
+        return torch.cat([self(part.to(self.points.device), points).cpu() for part in images.split(batch)])
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #ef645ee8
 def ordering_accuracy(
@@ -261,12 +272,11 @@ def domain_gap(
     batch:int=128, # pictures at a time
 ) -> float: # sum over the layers of Eq. 7
     "The gap between two sets of pictures in a model's layers, without dropout."
-    model.eval()
     names, device = model.settings.layers, model.points.device
     def outputs(pictures):
         parts = [model.network.forward_layers(part.to(device), names) for part in pictures.split(batch)]
         return {name: torch.cat([part[name] for part in parts]) for name in names}
-    source, target = outputs(images), outputs(frames)
+    with evaluating(model): source, target = outputs(images), outputs(frames)
     return sum(layer_gap(source[name], target[name], model.settings.factors).item() for name in names)
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #3aa8082c

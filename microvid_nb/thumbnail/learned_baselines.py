@@ -21,7 +21,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from ..features.text import SemanticSpace
 from ..features.visual import backbone, freeze, xavier
-from .amuse import hinge_rank_loss
+from .amuse import evaluating, hinge_rank_loss
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #695f9f8c
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class LearnedBaseline(nn.Module):
         batch:int=128, # pictures at a time
     ) -> Tensor: # [n, words], on the CPU
         "How similar pictures and words are, for a trained model."
-        self.eval()
-        features = (self.network(part.to(self.points.device)) for part in images.split(batch))
-        return torch.cat([self.compare(part, words, space).cpu() for part in features])
+        with evaluating(self):
+            features = (self.network(part.to(self.points.device)) for part in images.split(batch))
+            return torch.cat([self.compare(part, words, space).cpu() for part in features])
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #72cf7b68
 class DeViSE(LearnedBaseline):

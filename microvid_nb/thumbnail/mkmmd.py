@@ -15,16 +15,25 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import nnls
 from torch import Tensor
 
+# %% ../../nbs/thumbnail/00_mkmmd.ipynb #1d4604c4
+def at_least_float32(
+    x:Tensor, # of any precision
+) -> Tensor: # the same, or in float32
+    "Numbers in a precision in which squares of distances can be subtracted."
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
 # %% ../../nbs/thumbnail/00_mkmmd.ipynb #0730ca2e
 def squared_distances(
     x:Tensor, # points [n, d]
     y:Tensor, # points [m, d]; `x` itself for all pairs of one set
 ) -> Tensor: # [n, m]
     "The squared distances between all points of one set and all of another."
-    if x is y: return OwnDistances.apply(x)
-    middle = torch.cat([x, y]).mean(0).detach()
-    x, y = x - middle, y - middle
-    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2*x @ y.T).clamp_min(0)
+    with torch.autocast(x.device.type, enabled=False):
+        if x is y: return OwnDistances.apply(at_least_float32(x))
+        x, y = at_least_float32(x), at_least_float32(y)
+        middle = torch.cat([x, y]).mean(0).detach()
+        x, y = x - middle, y - middle
+        return (x.square().sum(1)[:, None] + y.square().sum(1) - 2*x @ y.T).clamp_min(0)
 
 # %% ../../nbs/thumbnail/00_mkmmd.ipynb #4e73bb4c
 class OwnDistances(torch.autograd.Function):
@@ -42,7 +51,7 @@ class OwnDistances(torch.autograd.Function):
     def backward(context, gradient:Tensor) -> Tensor:
         points, = context.saved_tensors
         both = gradient + gradient.T
-        return 2*(torch.diag(both.sum(1)) - both) @ points
+        with torch.autocast(points.device.type, enabled=False): return 2*(torch.diag(both.sum(1)) - both) @ points
 
 # %% ../../nbs/thumbnail/00_mkmmd.ipynb #531312a7
 def gaussian_kernels(
@@ -51,7 +60,7 @@ def gaussian_kernels(
     bandwidths:Tensor|Sequence[float], # gamma of each kernel, [u]
 ) -> Tensor: # [u, n, m], in (0, 1]
     "The values of u Gaussian kernels for all pairs of points; `ValueError` for bandwidths that are not positive."
-    bandwidths = torch.as_tensor(bandwidths, dtype=x.dtype, device=x.device)
+    bandwidths = torch.as_tensor(bandwidths, dtype=at_least_float32(x).dtype, device=x.device)
     if bandwidths.ndim != 1 or not (bandwidths > 0).all():
         raise ValueError(f'expected positive bandwidths [u], found {bandwidths.tolist()}')
     return torch.exp(-squared_distances(x, y)/bandwidths[:, None, None])
@@ -122,11 +131,12 @@ def mk_mmd(
 ) -> Tensor: # scalar; where unbiased it may be negative
     "The squared distance of two distributions, from samples (Eq. 1)."
     check_samples(source, target)
+    source, target = at_least_float32(source), at_least_float32(target)
     bandwidths = heuristic_bandwidths(source, target) if bandwidths is None else bandwidths
     weights = kernel_weights(weights, len(bandwidths), source)
     n, m = len(source), len(target)
     points = torch.cat([source, target])
-    kernel = torch.einsum('u,uij->ij', weights, gaussian_kernels(points, points, bandwidths))
+    kernel = (weights[:, None, None]*gaussian_kernels(points, points, bandwidths)).sum(0)
     total_s, total_t, between = kernel[:n, :n].sum(), kernel[n:, n:].sum(), kernel[:n, n:].mean()
     if not unbiased: return total_s/n**2 + total_t/m**2 - 2*between
     diagonal = kernel.diagonal()
@@ -154,8 +164,10 @@ def linear_mk_mmd(
 ) -> Tensor: # scalar, may be negative
     "An unbiased estimate of the same distance that takes linear time."
     check_samples(source, target)
+    source, target = at_least_float32(source), at_least_float32(target)
     bandwidths = heuristic_bandwidths(source, target) if bandwidths is None else bandwidths
-    return kernel_weights(weights, len(bandwidths), source) @ quadruple_terms(source, target, bandwidths).mean(1)
+    beta = kernel_weights(weights, len(bandwidths), source)
+    return (beta*quadruple_terms(source, target, bandwidths).mean(1)).sum()
 
 # %% ../../nbs/thumbnail/00_mkmmd.ipynb #098896e0
 @torch.no_grad()

@@ -198,13 +198,16 @@ class TopicModel(nn.Module):
         settings:TopicModelSettings, # of the model, and the words
     ):
         super().__init__()
-        self.settings, self.amuse = settings, AMUSE(settings.amuse)
+        self.settings, self.amuse, self._space = settings, AMUSE(settings.amuse), None
         self.register_buffer('vectors', torch.ones(len(settings.words), settings.amuse.semantic))
 
     @property
     def space(self) -> SemanticSpace: # where words have vectors
-        "The semantic space."
-        return SemanticSpace(self.settings.words, self.vectors.cpu())
+        "The semantic space, built once for the vectors as they are."
+        state = self.vectors.data_ptr(), self.vectors._version
+        if self._space is None or self._space[0] != state:
+            self._space = state, SemanticSpace(self.settings.words, self.vectors.cpu())
+        return self._space[1]
 
     def score(self,
         survey:Survey, # of a clip

@@ -93,10 +93,10 @@ def transfer_error(
 # %% ../../nbs/venue/03_dare.ipynb #61c128e0
 def mapping_error(
     mapped:Tensor, # D x, [B, D]
-    own:Tensor, # a, [B, D]
+    representation:Tensor, # a, [B, D]
 ) -> Tensor: # scalar
     "The squared distance of a video's own representation from what the mappings give, averaged over videos (Eq. 1, first term)."
-    return (mapped - own).square().sum(1).mean()
+    return (mapped - representation).square().sum(1).mean()
 
 # %% ../../nbs/venue/03_dare.ipynb #61c12801
 @patch
@@ -113,7 +113,7 @@ def own_concepts(self:DARE,
 # %% ../../nbs/venue/03_dare.ipynb #61c12802
 @patch
 @torch.no_grad()
-def settle(self:DARE,
+def learn_scale(self:DARE,
     videos:Videos, # all of the training
 ):
     "Learns the scale of the features and, in the second reading, sets every video's own a to D x; `ValueError` for another number of videos."
@@ -255,7 +255,7 @@ def train_dare(
     check_venues(videos.venue, model.settings.venues)
     if sounds is not None and sounds.concepts.shape[1] > model.settings.concepts:
         raise ValueError(f'expected {model.settings.concepts} concepts at most, found {sounds.concepts.shape[1]}')
-    model.settle(videos)
+    model.learn_scale(videos)
     losses = dare_losses(model.settings, sounds is not None)
     loader = dare_loader(videos, sounds, model.settings.samples, batch, seed)
     optimizer = torch.optim.Adagrad(model.parameters(), rate)

@@ -16,16 +16,16 @@ import torch
 from fastcore.basics import patch
 
 from ..data.files import require_file
-from ..data.microworld import MicroWorld, in_parallel
+from ..data.microworld import MicroWorld
 from ..data.world.synthesis import SOURCES
 from ..data.world.venues import VENUES
 from ..data.vine import PUBLISHED, VenueTree, VineSplit, read_venue_names, read_venue_tree
 from ..features.sound_experiment import esc10_table
-from ..experiments import Comparison, corrected_t, mean_sd
+from ..experiments import beside_paper, compare_rounds, comparison_table, mean_sd, run_rounds
 from .dare import DARE, DARESettings
 from .systems import (
-    SCALES, Split, VenueMaterial, VenueScale, baselines, compare_features, measure, measure_groups,
-    microworld_material, said_by, size_groups, split_numbers, split_videos, trained_baseline, trained_dare)
+    SCALES, Split, VenueMaterial, VenueScale, baseline_makers, compare_features, venue_f1, venue_f1_of_groups,
+    microworld_material, predicted_venues, size_groups, split_numbers, split_videos, trained_baseline, trained_dare)
 from .tree import world_tree
 from .video_to_venue import VideoToVenue, assemble
 from .videos import MODALITIES, Sounds, Videos, pick_rows, vine_videos
@@ -37,7 +37,7 @@ class VenueStudy(NamedTuple):
     test: Videos|None # for testing, where the data set says which
     sounds: Sounds|None # external ones, or none
     tree: VenueTree # of the venues
-    sources: torch.Tensor|None = None # which sources of sound truly play in each video, float32 [N, sources], where that is known
+    sources: torch.Tensor|None = None # which sources truly play in each video, float32 [N, sources], where known
 
 # %% ../../nbs/venue/09_experiments.ipynb #37c444ec
 def study_split(
@@ -49,7 +49,7 @@ def study_split(
     return split_videos(study.videos, scale.train, seed) if study.test is None else Split(study.videos, study.test)
 
 # %% ../../nbs/venue/09_experiments.ipynb #4ba6fd88
-def only(
+def keep_modalities(
     videos:Videos, # any
     *names:str, # of modalities to keep
 ) -> Videos: # the same videos
@@ -58,37 +58,36 @@ def only(
     return Videos(*(x*bool(there) for x, there in zip(videos[:3], keep)), videos.present & keep, videos.venue)
 
 # %% ../../nbs/venue/09_experiments.ipynb #103d0544
-class Round:
+class VenueRound:
     "A round's videos, and what the variants of DARE that were trained on them say."
     def __init__(self,
         study:VenueStudy, # data
         scale:VenueScale, # sizes
         seed:int, # of this round
     ):
-        torch.set_num_threads(1)
         self.study, self.scale, self.seed, self.known = study, scale, seed, {}
         self.split, self.venues = study_split(study, scale, seed), study.tree.membership.shape[1]
         self.concepts = 313 if study.sounds is None else study.sounds.concepts.shape[1]
 
     def rows(self,
-        said:dict, # what it is called -> venues that a model said, int64 [N]
+        predicted:dict, # what it is called -> venues that a model predicted, int64 [N]
         column:str='method', # what the keys are
     ) -> pd.DataFrame: # round, `column`, Micro-F1, Macro-F1
         "A row a model."
         return pd.DataFrame(
-            [{'round': self.seed, column: name, **measure(self.split.test.venue, each)} for name, each in said.items()]
+            [{'round': self.seed, column: name, **venue_f1(self.split.test.venue, each)} for name, each in predicted.items()]
         )
 
 # %% ../../nbs/venue/09_experiments.ipynb #26b5f7d0
 @patch
-def train(self:Round,
+def train(self:VenueRound,
     modalities:tuple=MODALITIES, # that DARE gets
     videos:int|None=None, # it learns from the first so many; all if not given
     concepts:int|None=None, # external sounds teach the first so many; all if not given, 0: no external sounds
     **changes, # of `trained_dare`
 ) -> tuple[DARE, pd.DataFrame]: # trained; its history
     "A variant of DARE. With fewer videos there are more passes, as the root of how much fewer."
-    train, sounds = only(self.split.train, *modalities), self.study.sounds
+    train, sounds = keep_modalities(self.split.train, *modalities), self.study.sounds
     scale, videos = self.scale, videos or len(train.venue)
     scale = replace(scale, epochs=round(scale.epochs*(len(train.venue)/videos)**.5))
     if sounds is not None: sounds = None if concepts == 0 else sounds._replace(concepts=sounds.concepts[:, :concepts])
@@ -98,7 +97,7 @@ def train(self:Round,
 
 # %% ../../nbs/venue/09_experiments.ipynb #26b5f701
 @patch
-def said(self:Round,
+def predictions(self:VenueRound,
     modalities:tuple=MODALITIES, # that DARE gets, in training and in testing
     **changes, # of `train`
 ) -> torch.Tensor: # int64 [N]
@@ -107,7 +106,7 @@ def said(self:Round,
     if changes.get('dropout') == DARESettings().dropout: del changes['dropout']
     key = modalities, *sorted(changes.items())
     if key not in self.known:
-        self.known[key] = said_by(self.train(modalities, **changes)[0], only(self.split.test, *modalities))
+        self.known[key] = predicted_venues(self.train(modalities, **changes)[0], keep_modalities(self.split.test, *modalities))
     return self.known[key]
 
 # %% ../../nbs/venue/09_experiments.ipynb #4e1b5518
@@ -145,32 +144,21 @@ PAPER_TABLE5 = pd.DataFrame(
     [('DARE', 34.84, 20.64, 10.34, 7.21), ('DARE-sparsity', 31.75, 9.63, 1.53, 1.67)], columns=['method', *range(4)]
 ).set_index('method')
 
+# %% ../../nbs/venue/09_experiments.ipynb #5b1ab234
+FIGURES = 'Micro-F1', 'Macro-F1'
 
-def beside_paper(
-    rounds:pd.DataFrame, # round, method, Micro-F1, Macro-F1
-    paper:pd.DataFrame, # the paper's, by method
-    against:str, # method that the others are compared with
-    data:str, # name of our data set, for the column
-    papers:str='Vine', # that of the paper
-) -> pd.DataFrame: # a row a method: mean and deviation, p of the difference from `against`, and the paper's figures
-    "A table as the paper prints it, with the paper's own figures in the last columns."
-    figures = rounds.set_index(['round', 'method'])[['Micro-F1', 'Macro-F1']]
-    table = mean_sd(figures).add_suffix(f', {data}')
-    for name in figures:
-        tests = {method: compare(rounds, against, method, name).p for method in table.index if method != against}
-        table[f'p {name}'] = pd.Series(tests).map('{:.2g}'.format)
-    return table.join(paper.add_suffix(f', paper ({papers})').astype(object)).fillna('')
-
-# %% ../../nbs/venue/09_experiments.ipynb #4e1b5501
-def compare(
-    rounds:pd.DataFrame, # round, method, and figures
-    one:str, # of the methods
-    other:str, # another one
-    name:str, # a figure
-) -> Comparison: # of one - other
-    "A paired test over rounds."
-    table = rounds.pivot(index='round', columns='method', values=name)
-    return corrected_t(table[one] - table[other], 0)
+def compare_with_others(
+    rows:pd.DataFrame, # round, method, Micro-F1, Macro-F1
+    first:str, # the method that is compared with each of the others
+    test_to_train:float, # videos for testing over videos for training
+) -> pd.DataFrame: # a row a comparison: difference, its 95 % interval, p, p after Holm, pairs
+    "How far one method is above each of the others, over rounds."
+    others = [method for method in rows.method.unique() if method != first]
+    pairs = {
+        (f'{first} - {other}', figure): compare_rounds(rows, first, other, figure, test_to_train)
+        for figure in FIGURES for other in others
+    }
+    return comparison_table(pairs, ['methods', 'measure'])
 
 # %% ../../nbs/venue/09_experiments.ipynb #394b0a09
 PARTS = {
@@ -184,52 +172,52 @@ PARTS = {
 DROPOUT = 0., .1, .3, .5, .7 # Fig. 5 (d)
 SHARES = 0., .25, .5, 1. # of the external concepts, Fig. 4
 
-def table3(made:Round) -> pd.DataFrame:
+def table3(trial:VenueRound) -> pd.DataFrame:
     "The ten methods."
-    methods = baselines(made.study.videos.widths, made.study.tree, made.scale)
-    said = {
-        name: trained_baseline(make, made.split.train, made.seed).predict(made.split.test)
+    methods = baseline_makers(trial.study.videos.widths, trial.study.tree, trial.scale)
+    predicted = {
+        name: trained_baseline(make, trial.split.train, trial.seed).predict(trial.split.test)
         for name, make in methods.items()
     }
-    return made.rows({**said, 'DARE': made.said()})
+    return trial.rows({**predicted, 'DARE': trial.predictions()})
 
 # %% ../../nbs/venue/09_experiments.ipynb #394b0a01
-def table4(made:Round) -> pd.DataFrame:
+def table4(trial:VenueRound) -> pd.DataFrame:
     "One, two and three hidden layers."
-    deeper = {f'{n} hidden layers': made.said(hidden=(made.scale.hidden,)*n) for n in (2, 3)}
-    return made.rows({'1 hidden layer': made.said(), **deeper})
+    deeper = {f'{n} hidden layers': trial.predictions(hidden=(trial.scale.hidden,)*n) for n in (2, 3)}
+    return trial.rows({'1 hidden layer': trial.predictions(), **deeper})
 
 # %% ../../nbs/venue/09_experiments.ipynb #394b0a02
-def table5(made:Round) -> pd.DataFrame: # round, method, group, videos, Micro-F1, Macro-F1
+def table5(trial:VenueRound) -> pd.DataFrame: # round, method, group, videos, Micro-F1, Macro-F1
     "Four groups of venues by size, with J2 and without, with external sounds and without."
-    groups = size_groups(made.split.train.venue, made.venues)
-    said = {
-        name: made.said(**PARTS[name])
-        for name in ('DARE', 'DARE-sparsity', *(['no external sounds'] if made.study.sounds else []))
+    groups = size_groups(trial.split.train.venue, trial.venues)
+    predicted = {
+        name: trial.predictions(**PARTS[name])
+        for name in ('DARE', 'DARE-sparsity', *(['no external sounds'] if trial.study.sounds else []))
     }
     return pd.concat(
         [
-            measure_groups(made.split.test.venue, each, groups).assign(round=made.seed, method=name)
-            for name, each in said.items()
+            venue_f1_of_groups(trial.split.test.venue, each, groups).assign(round=trial.seed, method=name)
+            for name, each in predicted.items()
         ],
         ignore_index=True,
     )
 
 # %% ../../nbs/venue/09_experiments.ipynb #394b0a03
-def parts(made:Round) -> pd.DataFrame:
+def parts(trial:VenueRound) -> pd.DataFrame:
     "DARE without each of its parts."
     without = {
-        name: changes for name, changes in PARTS.items() if 'concepts' not in changes or made.study.sounds is not None
+        name: changes for name, changes in PARTS.items() if 'concepts' not in changes or trial.study.sounds is not None
     }
-    return made.rows({name: made.said(**changes) for name, changes in without.items()})
+    return trial.rows({name: trial.predictions(**changes) for name, changes in without.items()})
 
 # %% ../../nbs/venue/09_experiments.ipynb #a3b4093e
-def figure4(made:Round) -> pd.DataFrame: # round, concepts, modalities, Micro-F1, Macro-F1
+def figure4(trial:VenueRound) -> pd.DataFrame: # round, concepts, modalities, Micro-F1, Macro-F1
     "More and more external concepts, for all modalities, and for videos without a title."
-    counts = sorted({round(share*made.concepts) for share in SHARES})
+    counts = sorted({round(share*trial.concepts) for share in SHARES})
     return pd.concat(
         [
-            made.rows({count: made.said(names, concepts=count) for count in counts}, 'concepts').assign(
+            trial.rows({count: trial.predictions(names, concepts=count) for count in counts}, 'concepts').assign(
                 modalities=' + '.join(names)
             )
             for names in (MODALITIES, MODALITIES[:2])
@@ -238,44 +226,44 @@ def figure4(made:Round) -> pd.DataFrame: # round, concepts, modalities, Micro-F1
     )
 
 # %% ../../nbs/venue/09_experiments.ipynb #a3b40901
-def figure5(made:Round) -> pd.DataFrame: # round, epoch, loss and its parts, Micro-F1, Macro-F1
+def figure5(trial:VenueRound) -> pd.DataFrame: # round, epoch, loss and its parts, Micro-F1, Macro-F1
     "Loss and measures after each epoch."
-    def validate(model): return measure(made.split.test.venue, said_by(model, made.split.test))
-    return made.train(validate=validate)[1].drop(columns=['learning_rate', 'seconds']).assign(round=made.seed)
+    def validate(model): return venue_f1(trial.split.test.venue, predicted_venues(model, trial.split.test))
+    return trial.train(validate=validate)[1].drop(columns=['learning_rate', 'seconds']).assign(round=trial.seed)
 
 # %% ../../nbs/venue/09_experiments.ipynb #a3b40902
-def figure5_dropout(made:Round) -> pd.DataFrame: # round, dropout, Micro-F1, Macro-F1
+def figure5_dropout(trial:VenueRound) -> pd.DataFrame: # round, dropout, Micro-F1, Macro-F1
     "Shares of a and of hidden units that are dropped."
-    return made.rows({share: made.said(dropout=share) for share in DROPOUT}, 'dropout')
+    return trial.rows({share: trial.predictions(dropout=share) for share in DROPOUT}, 'dropout')
 
 # %% ../../nbs/venue/09_experiments.ipynb #f6d2d8a1
-def modalities(made:Round) -> pd.DataFrame: # round, modalities, sound (none, codes, codes + external, true sources), Micro-F1, Macro-F1
+def modalities(trial:VenueRound) -> pd.DataFrame: # round, modalities, sound, Micro-F1, Macro-F1
     "DARE on some modalities, with better and better ears."
     tables = []
     for names in (MODALITIES, MODALITIES[:2], MODALITIES[1:2]):
-        said = {'none': made.said(tuple(name for name in names if name != 'acoustic'), concepts=0)} if names[1:] else {}
-        said |= {'codes': made.said(names, concepts=0), 'codes + external': made.said(names)}
-        if made.study.sources is not None:
-            true = made.study._replace(videos=made.study.videos._replace(acoustic=made.study.sources), sounds=None)
-            said['true sources'] = Round(true, made.scale, made.seed).said(names)
-        tables.append(made.rows(said, 'sound').assign(modalities=' + '.join(names)))
+        predicted = {'none': trial.predictions(tuple(name for name in names if name != 'acoustic'), concepts=0)} if names[1:] else {}
+        predicted |= {'codes': trial.predictions(names, concepts=0), 'codes + external': trial.predictions(names)}
+        if trial.study.sources is not None:
+            true = trial.study._replace(videos=trial.study.videos._replace(acoustic=trial.study.sources), sounds=None)
+            predicted['true sources'] = VenueRound(true, trial.scale, trial.seed).predictions(names)
+        tables.append(trial.rows(predicted, 'sound').assign(modalities=' + '.join(names)))
     return pd.concat(
-        [*tables, made.rows({'none': made.said(MODALITIES[2:], concepts=0)}, 'sound').assign(modalities='text')],
+        [*tables, trial.rows({'none': trial.predictions(MODALITIES[2:], concepts=0)}, 'sound').assign(modalities='text')],
         ignore_index=True,
     )
 
 # %% ../../nbs/venue/09_experiments.ipynb #f6d2d801
-def fewer(made:Round) -> pd.DataFrame: # round, method, modalities, videos, Micro-F1, Macro-F1
+def smaller_training_sets(trial:VenueRound) -> pd.DataFrame: # round, method, modalities, videos, Micro-F1, Macro-F1
     "Without external sounds and without J2, learned from a ninth, a third and all of the videos."
-    whole, tables = len(made.split.train.venue), []
+    whole, tables = len(trial.split.train.venue), []
     for names in (MODALITIES, MODALITIES[:2]):
         for videos in (whole//9, whole//3, whole):
             some = {} if videos == whole else {'videos': videos}
-            said = {
-                name: made.said(names, **some, **PARTS[name])
+            predicted = {
+                name: trial.predictions(names, **some, **PARTS[name])
                 for name in ('DARE', 'no external sounds', 'DARE-sparsity')
             }
-            tables.append(made.rows(said).assign(modalities=' + '.join(names), videos=videos))
+            tables.append(trial.rows(predicted).assign(modalities=' + '.join(names), videos=videos))
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/venue/09_experiments.ipynb #04951081
@@ -290,7 +278,7 @@ COMMON = {
 }
 
 # %% ../../nbs/venue/09_experiments.ipynb #db139a18
-WITH_SOUNDS = {'fig4': figure4, 'modalities': modalities, 'fewer': fewer}
+WITH_SOUNDS = {'fig4': figure4, 'modalities': modalities, 'fewer': smaller_training_sets}
 
 def one_round(
     study:VenueStudy, # data
@@ -298,8 +286,8 @@ def one_round(
     seed:int, # of this round
 ) -> dict: # name of the table -> DataFrame
     "All tables of a round; those about external sounds where there are any."
-    made = Round(study, scale, seed)
-    return {name: make(made) for name, make in {**COMMON, **(WITH_SOUNDS if study.sounds is not None else {})}.items()}
+    trial = VenueRound(study, scale, seed)
+    return {name: make(trial) for name, make in {**COMMON, **(WITH_SOUNDS if study.sounds is not None else {})}.items()}
 
 # %% ../../nbs/venue/09_experiments.ipynb #90a25ae8
 def concept_venues(
@@ -314,7 +302,7 @@ def concept_venues(
     return mean.rename_axis('venue').melt(ignore_index=False, var_name='concept', value_name='strength').reset_index()
 
 # %% ../../nbs/venue/09_experiments.ipynb #49180d46
-SHOWN = 'Stadium', 'Beach', 'Jazz Bar', 'Farm' # venues of the clips
+CLIP_VENUES = 'Stadium', 'Beach', 'Jazz Bar', 'Farm' # venues of the clips
 
 # %% ../../nbs/venue/09_experiments.ipynb #f3e5439c
 def clip_concepts(
@@ -324,10 +312,10 @@ def clip_concepts(
     numbers, # their numbers in the world, int64 [N]
     concepts:list, # their names
     top:int=6, # concepts of each clip
-) -> pd.DataFrame: # video, venue, said, concept, strength, plays: whether a source with this tag does
+) -> pd.DataFrame: # video, venue, predicted, concept, strength, plays: whether a source with this tag does
     "The concepts heard most strongly in one clip with sound of each shown venue."
     rows, prediction = [], model.predict(videos)
-    for venue in SHOWN:
+    for venue in CLIP_VENUES:
         there = (videos.venue == list(VENUES).index(venue)) & videos.present[:, 1]
         if not there.any(): continue
         k = int(there.nonzero()[0])
@@ -338,20 +326,6 @@ def clip_concepts(
             for c, strength in zip(best.indices.tolist(), best.values.tolist())
         ]
     return pd.DataFrame(rows, columns=['video', 'venue', 'said', 'concept', 'strength', 'plays'])
-
-# %% ../../nbs/venue/09_experiments.ipynb #0f1897d7
-def all_rounds(
-    study:VenueStudy, # data
-    scale:VenueScale, # sizes
-    seed:int, # of the first round
-    progress:bool, # show a bar
-) -> dict: # name of the table -> DataFrame, the rounds below one another
-    "All rounds, one on each core (on a GPU, one after the other)."
-    jobs = [(study, scale, round_seed) for round_seed in range(seed, seed + scale.rounds)]
-    tables = list(
-        in_parallel(one_round, jobs, 1 if torch.cuda.is_available() else None, progress=progress, unit='round')
-    )
-    return {name: pd.concat([each[name] for each in tables], ignore_index=True) for name in tables[0]}
 
 # %% ../../nbs/venue/09_experiments.ipynb #f9b70ab8
 def true_sources(
@@ -386,12 +360,12 @@ def reproduce_microworld(
             material.descriptors, material.sounds.concepts, material.encoder, scale.folds, seed, progress
         )
     }
-    tables |= all_rounds(study, scale, seed, progress)
-    made = Round(study, scale, seed)
-    model = made.train()[0]
+    tables |= run_rounds(one_round, (study, scale), range(seed, seed + scale.rounds), progress=progress)
+    trial = VenueRound(study, scale, seed)
+    model = trial.train()[0]
     numbers = split_numbers(len(material.videos.venue), scale.train, seed)[1]
-    return tables | {'fig6': concept_venues(model, made.split.test, material.concepts, list(VENUES)),
-                     'fig6clips': clip_concepts(MicroWorld(seed), model, made.split.test, numbers, material.concepts)}
+    return tables | {'fig6': concept_venues(model, trial.split.test, material.concepts, list(VENUES)),
+                     'fig6clips': clip_concepts(MicroWorld(seed), model, trial.split.test, numbers, material.concepts)}
 
 # %% ../../nbs/venue/09_experiments.ipynb #f9b70a03
 def train_microworld_model(
@@ -431,7 +405,8 @@ def reproduce_real(
     progress:bool=True, # show a bar
 ) -> dict: # name of the table -> DataFrame
     "Tables 3 to 5 and Fig. 5 on the published features of Vine, without external sounds."
-    return all_rounds(read_vine(folder, scale), scale, seed, progress)
+    seeds = range(seed, seed + scale.rounds)
+    return run_rounds(one_round, (read_vine(folder, scale), scale), seeds, progress=progress)
 
 # %% ../../nbs/venue/09_experiments.ipynb #d8f18701
 def reproduce_sounds(

@@ -169,17 +169,17 @@ def microworld_material(
     )
     with torch.enable_grad():
         pictures = train_picture_network(elsewhere, scale.pictures, scale.picture_epochs, seed, progress)
-    made = described_videos(world, range(scale.train + scale.test), pictures, scale.seconds, progress)
+    trial = described_videos(world, range(scale.train + scale.test), pictures, scale.seconds, progress)
     samples, concepts, names = world_sounds(world, scale.clips, scale.least, scale.seconds, progress)
     external, other = acoustic_descriptors(samples), torch.stack([video.descriptor for video in elsewhere])
     with torch.enable_grad():
         encoder = train_encoder(torch.cat([external, other[~other.isnan().any(1)]]), scale.autoencoder, progress)
-    texts, heard = ParagraphEmbedder().fit(titles(world, scale.titles)), ~made.descriptors.isnan().any(1)
-    vectors, written = texts.embed(made.texts, progress)
+    texts, heard = ParagraphEmbedder().fit(titles(world, scale.titles)), ~trial.descriptors.isnan().any(1)
+    vectors, written = texts.embed(trial.texts, progress)
     codes = torch.zeros(len(heard), scale.autoencoder.sizes[-1])
-    codes[heard] = encoder.encode(made.descriptors[heard]).cpu()
+    codes[heard] = encoder.encode(trial.descriptors[heard]).cpu()
     present = torch.stack([torch.ones_like(heard), heard, written], 1)
-    videos = gather_videos(made.visual, codes, vectors, made.venue, present, len(VENUES))
+    videos = gather_videos(trial.visual, codes, vectors, trial.venue, present, len(VENUES))
     return VenueMaterial(
         videos, gather_sounds(encoder.encode(external).cpu(), concepts), names, external, pictures, encoder, texts
     )
@@ -209,14 +209,14 @@ def split_videos(
     return Split(*(pick_rows(videos, rows) for rows in split_numbers(len(videos.venue), train, seed)))
 
 # %% ../../nbs/venue/08_systems.ipynb #0429595f
-def measure(
+def venue_f1(
     truth:Tensor, # int64 [N]
-    said:Tensor, # int64 [N]
+    predicted:Tensor, # int64 [N]
 ) -> dict: # Micro-F1, Macro-F1 in percent
     "The paper's two figures."
     there = np.unique(truth)
-    macro = f1_score(truth, said, labels=there, average='macro', zero_division=0)
-    return {'Micro-F1': 100*f1_score(truth, said, average='micro'), 'Macro-F1': 100*macro}
+    macro = f1_score(truth, predicted, labels=there, average='macro', zero_division=0)
+    return {'Micro-F1': 100*f1_score(truth, predicted, average='micro'), 'Macro-F1': 100*macro}
 
 # %% ../../nbs/venue/08_systems.ipynb #04295901
 def size_groups(
@@ -228,9 +228,9 @@ def size_groups(
     return np.array_split(np.argsort(-np.bincount(venue, minlength=venues), kind='stable'), groups)
 
 # %% ../../nbs/venue/08_systems.ipynb #04295902
-def measure_groups(
+def venue_f1_of_groups(
     truth:Tensor, # int64 [N]
-    said:Tensor, # int64 [N]
+    predicted:Tensor, # int64 [N]
     groups:list, # of `size_groups`
 ) -> pd.DataFrame: # group (0 the most frequent), videos, Micro-F1, Macro-F1 in percent
     "The two figures for groups of venues: of the videos that are truly of a group, and over its venues."
@@ -238,12 +238,12 @@ def measure_groups(
     for number, group in enumerate(groups):
         inside = torch.from_numpy(np.isin(truth, group))
         there = np.unique(truth[inside])
-        macro = 100*f1_score(truth, said, labels=there, average='macro', zero_division=0) if len(there) else np.nan
+        macro = 100*f1_score(truth, predicted, labels=there, average='macro', zero_division=0) if len(there) else np.nan
         rows.append(
             {
                 'group': number,
                 'videos': int(inside.sum()),
-                'Micro-F1': 100 * float((truth == said)[inside].float().mean()),
+                'Micro-F1': 100 * float((truth == predicted)[inside].float().mean()),
                 'Macro-F1': macro,
             }
         )
@@ -270,7 +270,7 @@ def trained_dare(
     )
 
 # %% ../../nbs/venue/08_systems.ipynb #694ae391
-def said_by(
+def predicted_venues(
     model:DARE, # trained
     videos:Videos, # any
 ) -> Tensor: # int64 [N]
@@ -278,7 +278,7 @@ def said_by(
     return model.predict(videos).venue
 
 # %% ../../nbs/venue/08_systems.ipynb #0202cc5d
-def baselines(
+def baseline_makers(
     widths:tuple, # D_v, D_a, D_t
     tree:VenueTree, # of the venues
     scale:VenueScale, # sizes
@@ -338,6 +338,6 @@ def compare_features(
     for fold, (train, test) in enumerate(tqdm(parts, unit='fold', delay=2, leave=False, disable=not progress)):
         for name, x in sets.items():
             softmax = make_pipeline(StandardScaler(), LogisticRegression(C=.01, max_iter=300))
-            said = softmax.fit(x[train], label[train]).predict(x[test])
-            rows.append({'round': fold, 'features': name, **measure(label[test], said)})
+            predicted = softmax.fit(x[train], label[train]).predict(x[test])
+            rows.append({'round': fold, 'features': name, **venue_f1(label[test], predicted)})
     return pd.DataFrame(rows)
