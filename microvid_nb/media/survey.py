@@ -72,6 +72,7 @@ class Survey:
     look_times:np.ndarray = field(repr=False) # float64 [L], seconds of all looks; a look sees the frame that is on screen then
     change:np.ndarray = field(repr=False) # float32 [L], mean change of grey levels in [0, 1] since the look before; 0 for the first
     cuts:np.ndarray = field(repr=False) # float64 [m], seconds at which one shot ends and the next begins
+    part:tuple = (0., None) # seconds: start and end of the part that was asked for
 
     @property
     def path(self) -> str: # of the clip
@@ -130,6 +131,7 @@ def survey_video(
         look_times,
         np.array(change, np.float32),
         np.array(finder.cuts),
+        (start, end),
     )
 
 # %% ../../nbs/media/05_survey.ipynb #ce8e9940

@@ -8,8 +8,7 @@ __all__ = ['VARIANTS', 'AMUSESettings', 'attend', 'AMUSE', 'hinge_rank_loss', 'a
            'topics_that_count']
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #59eaa931
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,13 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..features.text import SemanticSpace
 from ..features.visual import backbone, freeze, xavier
 from .mkmmd import FACTORS, heuristic_bandwidths, mk_mmd, optimal_kernel_weights
+from ..training import evaluating
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #e87bae98
 @dataclass(frozen=True)
@@ -228,16 +227,6 @@ def new_amuse(
     if not settings.common_space: model.points.copy_(model.points_of(settings.words, space))
     return model
 
-# %% ../../nbs/thumbnail/01_amuse.ipynb #b252aa85
-@contextmanager
-def evaluating(
-    model:nn.Module, # in any mode
-) -> Iterator[nn.Module]: # the same, in evaluation mode
-    "A block without dropout; afterwards the model is in the mode that it was in, also after an error."
-    training = model.training
-    try: yield model.eval()
-    finally: model.train(training)
-
 # %% ../../nbs/thumbnail/01_amuse.ipynb #5274a021
 @patch
 @torch.no_grad()
@@ -258,6 +247,7 @@ def ordering_accuracy(
     labels:Tensor, # bool [n, C]
 ) -> np.ndarray: # [C], 0.5 at chance; NaN for a word that all pictures show, or none
     "For each word, how probably a picture that shows it is more similar to it than one that doesn't."
+    from sklearn.metrics import roc_auc_score
     columns = [(labels[:, c].numpy(), similarities[:, c].numpy()) for c in range(labels.shape[1])]
     return np.array(
         [roc_auc_score(shown, score) if shown.any() and not shown.all() else np.nan for shown, score in columns]
