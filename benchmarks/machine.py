@@ -29,12 +29,16 @@ def describe() -> dict:
 
 
 def megabytes(name: str) -> float:
-    """A figure of /proc/self/status: VmHWM is the most that the process ever had in memory, RssAnon what it has of its own, without pages of mapped files."""
+    """A figure of /proc/self/status: VmHWM is the most that the process ever had in memory, RssAnon what it has of its
+    own, without pages of mapped files.
+    """
     return int(re.search(name + r':\s+(\d+)', Path('/proc/self/status').read_text())[1]) / 1024
 
 
 class Peak:
-    """The most memory while a block runs: `whole` with the pages of mapped files, `own` without them, which is looked at twenty times a second."""
+    """The most memory while a block runs: `whole` with the pages of mapped files, `own` without them, which is
+    looked at twenty times a second.
+    """
     def __enter__(self):
         # VmHWM starts anew; ru_maxrss would be inherited from whoever started the process
         Path('/proc/self/clear_refs').write_text('5')

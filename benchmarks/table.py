@@ -1,9 +1,11 @@
 """Keeps what pytest-benchmark measured as a small JSON file, and prints it as the speed table.
 
-python benchmarks/table.py RAW     RAW, of pytest --benchmark-json, into latest.json; then as without RAW
-python benchmarks/table.py         the tables of latest.json and scale.json, which also go into README.md
+python benchmarks/table.py RAW RAW, of pytest --benchmark-json, into latest.json; then as without RAW python
+benchmarks/table.py the tables of latest.json and scale.json, which also go into README.md
 
-A ratio is that of two medians of one run, for one problem where a call solves several. Its spread is from quartile to quartile: the lower quartile of one side over the upper quartile of the other, and the reverse."""
+A ratio is that of two medians of one run, for one problem where a call solves several. Its spread is from quartile to
+quartile: the lower quartile of one side over the upper quartile of the other, and the reverse.
+"""
 import json
 import sys
 from pathlib import Path

@@ -1,6 +1,9 @@
-"""Disjoint matching and PME at the paper's size, 300 shots of 2048 features, against general solvers one problem at a time.
+"""Disjoint matching and PME at the paper's size, 300 shots of 2048 features, against general solvers one problem at a
+time.
 
-A side that solves several problems in a call, or a peer too slow for all of them, says how many it solves: ratios are for one problem."""
+A side that solves several problems in a call, or a peer too slow for all of them, says how many it solves: ratios are
+for one problem.
+"""
 import subprocess
 import sys
 from pathlib import Path
@@ -143,7 +146,9 @@ print(memory('VmHWM') - before)
 @pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='peak memory is read from /proc')
 @pytest.mark.parametrize('samples', [1000, SAMPLES, 3*SAMPLES])
 def test_memory_is_steady(benchmark, samples):
-    """Beyond its input matching takes some copies of `CHUNK` numbers for each thread, however many samples there are: all distances of 30,000 are 108 MB."""
+    """Beyond its input matching takes some copies of `CHUNK` numbers for each thread, however many samples there are:
+    all distances of 30,000 are 108 MB.
+    """
     taken = float(
         subprocess.run([sys.executable, '-c', CODE, str(samples)], capture_output=True, text=True, check=True).stdout
     )

@@ -1,6 +1,9 @@
-"""MK-MMD forward and backward, 128 + 128 points of 4096 numbers, 5 kernels, against the form that keeps all pairwise differences.
+"""MK-MMD forward and backward, 128 + 128 points of 4096 numbers, 5 kernels, against the form that keeps all pairwise
+differences.
 
-That form is the one of public transfer-learning libraries: the differences of all pairs of the joint sample, [256, 256, 4096]."""
+That form is the one of public transfer-learning libraries: the differences of all pairs of the joint sample, [256,
+256, 4096].
+"""
 import subprocess
 import sys
 from pathlib import Path

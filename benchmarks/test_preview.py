@@ -18,7 +18,9 @@ def decode(path):
 
 
 def aim(path) -> float | None:
-    """Of the times that decoding takes: DESIGN names 340 x 256 and 1280 x 720 upwards, at frame rates of usual videos."""
+    """Of the times that decoding takes: DESIGN names 340 x 256 and 1280 x 720 upwards, at frame rates of usual
+    videos.
+    """
     info = probe(path)
     pixels = info.width * info.height
     return None if info.fps < 15 else 6. if pixels <= 340 * 256 else 2.5 if pixels >= 1280 * 720 else None

@@ -1,4 +1,6 @@
-"""The feature store: two workers against one on the same drawn clips, and the memory of a run as the number of videos grows."""
+"""The feature store: two workers against one on the same drawn clips, and the memory of a run as the number of videos
+grows.
+"""
 import os
 import shutil
 import subprocess

@@ -92,7 +92,10 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With several processes a file's tests stay in one, which makes its fixtures once; notebooks go wherever there is room."""
+    """With several processes a file's tests stay in one, which makes its fixtures once.
+
+    Notebooks go wherever there is room.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):

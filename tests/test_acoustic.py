@@ -1,4 +1,7 @@
-"""The acoustic descriptor against librosa's own calls, statistic by statistic; odd clips; the autoencoder learns and comes back from its file."""
+"""The acoustic descriptor against librosa's own calls, statistic by statistic.
+
+Odd clips; the autoencoder learns and comes back from its file.
+"""
 import re
 import subprocess
 import sys
@@ -97,9 +100,13 @@ print(memory('VmHWM') - before)
 '''
 
 
+@pytest.mark.check
 @pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='peak memory is read from /proc')
 def test_memory_of_ten_minutes():
-    """The whole spectrum of ten minutes would take 53 MB and a transform at once several times that; blocks take less than three times the samples' 53 MB."""
+    """The whole spectrum of ten minutes would take 53 MB and a transform at once several times that.
+
+    Blocks take less than three times the samples' 53 MB.
+    """
     done = subprocess.run([sys.executable, '-c', CODE, '10'], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 3 * 53
 
@@ -244,6 +251,7 @@ def test_other_sounds_leave_out_the_labelled(sounds):
     assert len(pieces) > 20 and max(map(len, pieces)) == 5 * RATE
 
 
+@pytest.mark.check
 def test_esc10_is_told_apart(sounds):
     table = esc10_table(sounds, AutoencoderSettings(layer_epochs=10, epochs=10), trees=50, progress=False).set_index(
         ['features', 'classifier']

@@ -199,7 +199,10 @@ def test_frozen_layers_stay(space):
 
 
 def test_learns_what_a_picture_shows_and_closes_a_gap(space):
-    """Three colours are three words; the target is darker. With a weight the gap is smaller, and both models order frames."""
+    """Three colours are three words.
+
+    The target is darker. With a weight the gap is smaller, and both models order frames.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def pictures(n, dark):

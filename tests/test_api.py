@@ -58,7 +58,9 @@ def parsed(source: str) -> list[ast.stmt]:
 
 
 class Page:
-    """A module with the page that it is written on: its public definitions, and the code that a reader of the page sees."""
+    """A module with the page that it is written on: its public definitions, and the code that a reader of the page
+    sees.
+    """
     def __init__(self, name: str, path: Path):
         self.module = importlib.import_module(f'microvid_nb.{name}')
         text = Path(self.module.__file__).read_text(encoding='utf-8')
@@ -111,7 +113,9 @@ class Page:
         ]
 
     def makers(self, name: str) -> set[str]:
-        """What says that it gives something of a class: functions, classes by their methods, fields of records, and tables."""
+        """What says that it gives something of a class: functions, classes by their methods, fields of records, and
+        tables.
+        """
         whole = [(each, node) for each, node in self.public.items()] + [(node.name, node) for _, node in self.patched]
         found = {
             target.id
@@ -175,8 +179,9 @@ def is_command(node) -> bool:
 
 
 def is_shown(page: Page, node) -> bool:
-    """Whether a visible cell uses a name. A command counts where it is run by its name, as in `run('gif', clip)`; a record also where
-    what makes it is used, and it is displayed or one of its parts is read."""
+    """Whether a visible cell uses a name. A command counts where it is run by its name, as in `run('gif', clip)`; a
+    record also where what makes it is used, and it is displayed or one of its parts is read.
+    """
     if is_command(node): return node.name in page.texts
     if node.name in page.names: return True
     parts = {each.target.id for each in fields(node)} | {
@@ -187,7 +192,10 @@ def is_shown(page: Page, node) -> bool:
 
 
 def undescribed(function, node) -> list[str]:
-    """The parameters of which nothing is said, by a comment or, for commands, by the text that `--help` shows; and the result."""
+    """The parameters, and the result, of which nothing is said.
+
+    A comment says it or, for commands, the text that `--help` shows.
+    """
     hints = typing.get_type_hints(function, include_extras=True) if is_command(node) else {}
     helped = {
         name

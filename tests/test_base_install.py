@@ -1,4 +1,6 @@
-"""The wheel without extras, as someone installs it who wants a thumbnail: small, without PyTorch, with the newest of what it requires."""
+"""The wheel without extras, as someone installs it who wants a thumbnail: small, without PyTorch, with the newest of
+what it requires.
+"""
 import os
 import subprocess
 import sys

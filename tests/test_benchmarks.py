@@ -1,4 +1,6 @@
-"""The benchmarks' tables: made from what pytest-benchmark writes, in step with the README, and a measurement at a small size."""
+"""The benchmarks' tables: made from what pytest-benchmark writes, in step with the README, and a measurement at a small
+size.
+"""
 import json
 import subprocess
 import sys
@@ -40,6 +42,7 @@ def test_ratios_and_their_spread():
     )
 
 
+@pytest.mark.check
 @pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='peak memory is read from /proc')
 @pytest.mark.parametrize('case', ['dare', 'amuse', 'completion'])
 def test_a_small_measurement(case):
@@ -53,6 +56,7 @@ def test_a_small_measurement(case):
     )
 
 
+@pytest.mark.check
 @pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='peak memory is read from /proc')
 def test_peak_sees_what_was_taken_and_given_back():
     code = 'import time, numpy as np; from machine import Peak\nwith Peak() as peak:\n    block = np.ones(2**25); time.sleep(.5); del block\nprint(peak.own - peak.before)'

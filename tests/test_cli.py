@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from microvid_nb.data.microworld import SHOWN, key_of
-
 
 def microvid(*arguments, cwd=None):
     command = [Path(sys.executable).with_name('microvid'), *map(str, arguments)]
@@ -34,8 +32,8 @@ def test_thumbnail_and_gif(sample, tmp_path):
     assert len(record['times']) == 3 and record['times'] == sorted(record['times'])
 
 
-def test_force_takes_that_frame(sample, tmp_path):
-    code, out, _ = microvid('thumbnail', sample, '--out', tmp_path, '--force', 5.5, '--json')
+def test_time_takes_that_frame(sample, tmp_path):
+    code, out, _ = microvid('thumbnail', sample, '--out', tmp_path, '--time', 5.5, '--json')
     record, = json.loads(out)
     assert code == 0 and record['time'] == pytest.approx(5.5, abs=1 / 24) and record['index'] == -1
 
@@ -64,14 +62,15 @@ def test_same_names_do_not_overwrite_each_other(sample, tmp_path):
     assert code == 0 and len(set(names)) == 3 and len(list((tmp_path / 'out').iterdir())) == 3
 
 
-@pytest.mark.parametrize('command', ['thumbnail', 'gif', 'candidates', 'probe', 'preview'])
+@pytest.mark.parametrize('command', ['thumbnail', 'gif', 'candidates', 'probe', 'classify'])
 def test_bad_input_is_one_line_and_status_2(command, tmp_path):
     (tmp_path / 'words.mp4').write_text('words')
     for path in ('words.mp4', 'nowhere.mp4'):
         code, _, err = microvid(command, path, cwd=tmp_path)
         assert code == 2 and len(err.strip().splitlines()) == 1 and path in err
     assert microvid(command, '*.avi', cwd=tmp_path)[0] == 2
-    assert microvid(command, 'nowhere.mp4', '--lamb', cwd=tmp_path)[0] == 2
+    code, out, err = microvid(command, 'nowhere.mp4', '--lamb', cwd=tmp_path)
+    assert code == 2 and not out and len(err.strip().splitlines()) == 1 and err.startswith('error: ')
 
 
 def test_damaged_file_warns_once_and_succeeds(sample, tmp_path):
@@ -82,17 +81,51 @@ def test_damaged_file_warns_once_and_succeeds(sample, tmp_path):
     assert json.loads(out)[0]['warnings'][0].startswith(str(cut))
 
 
-def test_preview_page(sample, tmp_path):
-    code, out, _ = microvid('preview', sample, '--out', tmp_path)
+def test_card_page(sample, tmp_path):
+    code, out, _ = microvid('card', sample, '--out', tmp_path)
     page = (tmp_path / 'index.html').read_text(encoding='utf-8')
     assert code == 0 and out.splitlines()[-1] == f'page: {tmp_path}/index.html'
-    assert page.count('data:image/gif;base64,') == 1 and 'http://' not in page and 'https://' not in page
+    assert page.count('data:image/gif;base64,') == 2 and 'http://' not in page and 'https://' not in page
+    assert page.lower().count('<!doctype') == 1 and page.count('never seen a photograph') == 4
+    assert {path.name for path in tmp_path.iterdir()} == {'index.html', 'sample.jpg', 'sample.gif', 'sample-generated.gif'}
 
 
-def test_preview_without_a_path_shows_microworld(tmp_path):
-    code, out, _ = microvid('preview', '--out', tmp_path)
-    names = {f'microworld-{key_of(i)}{suffix}' for i in SHOWN for suffix in ('.mp4', '.jpg', '.gif')}
-    assert code == 0 and names | {'index.html'} == {path.name for path in tmp_path.iterdir()}
+def test_card_without_a_path_makes_its_clips(tmp_path):
+    code, out, _ = microvid('card', '--out', tmp_path)
+    assert code == 0 and len(list(tmp_path.glob('*.mp4'))) == 3 == len(list(tmp_path.glob('*.jpg')))
+    assert (tmp_path / 'index.html').read_text(encoding='utf-8').count('<section>') == 3
+
+
+@pytest.mark.parametrize('arguments', [
+    ['gif', '--fps', 'nan'], ['gif', '--fps', 'inf'], ['gif', '--fps', '0'], ['gif', '--width', '-3'],
+    ['thumbnail', '--lam', 'nan'], ['thumbnail', '--lam', 'inf'], ['thumbnail', '--time', '-1'],
+    ['probe', '--workers', '0'], ['candidates', '--start', 'nan'], ['candidates', '--end', '-1'],
+    ['candidates', '--start', '5', '--end', '4'], ['classify', '--stream', '-1'], ['features', '--workers', '1e9'],
+], ids=' '.join)
+def test_numbers_have_bounds(arguments, sample):
+    code, out, err = microvid(arguments[0], sample, *arguments[1:])
+    assert code == 2 and not out and len(err.splitlines()) == 1 and err.startswith('error: ')
+
+
+def test_part_of_a_clip(sample, tmp_path):
+    code, out, _ = microvid('candidates', sample, '--start', 4, '--end', 8, '--json')
+    times = [row['time'] for row in json.loads(out)[0]['candidates']]
+    assert code == 0 and times and all(4 <= time < 8 for time in times)
+
+
+def test_several_workers_give_the_same(sample, tmp_path):
+    for name in 'abc':
+        shutil.copy(sample, tmp_path / f'{name}.mp4')
+    (tmp_path / 'b.mp4').write_bytes(b'no video at all')
+    one, three = (microvid('candidates', tmp_path, '--json', '--workers', workers) for workers in (1, 3))
+    assert one == three and one[0] == 1 and len(json.loads(one[1])) == 3
+
+
+def test_version_models_and_completion():
+    assert microvid('--version')[1].startswith('microvid_nb ')
+    code, out, _ = microvid('models', '--json')
+    assert code == 0 and {'thumbnail', 'gif', 'classify', 'venue'} <= {record['name'] for record in json.loads(out)}
+    assert '--install-completion' in microvid('--help')[1]
 
 
 def test_unwritable_out(sample, tmp_path):

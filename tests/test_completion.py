@@ -1,4 +1,6 @@
-"""Completion recovers planted matrices, agrees with alternating least squares written as loops, and works from memory maps."""
+"""Completion recovers planted matrices, agrees with alternating least squares written as loops, and works from memory
+maps.
+"""
 import numpy as np
 import pandas as pd
 import pytest
@@ -49,7 +51,10 @@ def test_planted_modalities():
 
 
 def loops(x, known, rank, ridge, rounds, seed):
-    """Alternating ridge regressions of a row, then of a column with its mean, at a time; the matrix and the objective."""
+    """Alternating ridge regressions of a row, then of a column with its mean, at a time.
+
+    The matrix and the objective.
+    """
     means, columns = np.zeros(x.shape[1]), np.random.default_rng(seed).normal(size=(x.shape[1], rank))
     for _ in range(rounds):
         rows = np.array(

@@ -109,7 +109,9 @@ def test_no_two_neighbours_are_alike(levels, seed):
 
 
 def test_slow_changes_add_up():
-    """Frames that each differ too little from the one before are passed on once they differ enough from the last that was."""
+    """Frames that each differ too little from the one before are passed on once they differ enough from the last that
+    was.
+    """
     frames = [(k, np.full((8, 8, 3), k, np.uint8)) for k in range(20)]
     assert [k for k, _ in without_repetitions(frames)] == [0, 9, 18]
 
@@ -235,7 +237,10 @@ def test_weights_are_counted():
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('dropout', [0., .25, .5, .75])
 def test_dropout_is_off_in_eval(kind, dropout):
-    """In evaluation scores are the same each time; in training the share of hidden units that is switched off is the one of the settings."""
+    """In evaluation scores are the same each time.
+
+    In training the share of hidden units that is switched off is the one of the settings.
+    """
     model = network(kind, ConvSettings(5, (4, 8), 400, dropout=dropout)).eval()
     with torch.no_grad():
         assert torch.equal(model(clip_of()), model(clip_of()))
@@ -266,7 +271,10 @@ def test_bad_clips(kind, x, words):
 
 
 def test_only_the_3d_network_learns_which_way_somebody_walks():
-    """Walk left or right, 240 clips for training and 80 for the test; no frame tells, so the flat network stays near chance."""
+    """Walk left or right, 240 clips for training and 80 for the test.
+
+    No frame tells, so the flat network stays near chance.
+    """
     drawn = [
         action_clip(np.random.default_rng(seed), 6, 8, 20, 20, action=('walk left', 'walk right')[seed % 2]).images
         for seed in range(320)

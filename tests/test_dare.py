@@ -1,4 +1,6 @@
-"""DARE: gradients of each loss against finite differences, sampled pairs against the double sum, loops for everything that is vectorised."""
+"""DARE: gradients of each loss against finite differences, sampled pairs against the double sum, loops for everything
+that is vectorised.
+"""
 import math
 from dataclasses import replace
 
@@ -33,7 +35,7 @@ def data(n=24, sounds=10, seed=0):
 
 def a_batch(model, seed=0):
     videos, sounds = data(seed=seed)
-    model.settle(videos)
+    model.learn_scale(videos)
     return next(iter(dare_loader(videos, sounds, 2, 8, seed)))
 
 
@@ -219,7 +221,9 @@ def test_every_partner_is_as_likely():
 
 
 def test_sampling_costs_the_same_for_any_number_of_videos():
-    """A draw touches B * 2 S numbers: a hundred thousand videos and forty give arrays of the same size, without a rejection."""
+    """A draw touches B * 2 S numbers: a hundred thousand videos and forty give arrays of the same size, without a
+    rejection.
+    """
     few, many = (sort_by_venue(torch.arange(n) % 20) for n in (40, 100_000))
     for by_venue in (few, many):
         pairs = sample_pairs(by_venue, torch.arange(32), 5, torch.Generator().manual_seed(0))

@@ -1,4 +1,7 @@
-"""Optical flow of shifted pictures gives the shift; stacks have the channels of two-stream networks; bad clips are refused."""
+"""Optical flow of shifted pictures gives the shift.
+
+Stacks have the channels of two-stream networks; bad clips are refused.
+"""
 import cv2
 import numpy as np
 import pytest

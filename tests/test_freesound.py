@@ -37,7 +37,10 @@ class Clock:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers in Freesound's form; `plan` holds special answers for the next requests, each a function of the handler."""
+    """Answers in Freesound's form.
+
+    `plan` holds special answers for the next requests, each a function of the handler.
+    """
     daemon_threads = True
 
     def __init__(self, clips=400):

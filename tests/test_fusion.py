@@ -1,4 +1,6 @@
-"""Attention against NumPy, its special case, padding and missing modalities, fusion of modalities, checkpoints, bad input."""
+"""Attention against NumPy, its special case, padding and missing modalities, fusion of modalities, checkpoints, bad
+input.
+"""
 import numpy as np
 import pytest
 import torch
@@ -152,7 +154,9 @@ def test_attended_elements(pooling):
 
 
 def test_concatenation_is_a_sum_of_projections():
-    """Without attention's learning, and layers up to there linear, fusion is a linear layer on what would stand side by side."""
+    """Without attention's learning, and layers up to there linear, fusion is a linear layer on what would stand side by
+    side.
+    """
     pooled, layers = (
         [torch.randn(2, dim) for dim in DIMS.values()],
         [torch.nn.Linear(dim, 8, bias=False) for dim in DIMS.values()],

@@ -15,7 +15,10 @@ from microvid_nb.gif.matching import (
 
 
 def drawn_problem(seed: int):
-    """Features on a small grid of whole numbers, so that distances tie and shots repeat; sometimes shifted far from the origin."""
+    """Features on a small grid of whole numbers, so that distances tie and shots repeat.
+
+    Sometimes shifted far from the origin.
+    """
     rng = np.random.default_rng(seed)
     k = int(rng.integers(1, 6))
     n, d = k + int(rng.integers(0, 30)), int(rng.integers(1, 5))
@@ -79,7 +82,9 @@ def choose(generated, shots, dtype):
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 700), st.floats(-30, 30), st.floats(0, 3), st.sampled_from([torch.float32, torch.float64]), st.booleans())
 def test_bounds_hold(seed, d, exponent, offset, dtype, single):
-    """The true distance, known from extended precision, lies between the bounds, at any scale and far from the origin."""
+    """The true distance, known from extended precision, lies between the bounds, at any scale and far from the
+    origin.
+    """
     rng = np.random.default_rng(seed)
     given_type = np.float32 if single else np.float64
     shots = (rng.standard_normal((12, d))*rng.choice([.01, 1], (12, 1)) + 10**offset)*10**exponent
@@ -96,7 +101,9 @@ def test_bounds_hold(seed, d, exponent, offset, dtype, single):
 
 
 def test_single_precision_is_right_or_in_doubt():
-    """Samples of which float32 is certain are right, also where it often can't tell, and whatever PyTorch is told about precision."""
+    """Samples of which float32 is certain are right, also where it often can't tell, and whatever PyTorch is told about
+    precision.
+    """
     rng = np.random.default_rng(0)
     for difference in (1, 1e-2, 1e-3, 1e-4):
         shots = torch.tensor(

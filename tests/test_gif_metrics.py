@@ -1,4 +1,6 @@
-"""PME against a cone solver and its own geometry, PS against the real counts, the CTR table against hand and formula."""
+"""PME against a cone solver and its own geometry, PS against the real counts, the CTR table against hand and
+formula.
+"""
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,7 +45,9 @@ def project(g, shots, y):
 
 
 def cone_program(cp, g, shots, y):
-    """Eq. 8 as CVXPY takes it, its constraints squared (and so linear), in units of the distance from g to its target."""
+    """Eq. 8 as CVXPY takes it, its constraints squared (and so linear), in units of the distance from g to its
+    target.
+    """
     h, normal = g - shots[y], shots - shots[y]
     distance = np.linalg.norm(normal, axis=1)
     normal, distance = normal[distance > 0], distance[distance > 0]

@@ -1,4 +1,6 @@
-"""The GIF thumbnail annotations: the real files say what is stated, look-alikes that are malformed are refused by name."""
+"""The GIF thumbnail annotations: the real files say what is stated, look-alikes that are malformed are refused by
+name.
+"""
 import copy
 import json
 import os

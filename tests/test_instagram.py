@@ -208,6 +208,7 @@ def test_pruning_keeps_the_topics(monkeypatch):
     assert (both.count_y <= both.count_x).all() and (both.count_y >= both.count_x - 20).all()
 
 
+@pytest.mark.check
 def test_memory_does_not_grow_with_the_number_of_texts():
     def peak(number):
         tracemalloc.start()

@@ -1,4 +1,7 @@
-"""The joint feature against einsum; probabilities of scenes and behaviours against their definition; branches, checkpoints, bad input."""
+"""The joint feature against einsum.
+
+Probabilities of scenes and behaviours against their definition; branches, checkpoints, bad input.
+"""
 import urllib.error
 
 import numpy as np

@@ -1,4 +1,7 @@
-"""Checkpoints of Hara's form are read and checked; hostile, damaged and foreign files are refused with nothing executed."""
+"""Checkpoints of Hara's form are read and checked.
+
+Hostile, damaged and foreign files are refused with nothing executed.
+"""
 import io
 import os
 import pickle

@@ -149,6 +149,7 @@ def test_tastes_differ():
     assert np.bincount(favourites).max() < .9 * len(favourites)
 
 
+@pytest.mark.check
 def test_files_decode_to_what_was_drawn(tmp_path):
     world = MicroWorld(11)
     for i in range(6):
@@ -188,6 +189,7 @@ def test_same_seed_same_world_in_any_process_and_order():
     assert runs[0] == runs[1] and len(set(json.dumps(row) for row in json.loads(runs[0]))) == 3
 
 
+@pytest.mark.check
 def test_an_interrupted_run_is_taken_up_again(tmp_path):
     code = f"from microvid_nb.data.microworld import *\nif __name__ == '__main__': write_files(MicroWorld(2), 6, {str(tmp_path / 'a')!r}, workers=1, progress=False)"
     (tmp_path / 'run.py').write_text(code)

@@ -47,7 +47,9 @@ def test_triple_loop(n, m, d, u, unbiased, seed):
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(2, 30), d=st.integers(1, 40), offset=st.floats(-100, 100), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 10**6))
 def test_biased_is_a_squared_distance(n, d, offset, scale, seed):
-    """0 from a sample to itself, never negative, symmetric, blind to a common move and, with heuristic bandwidths, to the unit."""
+    """0 from a sample to itself, never negative, symmetric, blind to a common move and, with heuristic bandwidths, to
+    the unit.
+    """
     source, target = samples(n, n + 3, d, seed)
     assert mk_mmd(source, source, unbiased=False).item() == pytest.approx(0, abs=1e-12)
     value = mk_mmd(source, target, unbiased=False).item()

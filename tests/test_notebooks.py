@@ -15,7 +15,7 @@ NOTEBOOKS = sorted(path for path in ROOT.glob('nbs/**/*.ipynb') if '.ipynb_check
 
 CPU_SECONDS = 600  # other work on the machine does not count
 IN_SHORT = 'media/00_video', 'data/01_files', 'data/world/00_drawing', 'features/00_aesthetics', 'thumbnail/00_mkmmd'
-IN_SHORT += 'gif/00_proposals', 'classify/00_joint', 'venue/00_videos', 'papers/00_equations', 'index'
+IN_SHORT += 'gif/00_proposals', 'classify/01_netvlad', 'venue/01_similarity', 'papers/00_equations', 'index'
 
 
 def name_of(path: Path) -> str:
@@ -81,7 +81,10 @@ def parsed(cell) -> ast.Module:
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
 def test_builds_pages_without_running(path):
-    """nbdev runs every cell with an import when it builds the pages; so what imports does nothing else, but for the first of a notebook, which may also set up."""
+    """nbdev runs every cell with an import when it builds the pages.
+
+    So what imports does nothing else, but for the first of a notebook, which may also set up.
+    """
     code = [cell for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'code']
     source = [''.join(cell['source']) for cell in code]
     own = [

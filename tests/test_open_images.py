@@ -158,6 +158,7 @@ print(labels.present.shape[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrs
 '''
 
 
+@pytest.mark.check
 @pytest.mark.skipif(sys.platform == 'win32', reason='the peak of a process is asked for in the Unix way')
 def test_memory_stays_flat(tmp_path):
     block = ''.join(f'{i:016x},verification,/m/{i % 100:x},1\n' for i in range(100_000))

@@ -14,8 +14,14 @@ def test_readme_is_in_step_with_index_notebook():
 def test_first_screen_has_commands_example_and_picture():
     lines = (ROOT / 'README.md').read_text(encoding='utf-8').splitlines()
     screen = '\n'.join(lines[:45])
-    assert 'make demo' in screen and 'make test' in screen and 'select_thumbnail(' in screen and '![' in screen
+    assert 'make demo' in screen and 'make test' in screen and 'import microvid_nb as mv' in screen and 'mv.thumbnail(' in screen and '![' in screen
     for line in lines:
         for target in (part.split(')')[0] for part in line.split('](')[1:]):
             if '://' not in target:
                 assert (ROOT / target).exists(), f'README links to {target}, which is not there'
+
+
+def test_first_example_is_three_lines():
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    example = text.split('```python\n')[1].split('\n```')[0]
+    assert len(example.splitlines()) == 3 and example.startswith('import microvid_nb as mv')

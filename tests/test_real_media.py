@@ -33,6 +33,7 @@ def rows(media, *folders):
         return [row for row in csv.DictReader(file) if row['path'].startswith(folders)]
 
 
+@pytest.mark.check
 @pytest.mark.parametrize('threads', ['1', '2'])
 def test_every_video_gives_thumbnail_and_gif_or_a_clear_error(media, tmp_path, monkeypatch, threads):
     monkeypatch.setenv('OMP_NUM_THREADS', threads)
@@ -70,6 +71,7 @@ def test_whatever_is_no_video_is_refused_in_one_line(media):
         assert str(media / row['path']) in str(caught.value) and '\n' not in str(caught.value)
 
 
+@pytest.mark.check
 def test_times_and_sizes_are_pyavs_own(media):
     for row in rows(media, 'videos/'):
         path = media / row['path']

@@ -344,6 +344,7 @@ def test_a_killed_worker(paths, undisturbed, client, tmp_path, monkeypatch):
     assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.check
 def test_a_file_that_kills_its_worker_is_found_out(paths, undisturbed, client, tmp_path):
     own = copies(paths, tmp_path / 'clips')
     own[11].write_bytes(b'kill')

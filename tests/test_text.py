@@ -1,4 +1,6 @@
-"""Word spaces against gensim, what is said of missing words, paragraph vectors that are the same everywhere, files that hold no pickle."""
+"""Word spaces against gensim, what is said of missing words, paragraph vectors that are the same everywhere, files that
+hold no pickle.
+"""
 import os
 import pickle
 import subprocess
@@ -138,6 +140,7 @@ print(ParagraphEmbedder(ParagraphSettings(epochs=5)).fit(texts).embed(['dog'])[0
 '''
 
 
+@pytest.mark.check
 def test_every_process_finds_the_same(embedder, tmp_path):
     path = embedder.save(tmp_path / 'texts.safetensors')
     found = {

@@ -192,6 +192,7 @@ def test_comparisons_over_posts():
     assert (table['p (Holm)'] >= table.p).all()
 
 
+@pytest.mark.check
 def test_whole_at_its_smallest(world, data):
     made = tables(data, TINY, progress=False)
     for name in ('accuracy', 'similarity', 'clicks'):
@@ -215,6 +216,7 @@ def test_whole_at_its_smallest(world, data):
     assert set(agreement(data).columns) == {'clicks', 'votes', 'majority', 'chance', 'posts'}
 
 
+@pytest.mark.check
 def test_studies_at_their_smallest(world, data):
     study = transfer_study(world, data, replace(TINY, rounds=1), mus=(0., 1.), progress=False)
     assert study.mu.tolist() == [0, 1, 0, 1] and study['target: words of a picture'].between(0, 1).all()
@@ -222,6 +224,7 @@ def test_studies_at_their_smallest(world, data):
     assert len(found['search']) == 5 and found['study_parameters'].d.tolist() == [16]
 
 
+@pytest.mark.check
 def test_model(world):
     model = train_microworld_model(TINY, 0, progress=False)
     assert (

@@ -101,8 +101,12 @@ def one_thread():
 # --- going on
 
 
+@pytest.mark.check
 def test_killed_in_the_middle_of_an_epoch(tmp_path):
-    """A program that SIGKILL ends in epoch 3 leaves the end of epoch 2; the next one gives what an undisturbed run gives."""
+    """A program that SIGKILL ends in epoch 3 leaves the end of epoch 2.
+
+    The next one gives what an undisturbed run gives.
+    """
     done = subprocess.run(
         [sys.executable, __file__, 'killed', str(tmp_path)], capture_output=True, text=True, timeout=300
     )
@@ -275,7 +279,9 @@ def sizes(model, batch): return {'loss': model.out.weight.square().sum(), 'batch
 
 @pytest.mark.parametrize('losses', [[squared], [squared, sizes], [sizes, squared]])
 def test_equals_a_loop_by_hand(losses):
-    """With momentum and weight decay, which would move parameters that a loss doesn't touch if their gradients were zero rather than absent."""
+    """With momentum and weight decay, which would move parameters that a loss doesn't touch if their gradients were
+    zero rather than absent.
+    """
     ours, plain = made(), made()
     sgd = [torch.optim.SGD(model.parameters(), 1e-2, momentum=.9, weight_decay=.1) for model in (ours, plain)]
     fit(ours, shuffled(), losses, sgd[0], 3, progress=False)
@@ -374,8 +380,11 @@ def test_mixed_precision_is_of_one_run_only():
     )
 
 
+@pytest.mark.check
 def test_two_processes(tmp_path):
-    """Two processes with batches of 8 train as one does with batches of 16, losses in turn included, and go on to the same bits."""
+    """Two processes with batches of 8 train as one does with batches of 16, losses in turn included, and go on to the
+    same bits.
+    """
     command = [
         sys.executable,
         '-m',
@@ -403,7 +412,9 @@ def test_two_processes(tmp_path):
 
 
 def share(epochs, folder=None, batch=8):
-    """A run that several processes can share: without batch statistics and dropout, which would differ from those of one process."""
+    """A run that several processes can share: without batch statistics and dropout, which would differ from those of
+    one process.
+    """
     model = made()
     model.hidden[1], model.hidden[3] = nn.Identity(), nn.Dropout(0)
     return fit(
@@ -442,7 +453,9 @@ def saved(tmp_path_factory):
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage_is_noticed(saved, tmp_path, data):
-    """One changed byte, a cut or an appended byte: a ValueError with the file's name, never another exception and never weights."""
+    """One changed byte, a cut or an appended byte: a ValueError with the file's name, never another exception and never
+    weights.
+    """
     kind, at = data.draw(st.sampled_from(['change', 'cut', 'append'])), data.draw(st.integers(0, len(saved) - 1))
     damaged = {
         'change': saved[:at] + bytes([saved[at] ^ data.draw(st.integers(1, 255))]) + saved[at + 1 :],

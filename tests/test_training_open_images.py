@@ -1,4 +1,6 @@
-"""Training at real size, as a dry run on look-alike data: published formats, workers, what can't be read, interruption, and a file that chooses thumbnails."""
+"""Training at real size, as a dry run on look-alike data: published formats, workers, what can't be read, interruption,
+and a file that chooses thumbnails.
+"""
 from dataclasses import replace
 
 import numpy as np
@@ -167,9 +169,13 @@ def test_what_is_read(here, tmp_path):
         open_images_pairs(here/'source', here/'target', here/'vectors.txt', tmp_path, replace(PLAN, held_out=50), False)
 
 
+@pytest.mark.check
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 def test_dry_run_interrupted_and_whole(here, tmp_path, monkeypatch):
-    """Two workers; a run that is stopped in its second epoch goes on to the same weights; what is written chooses by any word."""
+    """Two workers.
+
+    A run that is stopped in its second epoch goes on to the same weights; what is written chooses by any word.
+    """
     plan = replace(PLAN, workers=2)
     model, history = run(here, tmp_path/'whole', plan)
     real = training_open_images.held_out_accuracy

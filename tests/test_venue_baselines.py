@@ -1,4 +1,6 @@
-"""The methods that DARE is compared with: sparse codes against scikit-learn, the tree against hand-worked values, closed forms against gradients."""
+"""The methods that DARE is compared with: sparse codes against scikit-learn, the tree against hand-worked values,
+closed forms against gradients.
+"""
 import warnings
 
 import numpy as np
@@ -94,6 +96,7 @@ def test_no_other_codes_are_better(seed, sparsity, ridge):
     assert torch.equal(codes[0, 0] != 0, codes[0, 1] != 0)
 
 
+@pytest.mark.check
 def test_gradients_through_codes_are_those_of_finite_differences():
     first, second = numbers(9, 7).requires_grad_(), numbers(5, 7, seed=1).requires_grad_()
     x, y = numbers(3, 9, seed=2).requires_grad_(), numbers(3, 5, seed=3).requires_grad_()

@@ -13,10 +13,11 @@ from microvid_nb.features.acoustic import AutoencoderSettings, StackedDenoisingA
 from microvid_nb.experiments import corrected_t
 from microvid_nb.venue.dare import DARE, DARESettings, VenuePrediction, train_dare
 from microvid_nb.venue.experiments import (
-    COMMON, PAPER_TABLE3, Round, VenueStudy, beside_paper, compare, concept_venues, only, one_round, read_vine,
+    COMMON, PAPER_TABLE3, VenueRound, VenueStudy, compare_with_others, concept_venues,
+    keep_modalities, one_round, read_vine,
     reproduce_sounds)
 from microvid_nb.venue.systems import (
-    SCALES, compare_features, measure, measure_groups, rarest_concept, size_groups, split_videos)
+    SCALES, compare_features, venue_f1, venue_f1_of_groups, rarest_concept, size_groups, split_videos)
 from microvid_nb.venue.tree import world_tree
 from microvid_nb.venue.videos import gather_sounds, gather_videos
 
@@ -54,7 +55,7 @@ def by_hand(pairs):
 @settings(deadline=None)
 def test_measures_are_those_counted_by_hand(pairs):
     truth, said = torch.tensor(pairs).T
-    assert list(measure(truth, said).values()) == pytest.approx(list(by_hand(pairs)))
+    assert list(venue_f1(truth, said).values()) == pytest.approx(list(by_hand(pairs)))
 
 
 @given(LABELS, st.integers(1, 4))
@@ -65,10 +66,10 @@ def test_groups_add_up_to_the_whole(pairs, count):
     assert sorted(np.concatenate(groups)) == list(range(6))
     sizes = Counter(truth.tolist())
     assert all(min(sizes[v] for v in a) >= max(sizes[v] for v in b) for a, b in zip(groups, groups[1:]))
-    table = measure_groups(truth, said, groups)
+    table = venue_f1_of_groups(truth, said, groups)
     assert table.videos.sum() == len(pairs)
     assert (table['Micro-F1'].fillna(0) * table.videos).sum() / len(pairs) == pytest.approx(
-        measure(truth, said)['Micro-F1']
+        venue_f1(truth, said)['Micro-F1']
     )
 
 
@@ -82,25 +83,25 @@ def test_rounds_split_all_videos_and_differ(study):
 
 
 def test_no_concepts_is_no_external_sounds(study):
-    made, without = Round(study, TINY, 3), Round(study._replace(sounds=None), TINY, 3)
+    trial, without = VenueRound(study, TINY, 3), VenueRound(study._replace(sounds=None), TINY, 3)
     torch.manual_seed(3)
     plain = DARE(DARESettings(8, 6, 6, 313, TINY.text_concepts, 40, (TINY.hidden,)))
     train_dare(plain, without.split.train, None, TINY.epochs, TINY.batch, TINY.rate, seed=3, progress=False)
-    assert torch.equal(without.said(), plain.predict(without.split.test).venue)
-    off, few, every = (made.train(concepts=count)[0] for count in (0, 4, 8))
-    assert torch.equal(every.acoustic_map.weight, made.train()[0].acoustic_map.weight)
+    assert torch.equal(without.predictions(), plain.predict(without.split.test).venue)
+    off, few, every = (trial.train(concepts=count)[0] for count in (0, 4, 8))
+    assert torch.equal(every.acoustic_map.weight, trial.train()[0].acoustic_map.weight)
     assert len({tuple(model.acoustic_map.weight.flatten().tolist()) for model in (off, few, every)}) == 3
 
 
 def test_a_variant_is_trained_once(study, monkeypatch):
-    made, trained = Round(study, TINY, 0), []
+    trial, trained = VenueRound(study, TINY, 0), []
     monkeypatch.setattr(
-        Round,
+        VenueRound,
         'train',
         lambda self, modalities=None, **changes: trained.append(changes) or (lambda model: (model, None))(Saying()),
     )
     for changes in ({}, {'concepts': 8}, {'dropout': 0.1}, {'dropout': 0.3}, {'concepts': 0}, {'concepts': 0}):
-        made.said(**changes)
+        trial.predictions(**changes)
     assert trained == [{}, {'dropout': .3}, {'concepts': 0}]
 
 
@@ -109,6 +110,7 @@ class Saying:
     def predict(self, videos): return VenuePrediction(torch.eye(40)[[0]*len(videos.venue)], None, [])
 
 
+@pytest.mark.check
 def test_a_round_holds_every_method_once(study):
     tables = one_round(study, replace(TINY, hidden=16, text_concepts=8), 2)
     assert set(tables) > set(COMMON) and all(
@@ -126,14 +128,14 @@ def test_a_round_holds_every_method_once(study):
 
 
 def test_modalities_that_are_taken_away_change_nothing(study):
-    less = only(study.videos, 'acoustic')
+    less = keep_modalities(study.videos, 'acoustic')
     assert not less.visual.any() and not less.text.any() and torch.equal(less.acoustic, study.videos.acoustic)
     assert torch.equal(less.present, study.videos.present & torch.tensor([False, True, False]))
 
 
 def test_concepts_of_venues_are_means_over_their_videos(study):
     torch.manual_seed(0)
-    model = Round(study, TINY, 0).train()[0]
+    model = VenueRound(study, TINY, 0).train()[0]
     names, venues = [f'concept {k}' for k in range(8)], [f'venue {k}' for k in range(40)]
     table = concept_venues(model, study.videos, names, venues)
     heard = model.hear(study.videos.acoustic).detach()
@@ -143,7 +145,7 @@ def test_concepts_of_venues_are_means_over_their_videos(study):
         assert row.strength == pytest.approx(expected, abs=1e-5, nan_ok=True)
 
 
-def test_beside_paper_prints_mean_deviation_and_p():
+def test_a_method_is_compared_with_every_other():
     rounds = pd.DataFrame(
         {
             'round': [0, 1, 2] * 2,
@@ -152,15 +154,11 @@ def test_beside_paper_prints_mean_deviation_and_p():
             'Macro-F1': [1.0, 2, 2, 1, 2, 2],
         }
     )
-    table = beside_paper(rounds, PAPER_TABLE3, 'DARE', 'test')
-    assert table.loc['DARE', 'Micro-F1, test'] == '6.00 ± 1.00' and table.loc['DARE', 'p Micro-F1'] == ''
-    expected = corrected_t([1., 2, 3], 0).p
-    assert (
-        float(table.loc['MDL', 'p Micro-F1']) == pytest.approx(expected, rel=0.05)
-        and table.loc['MDL', 'p Macro-F1'] == 'nan'
-    )
-    assert table.loc['MDL', 'Micro-F1, paper (Vine)'] == 20.46
-    assert compare(rounds, 'DARE', 'MDL', 'Micro-F1').difference == 2
+    table = compare_with_others(rounds, 'DARE', 0.5)
+    assert table.methods.tolist() == ['DARE - MDL'] * 2 and table.measure.tolist() == ['Micro-F1', 'Macro-F1']
+    expected = corrected_t([1.0, 2, 3], 0.5)
+    assert table.loc[0, 'difference'] == 2 and table.loc[0, 'p'] == pytest.approx(expected.p)
+    assert table.loc[0, 'low'] == pytest.approx(expected.low) and np.isnan(table.loc[1, 'p'])
 
 
 def test_a_sound_is_named_by_its_rarest_concept():
@@ -199,5 +197,5 @@ def test_sounds_need_their_table(tmp_path):
 
 
 def test_dare_of_vine_has_the_papers_width(study):
-    model = Round(study._replace(sounds=None), replace(TINY, epochs=1), 0).train()[0]
+    model = VenueRound(study._replace(sounds=None), replace(TINY, epochs=1), 0).train()[0]
     assert isinstance(model, DARE) and model.settings.concepts == 313

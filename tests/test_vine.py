@@ -362,6 +362,7 @@ print(rows, total, peak() - before)
 '''
 
 
+@pytest.mark.check
 @pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='peak memory is read from /proc')
 @pytest.mark.parametrize('options', [{}, {'chunks': (64, 4396)}], ids=['one block', 'chunks'])
 def test_reading_all_rows_takes_the_memory_of_a_batch(tmp_path, options):

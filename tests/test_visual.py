@@ -60,7 +60,9 @@ def test_flat_networks_are_torchvisions(name):
 
 @pytest.mark.parametrize('deep, flat', [('resnet3d18', 'resnet18'), ('resnet3d50', 'resnet50')])
 def test_still_clips_are_pictures(deep, flat):
-    """With weights in the middle slices only, a 3D ResNet sees one repeated picture as torchvision's 2D ResNet sees the picture."""
+    """With weights in the middle slices only, a 3D ResNet sees one repeated picture as torchvision's 2D ResNet sees the
+    picture.
+    """
     torch.manual_seed(0)
     theirs, ours = getattr(torchvision.models, flat)(num_classes=10), backbone(deep, classes=10).eval()
     with torch.no_grad(): theirs.train()(torch.randn(4, 3, 64, 64))  # running means and variances other than 0 and 1
@@ -101,7 +103,10 @@ def test_blocks_are_torchvisions(bottleneck, stride, inputs):
 
 
 def test_counts():
-    """As torchvision documents or counts; 46.2 million for the 3D-ResNet-50 without its classifier, 47.0 with one of 400 classes."""
+    """As torchvision documents or counts.
+
+    46.2 million for the 3D-ResNet-50 without its classifier, 47.0 with one of 400 classes.
+    """
     def count(name, **more):
         with torch.device('meta'): return sum(p.numel() for p in backbone(name, **more).parameters())
     for name in ('alexnet', 'vgg16', 'vgg19'): assert count(name) == visual.FLAT[name][1].meta['num_params']
@@ -337,7 +342,10 @@ def test_what_is_no_picture(x):
 
 @pytest.mark.parametrize('name', ['alexnet', 'resnet3d10'])
 def test_features_of_many(name):
-    """From an array, an iterator or NumPy, in batches of any size; afterwards the network trains on, and features can be learned from."""
+    """From an array, an iterator or NumPy, in batches of any size.
+
+    Afterwards the network trains on, and features can be learned from.
+    """
     network, x = small(name).train(), picture_for(name, n=7)
     with torch.no_grad(): expected = network.eval()(x)
     network.train()

@@ -29,7 +29,10 @@ TOOLS = (
 
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory) -> Path:
-    """A folder with what the wheel installs and its requirements; neither the working tree nor a tool of development is in it."""
+    """A folder with what the wheel installs and its requirements.
+
+    Neither the working tree nor a tool of development is in it.
+    """
     folder = tmp_path_factory.mktemp('wheel')
     source = folder / 'source'
     shutil.copytree(
@@ -88,7 +91,10 @@ def test_command_line(installed):
 
 
 def test_requirements_are_what_is_imported(installed):
-    """Each library that the package imports is declared, so that it is there after an installation; WordNet and Colab are used where they are."""
+    """Each library that the package imports is declared, so that it is there after an installation.
+
+    WordNet and Colab are used where they are.
+    """
     code = """
 import ast, pathlib
 package = pathlib.Path(microvid_nb.__file__).parent

@@ -1,4 +1,7 @@
-"""Word vector files come back as they were written, and damage is named; gensim's readers are the oracle where they can read."""
+"""Word vector files come back as they were written, and damage is named.
+
+Gensim's readers are the oracle where they can read.
+"""
 import io
 import os
 import tracemalloc
@@ -199,6 +202,7 @@ def test_real_glove(real):
     )
 
 
+@pytest.mark.check
 def test_real_word2vec_binary(real):
     path = real / 'word2vec_euclidean_vectors.bin'
     ours, theirs = read_word_vectors(path), KeyedVectors.load_word2vec_format(str(path), binary=True)

@@ -19,6 +19,7 @@ def readme(notebook: Path) -> dict[Path, bytes]:
         for output in cell.get('outputs', []):
             if 'image/jpeg' in output.get('data', {}):
                 output.data.pop('text/plain', None)
+                output.data.pop('text/html', None)  # a page of code hosts shows no pictures that are inside HTML
     exporter = MarkdownExporter(
         config=Config(
             {'ExtractOutputPreprocessor': {'output_filename_template': 'index_{cell_index}_{index}{extension}'}}

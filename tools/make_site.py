@@ -1,6 +1,8 @@
 """Builds the site into _docs/: by Quarto where it is installed, else by Sphinx from the same processed notebooks.
 
-No notebook is run; nbdev executes imports and exported cells to write signatures, and pages show the outputs that were saved."""
+No notebook is run; nbdev executes imports and exported cells to write signatures, and pages show the outputs that
+were saved.
+"""
 import ast
 import os
 import re
@@ -43,7 +45,10 @@ def documented_names(nb) -> set[str]:
 
 
 def relink(text: str, page: str, places: dict[str, tuple[str, set[str]]]) -> str:
-    """Markdown whose links to documented names, and to headings, lead to pages of this site; a method without an entry of its own is found at its class."""
+    """Markdown whose links to documented names, and to headings, lead to pages of this site.
+
+    A method without an entry of its own is found at its class.
+    """
     def documented(match):
         place, _, name = match[1].partition('#')
         if place not in places: raise ValueError(f'{page} links to {match[0]}, which is no page')
@@ -57,7 +62,9 @@ def relink(text: str, page: str, places: dict[str, tuple[str, set[str]]]) -> str
 
 
 def with_fields(markdown: str) -> str:
-    """What nbdev says of a record with its fields, which nbdev doesn't find: it looks at `__init__`, and a named tuple has none."""
+    """What nbdev says of a record with its fields, which nbdev doesn't find: it looks at `__init__`, and a named tuple
+    has none.
+    """
     empty, place = (
         re.search(r'def (\w+)\(\n    \*args, \*\*kwargs\n\):', markdown),
         re.search(r'/blob/\w+/(microvid_nb/[\w/]+\.py)#L', markdown),

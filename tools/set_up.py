@@ -28,7 +28,7 @@ def show(text: str) -> None:
 
 def main() -> int:
     """Installs with pip, quietly; pip's own words are shown only where it fails."""
-    print(f'Sets up .venv once: all that the notebooks need, {WHOLE:.0f} GB, a few minutes.', file=sys.stderr, flush=True)
+    print(f"Sets up .venv once: all that the notebooks need, {WHOLE:.0f} GB, a few minutes.", file=sys.stderr)
     venv.create(VENV, with_pip=True)
     pip = [VENV / 'bin' / 'python', '-m', 'pip', 'install', '-qq', '--disable-pip-version-check']
     command = [*pip, '-c', 'constraints.txt', '-e', '.[dev]']

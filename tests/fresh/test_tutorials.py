@@ -1,4 +1,6 @@
-"""The tutorials as a stranger runs them: a clean environment of each Python that is here, with only what their first cell installs. It takes a quarter of an hour for each Python: `make fresh`."""
+"""The tutorials as a stranger runs them: a clean environment of each Python that is here, with only what their first
+cell installs. It takes a quarter of an hour for each Python: `make fresh`.
+"""
 import json
 import os
 import shutil

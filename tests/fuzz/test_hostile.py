@@ -1,4 +1,6 @@
-"""Files made to do harm: programs inside checkpoints, sizes that nothing could hold, archives that point outside, bombs. All are refused, quickly, in little memory, and leave no trace."""
+"""Files made to do harm: programs inside checkpoints, sizes that nothing could hold, archives that point outside,
+bombs. All are refused, quickly, in little memory, and leave no trace.
+"""
 import gzip
 import io
 import json
@@ -92,7 +94,9 @@ def test_huge_claims_of_checkpoints(content, worker, tmp_path):
 
 
 def rewrite(path, weights=(), settings=None):
-    """A checkpoint with other weights or settings, and a checksum that fits: what somebody with bad intentions would make."""
+    """A checkpoint with other weights or settings, and a checksum that fits: what somebody with bad intentions would
+    make.
+    """
     from microvid_nb.training import checksum, read_tensors
     from safetensors.torch import save_file
     tensors, about = read_tensors(path)

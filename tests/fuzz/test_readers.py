@@ -1,4 +1,7 @@
-"""Every reader of files against damaged ones: a documented error or a result, in bounded time and memory. MICROVID_FUZZ sets the number of cases for each."""
+"""Every reader of files against damaged ones: a documented error or a result, in bounded time and memory.
+
+MICROVID_FUZZ sets the number of cases for each.
+"""
 import copy
 import json
 import os
@@ -50,7 +53,10 @@ JSON = st.recursive(
 
 @st.composite
 def damaged(draw, data: bytes) -> bytes:
-    """A file with up to five edits: bytes set, inserted, left out, repeated, or the end cut off; its beginning, where lengths and types stand, more often."""
+    """A file with up to five edits: bytes set, inserted, left out, repeated, or the end cut off.
+
+    Its beginning, where lengths and types stand, more often.
+    """
     if draw(st.integers(0, 19)) == 0:
         return draw(st.binary(max_size=300))
     for _ in range(draw(st.integers(1, 5))):
