@@ -148,12 +148,12 @@ def frame_vectors(
     small = [cv2.resize(check_image(image), (8, 8), interpolation=cv2.INTER_AREA) for image in images]
     return np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2LAB) for image in small]).reshape(len(small), -1).astype(float)
 
-# %% ../../nbs/media/14_sprites.ipynb #12bed8df
+# %% ../../nbs/media/14_sprites.ipynb #9451d41c
 def diverse_frames(
     images, # frames, uint8 RGB [n, H, W, 3] or a list, or a feature vector of each, [n, d]
     scores, # [n], how good each is
     count:int, # how many to take
-    weight:float=.5 # of the scores against the difference, in [0, 1]
+    weight:float=.3 # of the scores against the difference, in [0, 1]
 ) -> np.ndarray: # int [min(count, n)], indices, the best first
     "The frames that are good and differ from one another; `ValueError` for scores that are not finite or do not fit."
     scores = np.asarray(scores, float)
