@@ -13,7 +13,7 @@ import random
 import time
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from importlib.metadata import version
@@ -24,13 +24,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object, send_to_device, set_seed
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -141,6 +139,16 @@ def refuse_bad_numbers(
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f'{path}: {name} holds NaN or infinity')
 
+# %% ../nbs/training.ipynb #28c1498f
+def sorted_header(
+    content:bytes, # of a safetensors file
+) -> bytes: # the same tensors
+    "A safetensors file whose header is in the order of the alphabet, so that equal models have equal bytes."
+    size = int.from_bytes(content[:8], 'little')
+    header = json.dumps(json.loads(content[8:8 + size]), sort_keys=True, separators=(',', ':')).encode()
+    header += b' '*(-len(header) % 8)
+    return len(header).to_bytes(8, 'little') + header + content[8 + size:]
+
 # %% ../nbs/training.ipynb #350a8e31
 def write_tensors(
     path:str|Path, # file to write; folders are made
@@ -151,8 +159,8 @@ def write_tensors(
     tensors = {name: tensor.detach().to('cpu', copy=True).contiguous() for name, tensor in tensors.items()}
     refuse_bad_numbers(tensors, path)
     text = json.dumps(about)
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={'microvid_nb': text, 'sha256': checksum(tensors, text)})
+    content = sorted_header(save(tensors, metadata={'microvid_nb': text, 'sha256': checksum(tensors, text)}))
+    with atomic_path(path) as temporary: temporary.write_bytes(content)
 
 # %% ../nbs/training.ipynb #3071867e
 def read_tensors(
@@ -164,11 +172,11 @@ def read_tensors(
     try:
         with safe_open(path, framework='pt', device='cpu') as file:
             metadata = file.metadata() or {}
-            # a clone, so that the file may be replaced
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+            ours = 'microvid_nb' in metadata  # of others nothing is read; a clone, so that the file may be replaced
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()} if ours else {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f'{path}: refused, it is damaged, cut off, or no safetensors file ({error})') from None
-    if 'microvid_nb' not in metadata:
+    if not ours:
         raise ValueError(f'{path}: refused, it is a safetensors file but no checkpoint of microvid_nb')
     refuse_bad_numbers(tensors, path)
     if checksum(tensors, metadata['microvid_nb']) != metadata.get('sha256'):
@@ -357,7 +365,7 @@ class TrainingRun:
         scheduler, # of learning rates, or None
         clip:float|None, # largest norm of a gradient
         best:tuple|None, # column and `max` or `min`
-        accelerator:Accelerator, # knows the devices
+        accelerator, # of Accelerate, knows the devices
         seed:int, # of the run
     ):
         self.accelerator, self.model, self.optimizer, self.scheduler, self.clip, self.best_by = (
@@ -418,6 +426,7 @@ def train_epoch(self:TrainingRun,
     bar:tqdm, # moves on with each batch
 ) -> dict[str, float]: # means over the batches of all processes
     "Trains for one epoch; `ValueError` where the loader has no batch."
+    from accelerate.utils import gather_object, send_to_device
     self.model.train()
     number, sums = 0, Counter()
     for number, batch in enumerate(self.loader, 1):
@@ -439,6 +448,7 @@ def finish_epoch(self:TrainingRun,
     started:float, # on `time.perf_counter`
 ):
     "Judges the model, moves the schedule on and adds the row to the history."
+    from accelerate.utils import gather_object
     if validate is not None:
         self.model.eval()
         with torch.no_grad(), separate_randomness():
@@ -446,7 +456,8 @@ def finish_epoch(self:TrainingRun,
         add_columns(row, gather_object([figures])[0])
     if self.best_by is not None: self.keep_best(row)
     add_columns(row, {'learning_rate': self.optimizer.param_groups[0]['lr'], 'seconds': time.perf_counter() - started})
-    if self.scheduler is not None: self.scheduler.step()
+    if isinstance(self.scheduler, ReduceLROnPlateau): self.scheduler.step(row['loss'])
+    elif self.scheduler is not None: self.scheduler.step()
     self.history.append(row)
 
 # %% ../nbs/training.ipynb #fcb1aa01
@@ -497,6 +508,7 @@ def write(self:TrainingRun,
     path:Path, # file to write
 ):
     "Writes everything that is needed for going on after this epoch."
+    from accelerate.utils import gather_object
     scaler, tensors = self.accelerator.scaler, {}
     chance = {
         'global': random_state(),
@@ -542,6 +554,16 @@ def resume(self:TrainingRun,
     for generator, kept in zip(loader_generators(self.loader), chance['loader'], strict=True): generator.set_state(kept)
     self.history, self.best = state['history'], state['best'] and Best(*state['best'])
 
+# %% ../nbs/training.ipynb #214034ef
+@contextmanager
+def evaluating(
+    model:nn.Module, # in any mode
+) -> Iterator[nn.Module]: # the same, in evaluation mode
+    "A block without dropout; afterwards the model is in the mode that it was in, also after an error."
+    training = model.training
+    try: yield model.eval()
+    finally: model.train(training)
+
 # %% ../nbs/training.ipynb #23fbdb4a
 def fit(
     model:nn.Module, # trained in place; afterwards on the training device and in eval mode
@@ -551,7 +573,7 @@ def fit(
     epochs:int, # in all, those of a checkpoint included
     validate:Callable|None=None, # model -> figures by name, after each epoch, in eval mode and without gradients
     checkpoint:str|Path|None=None, # folder of `training.safetensors`; a run that finds one there goes on from it
-    scheduler=None, # of torch.optim.lr_scheduler; takes a step after each epoch
+    scheduler=None, # of torch.optim.lr_scheduler; a step after each epoch; `ReduceLROnPlateau` watches the loss
     clip:float|None=None, # gradients are scaled down to this L2 norm
     mixed_precision:str|None=None, # 'bf16' or 'fp16' for GPUs; full precision if not given
     best:tuple[str, Callable]|None=None, # such as ('accuracy', max): the model ends with the weights of the epoch where this column was best
@@ -559,6 +581,9 @@ def fit(
     progress:bool=True, # show a bar where training takes more than two seconds
 ) -> pd.DataFrame: # an epoch a row: epoch, loss, its parts, figures of `validate`, learning_rate, seconds
     "Trains a model and returns its history; `FloatingPointError` names epoch and batch where a loss is not finite, `ValueError` a checkpoint of another plan."
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import set_seed
     AcceleratorState._reset_state()  # else the precision of the first run in this process would bind all others
     accelerator = Accelerator(
         mixed_precision=mixed_precision or 'no',

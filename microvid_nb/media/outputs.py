@@ -18,7 +18,6 @@ from io import BytesIO
 from pathlib import Path
 
 from .names import as_json
-from .render import atomic_path
 
 # %% ../../nbs/media/10_outputs.ipynb #160796d2
 _MARK = b'microvid_nb:'

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from microvid_nb.training import fit
+from microvid_nb.training import evaluating, fit
 from microvid_nb.venue.fusion import VenueNetwork, draw_gaussian, squared_error
 from microvid_nb.venue.similarity import sample_pairs, similarity_loss, sort_by_venue
 from microvid_nb.venue.videos import Scaler, Sounds, Videos, check_venues, missing_modalities, pick_rows
@@ -284,15 +284,12 @@ def predict(self:DARE,
     batch:int=4096, # that are looked at together
 ) -> VenuePrediction: # on the CPU
     "Venues and heard concepts; `ValueError` where a width does not fit."
-    training, found = self.training, []
-    self.eval()
-    for rows in torch.arange(len(videos.venue)).split(batch):
-        part = pick_rows(videos, rows)
-        a, device = self.concepts(part), self.scaler.visual_mean.device
-        heard = a[:, self.settings.visual:][:, :self.settings.concepts]
-        found.append(
-            (self.network(a).softmax(1).cpu(), torch.where(part.present[:, 1, None].to(device), heard, torch.nan).cpu())
-        )
-    self.train(training)
+    found, sound = [], slice(self.settings.visual, self.settings.visual + self.settings.concepts)
+    with evaluating(self):
+        for rows in torch.arange(len(videos.venue)).split(batch):
+            part = pick_rows(videos, rows)
+            a = self.concepts(part)
+            heard = torch.where(part.present[:, 1, None].to(a.device), a[:, sound], torch.nan)
+            found.append((self.network(a).softmax(1).cpu(), heard.cpu()))
     probabilities, heard = map(torch.cat, zip(*found))
     return VenuePrediction(probabilities, heard, missing_modalities(videos))

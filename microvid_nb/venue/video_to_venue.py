@@ -31,7 +31,8 @@ from ..features.visual import backbone
 from ..media.audio import read_audio
 from ..media.survey import Survey, as_survey
 from ..media.video import MediaError
-from ..training import fit, load_model
+from ..experiments import fit_scheduled, new_model
+from ..training import evaluating, load_model
 from .dare import DARE, DARESettings
 from .videos import Videos
 
@@ -73,7 +74,9 @@ def read_clip(
     "The parts of a clip, of a long one the first ten minutes of its sound; `MediaError` where it shows nothing and sounds of nothing."
     try: frames, unseen = even_frames(as_survey(path), settings), None
     except MediaError as error: frames, unseen = None, error
-    try: sound = read_audio(path.path if isinstance(path, Survey) else path, RATE, end=LISTENED)
+    file, (start, end, _) = (path.path, path.part) if isinstance(path, Survey) else (path, (0., None, None))
+    latest = start + LISTENED
+    try: sound = read_audio(file, RATE, start, latest if end is None else min(end, latest))
     except MediaError:
         if unseen: raise unseen from None
         sound = None
@@ -105,13 +108,9 @@ class PictureNetwork(nn.Module):
         frames:Tensor, # uint8 [N, k, 3, S, S]
     ) -> Tensor: # x^v, float32 [N, D_v], on the CPU
         "The features of videos."
-        device, training = next(self.parameters()).device, self.training
-        self.eval()
-        found = [
-            self.backbone(part.flatten(0, 1).to(device)).unflatten(0, part.shape[:2]).mean(1).cpu()
-            for part in frames.split(32)
-        ]
-        self.train(training)
+        device = next(self.parameters()).device
+        def mean_feature(part): return self.backbone(part.flatten(0, 1).to(device)).unflatten(0, part.shape[:2]).mean(1)
+        with evaluating(self): found = [mean_feature(part).cpu() for part in frames.split(32)]
         return torch.cat(found) if found else torch.zeros(0, self.backbone.feature_dim)
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #cf60b37c
@@ -175,23 +174,12 @@ def train_picture_network(
 ) -> PictureNetwork: # trained
     "A network that has learned to name what is in frames."
     images, labels = torch.cat([video.frames for video in videos]), torch.cat([video.labels for video in videos])
-    torch.manual_seed(seed)
-    network = PictureNetwork(settings)
+    network = new_model(lambda: PictureNetwork(settings), seed)
     def loss(model, batch):
         pictures = batch[0].flip(-1) if torch.rand(()) < .5 else batch[0]   # scenes and concepts have no left and right
         return nn.functional.binary_cross_entropy_with_logits(model(pictures), batch[1])
     loader = DataLoader(TensorDataset(images, labels), 32, shuffle=True, drop_last=True)
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=.01)
-    fit(
-        network,
-        loader,
-        loss,
-        optimizer,
-        epochs,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
-        seed=seed,
-        progress=progress,
-    )
+    fit_scheduled(network, loader, loss, epochs, 1e-3, 'AdamW', weight_decay=.01, seed=seed, progress=progress)
     return network
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #952318dd
