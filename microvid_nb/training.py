@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
@@ -140,6 +140,7 @@ def refuse_bad_numbers(
             raise ValueError(f'{path}: {name} holds NaN or infinity')
 
 # %% ../nbs/training.ipynb #28c1498f
+<<<<<<< /tmp/tmp53ml97wf.txt
 def sorted_header(
     content:bytes, # of a safetensors file
 ) -> bytes: # the same tensors
@@ -149,7 +150,24 @@ def sorted_header(
     header += b' '*(-len(header) % 8)
     return len(header).to_bytes(8, 'little') + header + content[8 + size:]
 
+# %% ../nbs/training.ipynb #50a7ed01
+||||||| /tmp/tmpdu3we7nm.txt
+=======
+def sort_metadata(
+    path:str|Path, # a safetensors file, changed in place
+):
+    "Puts the descriptions in a file's header into alphabetical order, so that equal models have equal bytes."
+    with open(path, 'r+b') as file:
+        size = int.from_bytes(file.read(8), 'little')
+        header = json.loads(file.read(size))
+        header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+        text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
+        if len(text) > size: raise ValueError(f'{path}: the header of safetensors has another form than expected')
+        file.seek(8)
+        file.write(text.ljust(size))
+
 # %% ../nbs/training.ipynb #350a8e31
+>>>>>>> /tmp/tmpdg069j1o.txt
 def write_tensors(
     path:str|Path, # file to write; folders are made
     tensors:dict[str, Tensor], # by name
@@ -159,8 +177,9 @@ def write_tensors(
     tensors = {name: tensor.detach().to('cpu', copy=True).contiguous() for name, tensor in tensors.items()}
     refuse_bad_numbers(tensors, path)
     text = json.dumps(about)
-    content = sorted_header(save(tensors, metadata={'microvid_nb': text, 'sha256': checksum(tensors, text)}))
-    with atomic_path(path) as temporary: temporary.write_bytes(content)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={'microvid_nb': text, 'sha256': checksum(tensors, text)})
+        sort_metadata(temporary)
 
 # %% ../nbs/training.ipynb #3071867e
 def read_tensors(
@@ -172,12 +191,13 @@ def read_tensors(
     try:
         with safe_open(path, framework='pt', device='cpu') as file:
             metadata = file.metadata() or {}
-            ours = 'microvid_nb' in metadata  # of others nothing is read; a clone, so that the file may be replaced
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()} if ours else {}
+            if 'microvid_nb' not in metadata: # before a byte of the tensors is read
+                raise LookupError(f'{path}: refused, it is a safetensors file but no checkpoint of microvid_nb')
+            # a clone, so that the file may be replaced
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+    except LookupError as error: raise ValueError(str(error.args[0])) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f'{path}: refused, it is damaged, cut off, or no safetensors file ({error})') from None
-    if not ours:
-        raise ValueError(f'{path}: refused, it is a safetensors file but no checkpoint of microvid_nb')
     refuse_bad_numbers(tensors, path)
     if checksum(tensors, metadata['microvid_nb']) != metadata.get('sha256'):
         raise ValueError(f'{path}: refused, its content does not fit its checksum: it was damaged or changed')
@@ -456,9 +476,18 @@ def finish_epoch(self:TrainingRun,
         add_columns(row, gather_object([figures])[0])
     if self.best_by is not None: self.keep_best(row)
     add_columns(row, {'learning_rate': self.optimizer.param_groups[0]['lr'], 'seconds': time.perf_counter() - started})
-    if isinstance(self.scheduler, ReduceLROnPlateau): self.scheduler.step(row['loss'])
-    elif self.scheduler is not None: self.scheduler.step()
+    if self.scheduler is not None: step_scheduler(self.scheduler, row)
     self.history.append(row)
+
+# %% ../nbs/training.ipynb #5ced01e5
+def step_scheduler(
+    scheduler, # of torch.optim.lr_scheduler
+    row:dict, # figures of the epoch
+):
+    "Moves a schedule on; one that waits for a plateau watches 'val_loss' where `validate` gives it, else 'loss'."
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        scheduler.step(row.get('val_loss', row['loss']))
+    else: scheduler.step()
 
 # %% ../nbs/training.ipynb #fcb1aa01
 @patch
@@ -573,7 +602,7 @@ def fit(
     epochs:int, # in all, those of a checkpoint included
     validate:Callable|None=None, # model -> figures by name, after each epoch, in eval mode and without gradients
     checkpoint:str|Path|None=None, # folder of `training.safetensors`; a run that finds one there goes on from it
-    scheduler=None, # of torch.optim.lr_scheduler; a step after each epoch; `ReduceLROnPlateau` watches the loss
+    scheduler=None, # of torch.optim.lr_scheduler; takes a step after each epoch (ReduceLROnPlateau: by val_loss, or loss)
     clip:float|None=None, # gradients are scaled down to this L2 norm
     mixed_precision:str|None=None, # 'bf16' or 'fp16' for GPUs; full precision if not given
     best:tuple[str, Callable]|None=None, # such as ('accuracy', max): the model ends with the weights of the epoch where this column was best
