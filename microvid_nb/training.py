@@ -92,6 +92,17 @@ def separate_randomness():
     try: yield
     finally: set_random_state(kept)
 
+# %% ../nbs/training.ipynb #e7a10002
+@contextmanager
+def evaluating(
+    model:nn.Module, # in any mode
+) -> Iterator[nn.Module]: # the same, in evaluation mode
+    "A block in which a model is in evaluation mode; afterwards each layer has its mode back, also after an error."
+    modes = [(module, module.training) for module in model.modules()]
+    try: yield model.eval()
+    finally:
+        for module, training in modes: module.training = training
+
 # %% ../nbs/training.ipynb #f2d402ea
 def loader_generators(
     loader:Iterable, # a loader, or a part of one
@@ -139,20 +150,7 @@ def refuse_bad_numbers(
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f'{path}: {name} holds NaN or infinity')
 
-# %% ../nbs/training.ipynb #28c1498f
-<<<<<<< /tmp/tmp53ml97wf.txt
-def sorted_header(
-    content:bytes, # of a safetensors file
-) -> bytes: # the same tensors
-    "A safetensors file whose header is in the order of the alphabet, so that equal models have equal bytes."
-    size = int.from_bytes(content[:8], 'little')
-    header = json.dumps(json.loads(content[8:8 + size]), sort_keys=True, separators=(',', ':')).encode()
-    header += b' '*(-len(header) % 8)
-    return len(header).to_bytes(8, 'little') + header + content[8 + size:]
-
 # %% ../nbs/training.ipynb #50a7ed01
-||||||| /tmp/tmpdu3we7nm.txt
-=======
 def sort_metadata(
     path:str|Path, # a safetensors file, changed in place
 ):
@@ -167,7 +165,6 @@ def sort_metadata(
         file.write(text.ljust(size))
 
 # %% ../nbs/training.ipynb #350a8e31
->>>>>>> /tmp/tmpdg069j1o.txt
 def write_tensors(
     path:str|Path, # file to write; folders are made
     tensors:dict[str, Tensor], # by name
