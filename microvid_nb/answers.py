@@ -309,7 +309,7 @@ def attended(
         )
     return Div(*map(moment, chosen), cls='strip')
 
-# %% ../nbs/answers.ipynb #29888c45
+# %% ../nbs/answers.ipynb #456010d5
 def classify(
     path, # a video file, or a survey of one
     model='classify', # file, name or object; the one of the package if not given
@@ -318,7 +318,7 @@ def classify(
     "What a clip shows: its scene and its behaviour; `MediaError` if there is no picture in it."
     classify_video = import_named('microvid_nb.classify.video.classify_video')
     clip, model = survey(path, **part), model_of(model, 'classify')
-    return ClassifyAnswer(clip.path, classify_video(clip.path, bare(model)), model, clip)
+    return ClassifyAnswer(clip.path, classify_video(clip, bare(model)), model, clip)
 
 # %% ../nbs/answers.ipynb #06c0f1c4
 class VenueAnswer(Answer):

@@ -12,24 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-# %% ../nbs/tasks.ipynb #7cc784c2
-_EXTRAS = {
-    'models': 'torch torchvision timm accelerate safetensors',
-    'sound': 'librosa numba',
-    'text': 'gensim sentence_transformers',
-    'scale': 'dask distributed pyarrow h5py',
-    'notebooks': 'matplotlib seaborn ipywidgets jupyterlab',
-    'clip': 'open_clip',
-}
-
-def missing_extra(
-    error:ImportError, # that was raised by an import
-) -> str: # one line
-    "What to install so that an import works."
-    package = (error.name or '').split('.')[0]
-    extra = next((extra for extra, packages in _EXTRAS.items() if package in packages.split()), None)
-    what = f'microvid_nb[{extra}]' if extra else package or 'microvid_nb[all]'
-    return f'this needs {package or "a package"}, which is not installed: pip install "{what}"'
+from .extras import missing_extra
 
 # %% ../nbs/tasks.ipynb #4c701028
 def import_named(

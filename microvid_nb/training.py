@@ -24,13 +24,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object, send_to_device, set_seed
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -152,6 +150,20 @@ def refuse_bad_numbers(
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f'{path}: {name} holds NaN or infinity')
 
+# %% ../nbs/training.ipynb #50a7ed01
+def sort_metadata(
+    path:str|Path, # a safetensors file, changed in place
+):
+    "Puts the descriptions in a file's header into alphabetical order, so that equal models have equal bytes."
+    with open(path, 'r+b') as file:
+        size = int.from_bytes(file.read(8), 'little')
+        header = json.loads(file.read(size))
+        header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+        text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
+        if len(text) > size: raise ValueError(f'{path}: the header of safetensors has another form than expected')
+        file.seek(8)
+        file.write(text.ljust(size))
+
 # %% ../nbs/training.ipynb #350a8e31
 def write_tensors(
     path:str|Path, # file to write; folders are made
@@ -164,6 +176,7 @@ def write_tensors(
     text = json.dumps(about)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={'microvid_nb': text, 'sha256': checksum(tensors, text)})
+        sort_metadata(temporary)
 
 # %% ../nbs/training.ipynb #3071867e
 def read_tensors(
@@ -175,12 +188,13 @@ def read_tensors(
     try:
         with safe_open(path, framework='pt', device='cpu') as file:
             metadata = file.metadata() or {}
+            if 'microvid_nb' not in metadata: # before a byte of the tensors is read
+                raise LookupError(f'{path}: refused, it is a safetensors file but no checkpoint of microvid_nb')
             # a clone, so that the file may be replaced
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+    except LookupError as error: raise ValueError(str(error.args[0])) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f'{path}: refused, it is damaged, cut off, or no safetensors file ({error})') from None
-    if 'microvid_nb' not in metadata:
-        raise ValueError(f'{path}: refused, it is a safetensors file but no checkpoint of microvid_nb')
     refuse_bad_numbers(tensors, path)
     if checksum(tensors, metadata['microvid_nb']) != metadata.get('sha256'):
         raise ValueError(f'{path}: refused, its content does not fit its checksum: it was damaged or changed')
@@ -368,7 +382,7 @@ class TrainingRun:
         scheduler, # of learning rates, or None
         clip:float|None, # largest norm of a gradient
         best:tuple|None, # column and `max` or `min`
-        accelerator:Accelerator, # knows the devices
+        accelerator, # of Accelerate, knows the devices
         seed:int, # of the run
     ):
         self.accelerator, self.model, self.optimizer, self.scheduler, self.clip, self.best_by = (
@@ -429,6 +443,7 @@ def train_epoch(self:TrainingRun,
     bar:tqdm, # moves on with each batch
 ) -> dict[str, float]: # means over the batches of all processes
     "Trains for one epoch; `ValueError` where the loader has no batch."
+    from accelerate.utils import gather_object, send_to_device
     self.model.train()
     number, sums = 0, Counter()
     for number, batch in enumerate(self.loader, 1):
@@ -450,6 +465,7 @@ def finish_epoch(self:TrainingRun,
     started:float, # on `time.perf_counter`
 ):
     "Judges the model, moves the schedule on and adds the row to the history."
+    from accelerate.utils import gather_object
     if validate is not None:
         self.model.eval()
         with torch.no_grad(), separate_randomness():
@@ -457,8 +473,18 @@ def finish_epoch(self:TrainingRun,
         add_columns(row, gather_object([figures])[0])
     if self.best_by is not None: self.keep_best(row)
     add_columns(row, {'learning_rate': self.optimizer.param_groups[0]['lr'], 'seconds': time.perf_counter() - started})
-    if self.scheduler is not None: self.scheduler.step()
+    if self.scheduler is not None: step_scheduler(self.scheduler, row)
     self.history.append(row)
+
+# %% ../nbs/training.ipynb #5ced01e5
+def step_scheduler(
+    scheduler, # of torch.optim.lr_scheduler
+    row:dict, # figures of the epoch
+):
+    "Moves a schedule on; one that waits for a plateau watches 'val_loss' where `validate` gives it, else 'loss'."
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        scheduler.step(row.get('val_loss', row['loss']))
+    else: scheduler.step()
 
 # %% ../nbs/training.ipynb #fcb1aa01
 @patch
@@ -508,6 +534,7 @@ def write(self:TrainingRun,
     path:Path, # file to write
 ):
     "Writes everything that is needed for going on after this epoch."
+    from accelerate.utils import gather_object
     scaler, tensors = self.accelerator.scaler, {}
     chance = {
         'global': random_state(),
@@ -553,6 +580,16 @@ def resume(self:TrainingRun,
     for generator, kept in zip(loader_generators(self.loader), chance['loader'], strict=True): generator.set_state(kept)
     self.history, self.best = state['history'], state['best'] and Best(*state['best'])
 
+# %% ../nbs/training.ipynb #214034ef
+@contextmanager
+def evaluating(
+    model:nn.Module, # in any mode
+) -> Iterator[nn.Module]: # the same, in evaluation mode
+    "A block without dropout; afterwards the model is in the mode that it was in, also after an error."
+    training = model.training
+    try: yield model.eval()
+    finally: model.train(training)
+
 # %% ../nbs/training.ipynb #23fbdb4a
 def fit(
     model:nn.Module, # trained in place; afterwards on the training device and in eval mode
@@ -562,7 +599,7 @@ def fit(
     epochs:int, # in all, those of a checkpoint included
     validate:Callable|None=None, # model -> figures by name, after each epoch, in eval mode and without gradients
     checkpoint:str|Path|None=None, # folder of `training.safetensors`; a run that finds one there goes on from it
-    scheduler=None, # of torch.optim.lr_scheduler; takes a step after each epoch
+    scheduler=None, # of torch.optim.lr_scheduler; takes a step after each epoch (ReduceLROnPlateau: by val_loss, or loss)
     clip:float|None=None, # gradients are scaled down to this L2 norm
     mixed_precision:str|None=None, # 'bf16' or 'fp16' for GPUs; full precision if not given
     best:tuple[str, Callable]|None=None, # such as ('accuracy', max): the model ends with the weights of the epoch where this column was best
@@ -570,6 +607,9 @@ def fit(
     progress:bool=True, # show a bar where training takes more than two seconds
 ) -> pd.DataFrame: # an epoch a row: epoch, loss, its parts, figures of `validate`, learning_rate, seconds
     "Trains a model and returns its history; `FloatingPointError` names epoch and batch where a loss is not finite, `ValueError` a checkpoint of another plan."
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import set_seed
     AcceleratorState._reset_state()  # else the precision of the first run in this process would bind all others
     accelerator = Accelerator(
         mixed_precision=mixed_precision or 'no',

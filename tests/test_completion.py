@@ -200,3 +200,37 @@ KNOWN = {'visual': np.ones(5, bool), 'text': np.ones(5, bool)}
 def test_bad_input_is_named(blocks, masks, rank, words):
     with pytest.raises(ValueError, match=words):
         complete_modalities(blocks, masks, rank, CompletionSettings(), progress=False)
+
+
+def sparse_masks(seed):
+    """Masks that know little, and something of each column."""
+    rng = np.random.default_rng(seed)
+    masks = {'a': rng.random((60, 6)) < .05, 'b': rng.random((60, 5)) < .5}
+    masks['a'][rng.integers(0, 60, 6), np.arange(6)] = True
+    return masks
+
+
+@pytest.mark.parametrize('settings', [None, CompletionSettings(ridge=0.)])
+@pytest.mark.parametrize('masks', [
+    *map(sparse_masks, range(4)),
+    {'a': np.ones(60, bool), 'b': np.arange(60) == 3},
+    {'a': np.arange(60) % 3 > 0, 'b': np.arange(60) % 4 > 0},
+    {'a': np.ones(60, bool), 'b': np.ones(60, bool)},
+])
+@pytest.mark.parametrize('constant', [False, True])
+def test_valid_masks_are_completed(masks, settings, constant):
+    rng = np.random.default_rng(1)
+    blocks = {'a': rng.normal(size=(60, 6)), 'b': np.full((60, 5), 2.) if constant else rng.normal(size=(60, 5))}
+    found = complete_modalities(blocks, masks, 2, settings, progress=False)
+    for name, block in blocks.items():
+        known = np.broadcast_to(masks[name].reshape(60, -1), block.shape)
+        assert np.isfinite(found[name]).all() and (found[name][known] == block[known]).all()
+    if constant: assert np.allclose(found['b'], 2)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_hiding_leaves_something_of_each_column(seed):
+    masks = sparse_masks(seed) | {'c': np.arange(60) == 7}
+    left = hide(masks, .9, np.random.default_rng(seed))
+    for name, mask in masks.items():
+        assert not (left[name] & ~mask).any() and (left[name].any(0) == mask.any(0)).all()

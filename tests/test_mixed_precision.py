@@ -1,4 +1,4 @@
-"""Every loss and model of the thumbnail and GIF papers under bfloat16 autocast, forward and backward, against float32."""
+"""Every loss and model of the thumbnail and GIF papers under bfloat16 autocast, forward and backward."""
 import numpy as np
 import pytest
 import torch
@@ -121,7 +121,7 @@ def test_mk_mmd_is_exact_whatever_surrounds_it(distance):
 
 
 def test_gap_of_half_precision_features():
-    """Features that a layer gives in bfloat16 are compared in float32: the gap is theirs, not that of rounded squares."""
+    """Features in bfloat16 are compared in float32: the gap is theirs, not that of rounded squares."""
     source, target = (torch.randn(60, 32, generator=seeded(k)).add(k).bfloat16() for k in (4, 5))
     assert mk_mmd(source, target).item() == pytest.approx(mk_mmd(source.float(), target.float()).item(), rel=1e-6)
     assert layer_gap(source, target).dtype == torch.float32

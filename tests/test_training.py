@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from microvid_nb.training import (
-    check_weights, fit, load_checkpoint, load_model, random_state, save_checkpoint,
+    check_weights, evaluating, fit, load_checkpoint, load_model, random_state, read_tensors, save_checkpoint,
     separate_randomness, write_tensors)
 
 
@@ -537,3 +537,31 @@ def test_random_state_is_plain_data():
 
 if __name__ == '__main__':
     {'killed': killed, 'share': shared}[sys.argv[1]](sys.argv[2])
+
+
+def test_a_schedule_that_watches_the_loss():
+    """`ReduceLROnPlateau` gets the loss of each epoch, and halves the rate where it does not fall."""
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), .5)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=.5, patience=0)
+    history = fit(model, [torch.ones(4, 2)], lambda model, batch: 0*model(batch).sum() + 1, optimizer, 4,
+                  scheduler=schedule, progress=False)
+    assert history.learning_rate.tolist() == [.5, .5, .25, .125]
+
+
+def test_equal_models_have_equal_bytes(tmp_path):
+    """The header is in the order of the alphabet, whatever the order of the tensors."""
+    tensors = {name: torch.full((3,), float(i)) for i, name in enumerate('cabd')}
+    write_tensors(tmp_path / 'one', tensors, {'kind': 'test'})
+    write_tensors(tmp_path / 'two', dict(reversed(tensors.items())), {'kind': 'test'})
+    assert (tmp_path / 'one').read_bytes() == (tmp_path / 'two').read_bytes()
+    found, about = read_tensors(tmp_path / 'one')
+    assert about == {'kind': 'test'} and all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+def test_mode_is_restored_after_an_error():
+    model = torch.nn.Dropout().train()
+    with pytest.raises(ZeroDivisionError), evaluating(model) as still:
+        assert not still.training
+        1/0
+    assert model.training

@@ -34,6 +34,7 @@ from ..data.world.views import ActionClips, as_tensor
 from ..features.flow import flow_stacks, optical_flow
 from ..features.visual import Backbone
 from ..media.render import filmstrip
+from ..media.survey import Survey
 from ..media.video import MediaError, iter_frames
 from ..experiments import fit_scheduled
 from ..training import evaluating, load_model
@@ -112,11 +113,12 @@ def moments_of(
 SHORT_SIDE = 160 # pixels of the short side of frames that are shown
 
 def read_moments(
-    path, # a video file
+    path, # a video file, or a `Survey` of one
     settings:VideoToClassSettings, # sizes
 ) -> VideoMoments: # at least one
     "The moments of a file; `MediaError` if there is no picture in it."
-    return moments_of(iter_frames(path, settings.fps, max(SHORT_SIDE, settings.side)), settings)
+    path, part = (path.path, path.part) if isinstance(path, Survey) else (path, ())
+    return moments_of(iter_frames(path, settings.fps, max(SHORT_SIDE, settings.side), *part), settings)
 
 # %% ../../nbs/classify/04_video.ipynb #fcc598f5
 class LocalFeatures(NamedTuple):
@@ -229,7 +231,7 @@ def classify(self:VideoToClass,
 
 # %% ../../nbs/classify/04_video.ipynb #5a88f524
 def classify_video(
-    path, # a video file
+    path, # a video file, or a `Survey` of one
     model:VideoToClass, # from `load_classifier`
 ) -> Classification: # tables, weights and frames
     "Where a video is and what happens in it; `MediaError` if there is no picture in the file."

@@ -6,7 +6,6 @@
 __all__ = ['Extractor', 'make_extractor']
 
 # %% ../../nbs/features/07_extractors.ipynb #b9bc10cc
-import hashlib
 import itertools
 import json
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from .pretrained import file_digest
 from ..media.video import MediaError, iter_frames
 
 # %% ../../nbs/features/07_extractors.ipynb #c372384b
@@ -60,16 +60,6 @@ def identity(
         if file.is_file(): settings[key] = f'sha256 {model_digest(str(file), file.stat().st_mtime_ns)}'
     kind = {'extractor': extractor.name, 'version': extractor.version, 'feature_dim': extractor.feature_dim}
     return kind | {'settings': settings} | ({'columns': list(extractor.columns)} if extractor.columns else {})
-
-# %% ../../nbs/features/07_extractors.ipynb #1fabad25
-def file_digest(
-    path, # a file
-) -> str: # 64 hexadecimal digits
-    "The SHA-256 sum of a file, which is read piece by piece."
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(2**22): digest.update(block)
-    return digest.hexdigest()
 
 # %% ../../nbs/features/07_extractors.ipynb #1fabad01
 @lru_cache

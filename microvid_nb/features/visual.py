@@ -6,7 +6,6 @@
 __all__ = ['Backbone', 'backbone', 'clip_features']
 
 # %% ../../nbs/features/01_visual.ipynb #0e448118
-import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,10 +16,12 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from torchvision.models import AlexNet_Weights, VGG16_Weights, VGG19_Weights, alexnet, vgg16, vgg19
 from tqdm.auto import tqdm
 
 from ..data.kinetics_weights import KINETICS_MEAN, KINETICS_STD, load_tensors_only, read_kinetics_weights
+from ..extras import require
+from .pretrained import file_digest, pretrained_file
+from ..training import check_weights
 
 # %% ../../nbs/features/01_visual.ipynb #622d8f4c
 IMAGENET_MEAN = (.485, .456, .406)  # mu of red, green, blue in [0, 1]
@@ -51,7 +52,8 @@ class Backbone(nn.Module):
         smallest:int=1, # pixels; smaller pictures are enlarged
     ):
         super().__init__()
-        self.mean, self.std, self.smallest, self.frozen = tuple(mean), tuple(std), smallest, set()
+        self.mean, self.std, self.smallest = tuple(mean), tuple(std), smallest
+        self.frozen, self.norm_frozen = set(), False
 
     def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
         "The chain."
@@ -115,12 +117,27 @@ def freeze(
 def train(self:Backbone,
     mode:bool=True, # training, or evaluation
 ) -> Backbone: # the same
-    "Switches to training or evaluation; frozen layers stay in evaluation."
+    "Switches to training or evaluation; what is frozen stays in evaluation."
     nn.Module.train(self, mode)
     for name, modules in self.stages():
         if name in self.frozen:
             for module in modules: module.eval()
+    if self.norm_frozen:
+        for module in self.modules():
+            if isinstance(module, _NORMS): module.eval()
     return self
+
+# %% ../../nbs/features/01_visual.ipynb #1c34a4d2
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+def freeze_batch_norm(
+    network:Backbone, # changed in place
+) -> Backbone: # the same
+    "Fixes batch normalisation: averages, scales and shifts of all layers stay as they are, also in training."
+    network.norm_frozen = True
+    for module in network.modules():
+        if isinstance(module, _NORMS): module.requires_grad_(False)
+    return network.train(network.training)
 
 # %% ../../nbs/features/01_visual.ipynb #875ba39c
 def scaled(
@@ -218,12 +235,16 @@ def vgg_names(
     return (*names, 'fc6', 'fc7', 'fc8')
 
 # %% ../../nbs/features/01_visual.ipynb #544009ee
-FLAT = {
-    'alexnet': (alexnet, AlexNet_Weights.IMAGENET1K_V1),
-    'vgg16': (vgg16, VGG16_Weights.IMAGENET1K_V1),
-    'vgg19': (vgg19, VGG19_Weights.IMAGENET1K_V1),
-}
+FLAT = {'alexnet': 'AlexNet_Weights', 'vgg16': 'VGG16_Weights', 'vgg19': 'VGG19_Weights'} # names in torchvision.models
 
+def torchvision_model(
+    name:str, # alexnet, vgg16 or vgg19
+) -> tuple: # function that makes it; its published weights
+    "A model of torchvision, which takes two seconds to import."
+    from torchvision import models
+    return getattr(models, name), getattr(models, FLAT[name]).IMAGENET1K_V1
+
+# %% ../../nbs/features/01_visual.ipynb #e1d79b22
 def flat_network(
     name:str, # alexnet, vgg16 or vgg19
     width:float=1., # factor for channels and hidden units
@@ -231,7 +252,7 @@ def flat_network(
     channels:int=3, # of the input
 ) -> FlatNetwork: # with random weights
     "A flat network of any width."
-    make, weights = FLAT[name]
+    make, weights = torchvision_model(name)
     with torch.device('meta'): full = make()  # the structure, without the memory
     names = [f'conv{i}' for i in range(1, 6)] + ['fc6', 'fc7', 'fc8'] if name == 'alexnet' else vgg_names(full)
     return FlatNetwork(full, names, width, classes, channels, weights.meta['min_size'][0])
@@ -305,12 +326,64 @@ class ResNet3D(Backbone):
 
 RESNETS = {'resnet3d10': ((1, 1, 1, 1), False), 'resnet3d18': ((2, 2, 2, 2), False), 'resnet3d50': ((3, 4, 6, 3), True)}
 
+# %% ../../nbs/features/01_visual.ipynb #9ae204e5
+_TIMM_NAMES = {'efficientnet_lite0': 'tf_efficientnet_lite0'} # name here -> name in timm
+
+class TimmNetwork(Backbone):
+    "A network of timm for pictures; features are `pool`."
+    feature_layer = 'pool'
+
+    def __init__(self,
+        name:str, # in timm
+        classes:int=1000, # outputs of the classifier
+        channels:int=3, # of the input; what isn't red, green and blue is not normalised
+    ):
+        net = require('timm', 'models').create_model(name, num_classes=0, in_chans=channels)
+        mean, std = ((net.default_cfg[key] for key in ('mean', 'std')) if channels == 3
+                     else ([0.]*channels, [1.]*channels))
+        if name.endswith('efficientnet_lite0') and channels == 3: mean, std = [127/255]*3, [128/255]*3
+        super().__init__(mean, std)
+        self.net, self.feature_dim = net, net.num_features
+        self.classifier = nn.Linear(self.feature_dim, classes)
+
+    def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
+        "The parts of an EfficientNet, or the whole; then the classifier."
+        net = self.net
+        if all(hasattr(net, name) for name in ('conv_stem', 'bn1', 'blocks', 'conv_head', 'bn2', 'global_pool')):
+            yield 'stem', [net.conv_stem, net.bn1]
+            for i, block in enumerate(net.blocks, 1): yield f'block{i}', [block]
+            yield 'head', [net.conv_head, net.bn2]
+            yield 'pool', [net.global_pool]
+        else: yield 'pool', [net]
+        yield 'classifier', [self.classifier]
+
+# %% ../../nbs/features/01_visual.ipynb #c4a9c8cf
+def timm_weights(
+    name:str, # in timm
+    pretrained:bool|str|Path, # True for packaged weights, or a file with the names of timm
+) -> dict[str, Tensor]: # by name in a `TimmNetwork`
+    "The weights of a network of timm; `ValueError` where there are none of that name or they are of another network."
+    timm, packaged = require('timm', 'models'), pretrained is True
+    if packaged and name != 'tf_efficientnet_lite0':
+        raise ValueError(f'{name}: no weights are packaged; give a file of them: pretrained="weights.safetensors"')
+    path = Path(pretrained_file('efficientnet_lite0') if packaged else pretrained)
+    if not path.is_file(): raise FileNotFoundError(f'{path}: no such file of weights')
+    loaded = (require('safetensors.torch', 'models').load_file(path) if path.suffix == '.safetensors'
+              else load_tensors_only(path))
+    head = timm.get_pretrained_cfg(name).classifier or 'classifier'
+    classes = len(next((loaded[key] for key in reversed(loaded) if packaged or key == f'{head}.bias'), range(1000)))
+    with torch.device('meta'): outline = timm.create_model(name, num_classes=classes)
+    if packaged: loaded = dict(zip(outline.state_dict(), loaded.values(), strict=True))
+    check_weights(loaded, outline, path)
+    return {key.replace(head, 'classifier') if key.startswith(f'{head}.') else f'net.{key}': tensor
+            for key, tensor in loaded.items()}
+
 # %% ../../nbs/features/01_visual.ipynb #3e9b56e8
 def imagenet_weights(
     name:str, # alexnet, vgg16 or vgg19
 ) -> dict[str, Tensor]: # by name
     "torchvision's published weights; `FileNotFoundError` says what to download where there is no network, `ValueError` that a file is not the published one."
-    url = FLAT[name][1].url
+    url = torchvision_model(name)[1].url
     path = Path(torch.hub.get_dir())/'checkpoints'/Path(urlparse(url).path).name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -318,30 +391,21 @@ def imagenet_weights(
         except OSError as error:
             raise FileNotFoundError(f'{path}: the ImageNet weights of {name} are not here and could not be downloaded ({error}); '
                                     f'they are published at {url}: download them and put them at this path') from None
-    digest, expected = sha256(path), path.stem.rsplit('-', 1)[1]
+    digest, expected = file_digest(path), path.stem.rsplit('-', 1)[1]
     if not digest.startswith(expected):
         raise ValueError(
             f'{path}: is not the file published at {url}: its SHA-256 sum should start with {expected} and starts with {digest[:8]}'
         )
     return load_tensors_only(path)
 
-# %% ../../nbs/features/01_visual.ipynb #3e9b5601
-def sha256(
-    path:Path, # any file
-) -> str: # 64 hexadecimal digits
-    "The SHA-256 sum of a file, which is read piece by piece."
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(2**22): digest.update(block)
-    return digest.hexdigest()
-
 # %% ../../nbs/features/01_visual.ipynb #86d5b63f
 def published_weights(
     name:str, # of the backbone
-    pretrained:bool|str|Path, # True, or a file for resnet3d50
+    pretrained:bool|str|Path, # True, or a file for resnet3d50 and networks of timm
 ) -> dict[str, Tensor]: # by name
     "The published weights of a backbone; `ValueError` where there are none of that name."
     if name in FLAT and pretrained is True: return imagenet_weights(name)
+    if name not in FLAT and name not in RESNETS: return timm_weights(_TIMM_NAMES.get(name, name), pretrained)
     if name != 'resnet3d50':
         raise ValueError(
             f'{name}: pretrained={pretrained!r}: there are weights for {", ".join(FLAT)} (pretrained=True) and resnet3d50 (pretrained=a file)'
@@ -361,26 +425,47 @@ def load_published(
     "Puts published weights into a network."
     own = network.state_dict()
     first, *_, weight, bias = own
-    if own[first].shape[1] != 3: weights = weights | {first: weights[first].mean(1, keepdim=True).expand_as(own[first])}
+    if own[first].shape != weights[first].shape:
+        weights = weights | {first: weights[first].mean(1, keepdim=True).expand_as(own[first])}
     if new_head: weights = weights | {weight: own[weight], bias: own[bias]}
     network.load_state_dict(weights)
 
+# %% ../../nbs/features/01_visual.ipynb #01f38b14
+def is_timm_name(
+    name:str, # of a backbone
+) -> bool: # False also where timm is missing
+    "Whether timm has a network of this name; `ImportError` where timm is missing and a name of it was meant."
+    if name in _TIMM_NAMES: return bool(require('timm', 'models'))
+    try: return require('timm', 'models').is_model(name)
+    except ImportError: return False
+
+def last_outputs(
+    weights:dict[str, Tensor]|None, # of a network
+    otherwise:int, # where there are none
+) -> int: # classes
+    "How many outputs the last layer of some weights has."
+    return len(list(weights.values())[-1]) if weights else otherwise
+
 # %% ../../nbs/features/01_visual.ipynb #30374037
 def backbone(
-    name:str, # alexnet, vgg16, vgg19, resnet3d10, resnet3d18 or resnet3d50
-    pretrained:bool|str|Path=False, # True for torchvision's weights, the path of Hara's file for resnet3d50; random if not given
-    width:float=1., # factor for channels and hidden units; 1/8 suits a laptop
+    name:str, # alexnet, vgg16, vgg19, resnet3d10, resnet3d18, resnet3d50, efficientnet_lite0, or a name of timm
+    pretrained:bool|str|Path=False, # True for published weights; a file for resnet3d50 and names of timm; random if not given
+    width:float=1., # factor for channels and hidden units; 1/8 suits a laptop; 1 for networks of timm
     classes:int|None=None, # outputs of a new last layer; if not given, those of the published network
     channels:int=3, # of the input; others than 3 are not normalised (flow)
 ) -> Backbone: # with `.feature_dim`
     "A network that turns pictures or clips into features; `ValueError` where there is none of that name."
-    if name not in FLAT and name not in RESNETS:
-        raise ValueError(f'{name!r} is no backbone; there are {", ".join([*FLAT, *RESNETS])}')
+    built_in = name in FLAT or name in RESNETS
+    if not built_in and not is_timm_name(name):
+        known = ', '.join([*FLAT, *RESNETS, *_TIMM_NAMES])
+        raise ValueError(f'{name!r} is no backbone; there are {known}, and the networks of timm')
     if not width > 0: raise ValueError(f'width should be positive, not {width}')
     if pretrained and width != 1: raise ValueError(f'{name}: published weights are of width 1, not {width}')
+    if not built_in and width != 1: raise ValueError(f'{name}: networks of timm have the width 1, not {width}')
     weights = published_weights(name, pretrained) if pretrained else None
     if name in FLAT: network = flat_network(name, width, classes or 1000, channels)
-    else: network = ResNet3D(*RESNETS[name], width, classes or (len(weights['fc.bias']) if weights else 400), channels)
+    elif built_in: network = ResNet3D(*RESNETS[name], width, classes or last_outputs(weights, 400), channels)
+    else: network = TimmNetwork(_TIMM_NAMES.get(name, name), classes or last_outputs(weights, 1000), channels)
     if classes: xavier([module for _, modules in network.stages() for module in modules][-1])
     if weights: load_published(network, weights, bool(classes))
     return network

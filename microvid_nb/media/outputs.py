@@ -14,10 +14,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 from .names import as_json
-from .render import atomic_path
 
 # %% ../../nbs/media/10_outputs.ipynb #160796d2
 _MARK = b'microvid_nb:'
@@ -48,6 +48,23 @@ def _with_html_comment(data:bytes, text:bytes) -> bytes:
     "A page with a comment at its end."
     return data + b'<!-- ' + text + b' -->\n'
 
+# %% ../../nbs/media/10_outputs.ipynb #4534ad8e
+def _with_webp_chunk(data:bytes, text:bytes) -> bytes:
+    "A WebP with an XMP chunk at its end; the simple form becomes the extended one, which alone may have such a chunk."
+    if data[12:16] != b'VP8X':
+        from PIL import Image
+        with Image.open(BytesIO(data)) as picture: (width, height), alpha = picture.size, 'A' in picture.getbands()
+        size = (width - 1).to_bytes(3, 'little') + (height - 1).to_bytes(3, 'little')
+        data = data[:12] + b'VP8X' + (10).to_bytes(4, 'little') + bytes([16 * alpha, 0, 0, 0]) + size + data[12:]
+    chunk = b'XMP ' + len(text).to_bytes(4, 'little') + text + b'\0' * (len(text) % 2)
+    body = data[8:20] + bytes([data[20] | 4]) + data[21:] + chunk
+    return b'RIFF' + len(body).to_bytes(4, 'little') + body
+
+# %% ../../nbs/media/10_outputs.ipynb #abdf3716
+def _with_free_box(data:bytes, text:bytes) -> bytes:
+    "An MP4, QuickTime or AVIF file with a free box at its end, which every player passes over."
+    return data + (len(text) + 8).to_bytes(4, 'big') + b'free' + text
+
 # %% ../../nbs/media/10_outputs.ipynb #59e1431c
 def _with_json_field(data:bytes, text:bytes) -> bytes:
     "JSON with one field more."
@@ -59,6 +76,9 @@ _COMMENTS = {
     '.jpeg': _with_jpeg_comment,
     '.gif': _with_gif_comment,
     '.png': _with_png_comment,
+    '.apng': _with_png_comment,
+    '.webp': _with_webp_chunk,
+    **dict.fromkeys(('.mp4', '.mov', '.avif'), _with_free_box),
     '.html': _with_html_comment,
     '.json': _with_json_field,
 }
@@ -128,6 +148,7 @@ def output(
     source, # file or folder that it is made of
 ) -> Iterator[Path]: # a temporary path with the same suffix
     "A temporary path that becomes the output, with its mark, when the block ends well; `ValueError` as `safe_output`."
+    from microvid_nb.media.render import atomic_path
     safe_output(outputs, path, source)
     with atomic_path(path) as temporary:
         yield temporary

@@ -31,7 +31,8 @@ from ..features.visual import backbone
 from ..media.audio import read_audio
 from ..media.survey import Survey, as_survey
 from ..media.video import MediaError
-from ..training import evaluating, fit, load_model
+from ..experiments import fit_scheduled, new_model
+from ..training import evaluating, load_model
 from .dare import DARE, DARESettings
 from .videos import Videos
 
@@ -82,7 +83,9 @@ def read_parts(
     """
     try: frames, unseen = even_frames(as_survey(path), settings), None
     except MediaError as error: frames, unseen = None, error
-    try: sound = read_audio(path.path if isinstance(path, Survey) else path, RATE, end=LONGEST_SOUND)
+    file, (start, end, _) = (path.path, path.part) if isinstance(path, Survey) else (path, (0., None, None))
+    latest = start + LONGEST_SOUND
+    try: sound = read_audio(file, RATE, start, latest if end is None else min(end, latest))
     except MediaError:
         if unseen: raise unseen from None
         sound = None
@@ -184,23 +187,12 @@ def train_picture_network(
 ) -> PictureNetwork: # trained
     "A network that has learned to name what is in frames."
     images, labels = torch.cat([video.frames for video in videos]), torch.cat([video.labels for video in videos])
-    torch.manual_seed(seed)
-    network = PictureNetwork(settings)
+    network = new_model(lambda: PictureNetwork(settings), seed)
     def loss(model, batch):
         pictures = batch[0].flip(-1) if torch.rand(()) < .5 else batch[0]   # scenes and concepts have no left and right
         return nn.functional.binary_cross_entropy_with_logits(model(pictures), batch[1])
     loader = DataLoader(TensorDataset(images, labels), 32, shuffle=True, drop_last=True)
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=.01)
-    fit(
-        network,
-        loader,
-        loss,
-        optimizer,
-        epochs,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
-        seed=seed,
-        progress=progress,
-    )
+    fit_scheduled(network, loader, loss, epochs, 1e-3, 'AdamW', weight_decay=.01, seed=seed, progress=progress)
     return network
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #952318dd
