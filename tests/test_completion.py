@@ -200,3 +200,27 @@ KNOWN = {'visual': np.ones(5, bool), 'text': np.ones(5, bool)}
 def test_bad_input_is_named(blocks, masks, rank, words):
     with pytest.raises(ValueError, match=words):
         complete_modalities(blocks, masks, rank, CompletionSettings(), progress=False)
+
+
+@pytest.mark.parametrize('case', ['sparse', 'one row', 'constant block', 'no ridge'])
+def test_valid_but_poor_input_is_completed(case):
+    """Columns of which one entry is known, a block that one row knows, a block that never changes, no penalty."""
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(30, 2)) @ rng.normal(size=(2, 12))
+    blocks = {'visual': rows[:, :8].copy(), 'text': rows[:, 8:].copy()}
+    masks = {'visual': np.ones(30, bool), 'text': rng.random(30) < .7}
+    settings = CompletionSettings(ridge=0.) if case == 'no ridge' else None # None: the penalty is chosen
+    if case == 'sparse': # one column is known in a single row
+        masks['text'] = rng.random((30, 4)) < .2
+        masks['text'][:, 1] = np.arange(30) == 5
+        masks['text'][0] = True
+    if case == 'one row': masks['text'] = np.arange(30) == 4
+    if case == 'constant block': blocks['text'] = np.full((30, 4), 2.)
+    done = complete_modalities(blocks, masks, 2, settings)
+    assert all(np.isfinite(block).all() for block in done.values())
+    mask = np.broadcast_to(masks['text'].reshape(30, -1), (30, 4))
+    assert (done['text'][mask] == blocks['text'][mask]).all()
+    if case == 'constant block': np.testing.assert_allclose(done['text'], 2., atol=1e-6)
+    fewer = hide(masks, .9, np.random.default_rng(0))
+    for name, before in masks.items():
+        assert (fewer[name].reshape(30, -1).any(0) == before.reshape(30, -1).any(0)).all(), name

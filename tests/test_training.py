@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
+from microvid_nb import training
 from microvid_nb.training import (
     check_weights, fit, load_checkpoint, load_model, random_state, save_checkpoint,
     separate_randomness, write_tensors)
@@ -537,3 +538,45 @@ def test_random_state_is_plain_data():
 
 if __name__ == '__main__':
     {'killed': killed, 'share': shared}[sys.argv[1]](sys.argv[2])
+
+
+def test_equal_models_have_equal_bytes(tmp_path):
+    weights = {f'layer{i}': torch.arange(4.) + i for i in range(5)}
+    files = [tmp_path/f'{i}.safetensors' for i in range(6)]
+    for file in files: training.write_tensors(file, weights, {'kind': 'test', 'ä': 'ö'})
+    assert len({file.read_bytes() for file in files}) == 1
+    assert training.read_tensors(files[0])[1] == {'kind': 'test', 'ä': 'ö'}
+
+
+def test_foreign_file_is_refused_before_its_tensors_are_read(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+    save_file({'weight': torch.ones(3)}, tmp_path/'foreign.safetensors')
+    read = []
+    real = training.safe_open
+
+    class Watched:
+        def __init__(self, *arguments, **more): self.file = real(*arguments, **more)
+        def __enter__(self): self.open = self.file.__enter__(); return self
+        def __exit__(self, *error): return self.file.__exit__(*error)
+        def metadata(self): return self.open.metadata()
+        def keys(self): return self.open.keys()
+        def get_tensor(self, name): read.append(name); return self.open.get_tensor(name)
+
+    monkeypatch.setattr(training, 'safe_open', Watched)
+    with pytest.raises(ValueError, match='no checkpoint of microvid_nb'):
+        training.read_tensors(tmp_path/'foreign.safetensors')
+    assert not read
+    training.write_tensors(tmp_path/'ours.safetensors', {'weight': torch.ones(3)}, {})
+    training.read_tensors(tmp_path/'ours.safetensors')
+    assert read == ['weight']
+
+
+@pytest.mark.parametrize('watched', ['loss', 'val_loss'])
+def test_a_schedule_may_wait_for_a_plateau(watched):
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), .1)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=.5, patience=0, threshold=0.)
+    history = training.fit(
+        model, [torch.zeros(2, 1)], lambda model, x: (model(x)*0).sum(), optimizer, 4, scheduler=schedule,
+        validate=(lambda model: {'val_loss': 1.}) if watched == 'val_loss' else None, progress=False)
+    assert history.learning_rate.tolist() == [.1, .1, .05, .025]

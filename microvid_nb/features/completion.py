@@ -135,6 +135,15 @@ def leading_columns(
         columns = columns.astype(data.dtype)
     return columns*(size/data.rows).astype(data.dtype)**.25
 
+# %% ../../nbs/features/04_completion.ipynb #57ead901
+def steady(
+    normal:np.ndarray, # normal equations [n, r, r]
+    ridge:float, # lambda
+) -> np.ndarray: # [n]
+    "The penalty of each system: lambda, but enough that a system with too little known still has one solution."
+    size = np.trace(normal, axis1=1, axis2=2)/normal.shape[-1]
+    return np.maximum(ridge, 1e-6*size + np.finfo(np.float32).tiny).astype(normal.dtype)
+
 # %% ../../nbs/features/04_completion.ipynb #adee4397
 def solve_rows(
     values:np.ndarray, # Z of a chunk, [n, D], 0 where unknown
@@ -146,7 +155,8 @@ def solve_rows(
     "The factors of some rows, given those of the columns."
     kinds, kind = np.unique(known, axis=0, return_inverse=True)
     gram = np.stack([columns[group].T @ columns[group] for group in groups])
-    normal = np.tensordot(kinds.astype(columns.dtype), gram, 1) + ridge*np.eye(columns.shape[1], dtype=columns.dtype)
+    normal = np.tensordot(kinds.astype(columns.dtype), gram, 1)
+    normal += steady(normal, ridge)[:, None, None]*np.eye(columns.shape[1], dtype=columns.dtype)
     right, rows = values @ columns, np.empty((len(values), columns.shape[1]), columns.dtype)
     for k in range(len(kinds)):
         same = np.flatnonzero(kind.ravel() == k)
@@ -161,10 +171,11 @@ def solve_columns(
     ridge:float, # N lambda
 ) -> np.ndarray: # V and what is to be added to the means, [D, r + 1]
     "The factors of the columns and their means, given the sums over all rows."
-    penalty = np.diag([*[ridge]*(len(right) - 1), 0])
-    return np.concatenate(
-        [np.linalg.solve(matrix + penalty, right[:, group]).T for matrix, group in zip(normal, groups)]
-    )
+    free = np.diag([*[1.]*(len(right) - 1), 0]) # the last number of u, which is 1, is not penalised
+    return np.concatenate([
+        np.linalg.solve(matrix + penalty*free, right[:, group]).T
+        for matrix, group, penalty in zip(normal, groups, steady(normal, ridge))
+    ])
 
 # %% ../../nbs/features/04_completion.ipynb #2825ea37
 def balance(
@@ -290,6 +301,17 @@ def load(cls:Factorization,
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     return cls(**arrays, **{name: about[name] for name in ('widths', 'ridge', 'size')}, history=tuple(about['history']))
 
+# %% ../../nbs/features/04_completion.ipynb #6b1d0a77
+def keep_some(
+    fewer:np.ndarray, # bool [N] or [N, D], what stays known
+    mask:np.ndarray, # the same before something was hidden
+) -> np.ndarray: # bool of the same shape
+    "What stays known, with the first known entry of each column of which nothing would be left."
+    kept, before = fewer.reshape(len(mask), -1).copy(), np.asarray(mask).reshape(len(mask), -1)
+    lost = np.flatnonzero(~kept.any(0) & before.any(0))
+    kept[before[:, lost].argmax(0), lost] = True
+    return kept.reshape(mask.shape)
+
 # %% ../../nbs/features/04_completion.ipynb #83f0a482
 def hide(
     masks:Mapping[str, np.ndarray], # modality -> bool [N] or [N, D]
@@ -307,7 +329,7 @@ def hide(
         )
         known[hit, (known*lacking*(1 - rng.random(known.shape))).argmax(1)[hit]] = False
         result |= dict(zip(whole, known.T))
-    return {name: result[name] for name in masks}
+    return {name: keep_some(result[name], masks[name]) for name in masks}
 
 # %% ../../nbs/features/04_completion.ipynb #0f80fe01
 def held_out_error(
@@ -316,7 +338,7 @@ def held_out_error(
     masks:Mapping[str, np.ndarray], # what is known
     fewer:Mapping[str, np.ndarray], # what was known to the fit
 ) -> dict[str, float]: # modality -> mean squared error of what was hidden; column means have 1
-    "How well a factorisation finds hidden entries; NaN for a modality of which nothing was hidden."
+    "How well a factorisation finds hidden entries; NaN for a modality of which nothing was hidden, or nothing that varies."
     found, start, errors = fitted.complete(blocks, fewer), 0, {}
     for name, block in blocks.items():
         mean = fitted.means[start:start + block.shape[1]]
@@ -324,8 +346,12 @@ def held_out_error(
         start += block.shape[1]
         size = np.square(np.where(hidden, block - mean, 0), dtype=float).sum()
         wrong = np.square(np.where(hidden, block - found[name], 0), dtype=float).sum()
-        errors[name] = float(wrong/size) if hidden.any() else np.nan
+        errors[name] = float(wrong/size) if size > 0 else np.nan
     return errors
+
+# %% ../../nbs/features/04_completion.ipynb #90711d31
+class NothingToHide(ValueError):
+    "Too little is known, or varies, to judge a factorisation by hidden entries."
 
 # %% ../../nbs/features/04_completion.ipynb #47c2cf96
 def choose_rank(
@@ -349,7 +375,7 @@ def choose_rank(
     table = pd.DataFrame.from_dict(errors, orient='index').rename_axis(['ridge', 'rank'])
     table = table.dropna(axis=1, how='all')
     if table.empty:
-        raise ValueError(
+        raise NothingToHide(
             f'expected rows that know several modalities, so that some can be hidden; found none in {list(blocks)}'
         )
     table = table.assign(mean=table.mean(axis=1))
@@ -366,5 +392,7 @@ def complete_modalities(
     progress:bool=True, # show a bar where it takes more than two seconds
 ) -> dict[str, np.ndarray]: # modality -> [N, D]; what is known is unchanged
     "Blocks with missing modalities inferred by factorisation (DARE, section 3.1); `ValueError` names the block that is wrong."
-    if settings is None: _, settings, _ = choose_rank(blocks, masks, [rank], progress=progress)
+    if settings is None:
+        try: _, settings, _ = choose_rank(blocks, masks, [rank], progress=progress)
+        except NothingToHide: settings = CompletionSettings() # nothing to choose a penalty by
     return factorize(blocks, masks, rank, settings, progress).complete(blocks, masks, out, settings.chunk)
