@@ -132,7 +132,7 @@ def to_json(self:Answer) -> str: # JSON
     "The answer as JSON."
     return as_json(self.to_dict())
 
-# %% ../nbs/answers.ipynb #fc558721
+# %% ../nbs/answers.ipynb #f1a41c48
 @patch
 def heading(self:Answer) -> list: # elements
     "The question, what the model was trained on, and what makes the answer poor."
@@ -140,7 +140,8 @@ def heading(self:Answer) -> list: # elements
     return [
         H3(self.question),
         *(trained if self.trained_on else []),
-        *(P(printable(f"Can't tell: {text}" if text == self.cannot_tell else text), cls='warning') for text in self.warnings),
+        *(P(printable(text), cls='warning') for text in self.warnings if text != self.cannot_tell),
+        *([P(f"Can't tell: {printable(self.cannot_tell)}.", cls='warning')] if self.cannot_tell else []),
     ]
 
 # %% ../nbs/answers.ipynb #7920ecce
@@ -149,7 +150,7 @@ def _repr_html_(self:Answer) -> str: # HTML
     "The answer as a notebook shows it."
     return shown_in_notebook(H2(printable(Path(self.path).name)), *self.heading(), *self.elements())
 
-# %% ../nbs/answers.ipynb #ca271fe7
+# %% ../nbs/answers.ipynb #c6783bf4
 @patch
 def save(self:Answer,
     path, # file to write: .json, .html, or a picture where the answer is one
@@ -159,7 +160,7 @@ def save(self:Answer,
     kind = Path(path).suffix.lower()
     if kind == '.html':
         section = Section(H2(printable(Path(self.path).name)), *self.heading(), *self.elements())
-        return write_page(path, [to_xml(section)], title=self.question, explained='', footer='Made by microvid_nb, without network.')
+        return write_page(path, [to_xml(section)], title=self.question, explained='', footer='Made by microvid_nb.')
     if kind != '.json': raise ValueError(f'{path}: an answer of {self.name} is written as .json or .html')
     with atomic_path(path) as temporary: temporary.write_text(self.to_json() + '\n', encoding='utf-8')
     return Path(path)
@@ -308,7 +309,7 @@ def attended(
         )
     return Div(*map(moment, chosen), cls='strip')
 
-# %% ../nbs/answers.ipynb #29888c45
+# %% ../nbs/answers.ipynb #456010d5
 def classify(
     path, # a video file, or a survey of one
     model='classify', # file, name or object; the one of the package if not given
@@ -317,7 +318,7 @@ def classify(
     "What a clip shows: its scene and its behaviour; `MediaError` if there is no picture in it."
     classify_video = import_named('microvid_nb.classify.video.classify_video')
     clip, model = survey(path, **part), model_of(model, 'classify')
-    return ClassifyAnswer(clip.path, classify_video(clip.path, bare(model)), model, clip)
+    return ClassifyAnswer(clip.path, classify_video(clip, bare(model)), model, clip)
 
 # %% ../nbs/answers.ipynb #06c0f1c4
 class VenueAnswer(Answer):
@@ -352,9 +353,9 @@ def venue(
     **part, # start, end and stream, as for `survey`
 ) -> Answer: # with the fields of `VenueEstimate`: venues, concepts, missing
     "The place where a clip was filmed; `MediaError` where it shows nothing and sounds of nothing."
-    read_clip = import_named('microvid_nb.venue.video_to_venue.read_clip')
+    read_parts = import_named('microvid_nb.venue.video_to_venue.read_parts')
     model, clip = model_of(model, 'venue'), path if not any(part.values()) else survey(path, **part)
-    parts = read_clip(clip, bare(model).settings.pictures, text)
+    parts = read_parts(clip, bare(model).settings.pictures, text)
     path = clip.path if isinstance(clip, Survey) else str(clip)
     return VenueAnswer(path, bare(model).estimate(parts), model, context=parts)
 

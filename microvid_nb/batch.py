@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_videos', 'for_each']
 
-# %% ../nbs/batch.ipynb #2ae0afdc
+# %% ../nbs/batch.ipynb #9951ced2
 import glob
 import os
 import re
@@ -22,24 +22,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .media.names import as_json, printable
+from .media.outputs import Outputs, read_mark
 
-# %% ../nbs/batch.ipynb #293747a8
+# %% ../nbs/batch.ipynb #58a3fb58
 _VIDEO_SUFFIXES = set(
     '.3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .insv .ivf .lrv .m2t .m2ts .m2v .m4v .mjpeg .mkv '
     '.mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogm .ogv .qt .rm .tod .vob .webm .wmv .wtv .y4m'.split()
 )
 _OTHER_SUFFIXES = set(
-    '.aac .aiff .bmp .c .cfg .csv .db .doc .docx .flac .h .h5 .heic .htm .html .ini .ipynb .jpeg .jpg .js .json .log .m4a '
-    '.m4b .md .mka .mp3 .npy .npz .oga .opus .parquet .pdf .pickle .pkl .pt .py .safetensors .srt .svg .tif .tiff .toml '
-    '.tsv .txt .vtt .wav .wma .xls .xlsx .xml .yaml .yml .zip'.split()
+    '.aac .aiff .bmp .c .cfg .csv .db .doc .docx .flac .h .h5 .heic .htm .html .ini .ipynb .jpeg .jpg .js .json .log '
+    '.m4a .m4b .md .mka .mp3 .npy .npz .oga .opus .parquet .pdf .pickle .pkl .pt .py .safetensors .srt .svg .tif .tiff '
+    '.toml .tsv .txt .vtt .wav .wma .xls .xlsx .xml .yaml .yml .zip'.split()
 )
 
-# %% ../nbs/batch.ipynb #6f4f8697
+# %% ../nbs/batch.ipynb #75d6c1f9
 _VIDEO_STARTS = (
     rb'....(ftyp(?!M4A |M4B |M4P |heic|heix|mif1|avif|crx )|moov|mdat|wide|free|skip)'  # MP4, MOV, AVIF sequences
     rb'|RIFF....(AVI |WEBPVP8X....[\x02\x03\x06\x07\x0a\x0b\x0e\x0f\x12\x13\x16\x17\x1a\x1b\x1e\x1f\x22\x23\x26\x27'
     rb'\x2a\x2b\x2e\x2f\x32\x33\x36\x37\x3a\x3b\x3e\x3f])'  # AVI, WebP with the flag of an animation
-    rb'|\x1a\x45\xdf\xa3|FLV\x01|GIF8[79]a|\.RMF|DKIF|YUV4MPEG2 |\x06\x0e\x2b\x34'  # Matroska, FLV, GIF, RM, IVF, Y4M, MXF
+    rb'|\x1a\x45\xdf\xa3|FLV\x01|GIF8[79]a|\.RMF|DKIF|YUV4MPEG2 |\x06\x0e\x2b\x34'  # Matroska, FLV, GIF ... MXF
     rb'|OggS.{24,}(\x80theora|BBCD)|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\xb7\xd8\x00\x20\x37\x49\xda\x11'  # Ogg, ASF, WTV
     rb'|\0\0\x01[\xb3\xba]|\0\0\0\x01[\x67\x40\x42]|\x1f\x07\0'  # MPEG, H.264, H.265, DV
     rb'|\x47.{187}\x47.{187}\x47|.{4}\x47.{191}\x47.{191}\x47'  # transport streams
@@ -68,7 +69,7 @@ class Found(NamedTuple):
     files: list[Path] # in order, each once
     passed_over: Counter # kind of file in the folders -> how many
 
-# %% ../nbs/batch.ipynb #2723739d
+# %% ../nbs/batch.ipynb #edbde3d7
 def search_folder(
     folder:Path, # with folders in it
     passed_over:Counter, # kind -> how many; is added to
@@ -80,7 +81,7 @@ def search_folder(
         if not hidden and not file.is_file(): continue
         if hidden: kind = 'hidden' if file.is_file() else None
         elif not is_clip(file): kind = file.suffix.lower() or 'without suffix'
-        else: kind = ''
+        else: kind = 'outputs of this tool' if read_mark(file) else ''
         if kind: passed_over[kind] += 1
         elif kind == '': taken.append(file)
     return taken
@@ -201,7 +202,7 @@ def in_turn(
     try: yield from pool.map(work, items)
     finally: pool.shutdown(wait=False, cancel_futures=True)
 
-# %% ../nbs/batch.ipynb #e1336d5f
+# %% ../nbs/batch.ipynb #f7ad1892
 def for_each(
     paths:list[str], # files, folders, patterns
     job:Callable[[Path, str], dict], # from a file and a name for its outputs: the record
@@ -209,12 +210,15 @@ def for_each(
     json:bool=False, # print the records as JSON instead
     workers:int=1, # files at a time
     derived:Sequence[str]=('{}',), # names of outputs that a job makes of a name
+    outputs:Outputs|None=None, # whose inputs are these files
 ) -> Outcome: # the record of each file, and the exit status
-    "Does a job for each file, with progress, and prints the results; a file that fails is reported, and the next one tried."
+    "Does a job for each file, with progress, and prints the results; a file that fails is reported, and others go on."
     from tqdm import tqdm
     found, outcome = search(paths), Outcome()
     names = output_names(found.files, derived)
-    if found.passed_over: note(f'passed over: {", ".join(f"{number} {kind}" for kind, number in found.passed_over.items())}')
+    if outputs: outputs.protect(found.files)
+    kinds = [f'{number} {kind}' for kind, number in found.passed_over.items()]
+    if kinds: note(f'passed over: {", ".join(kinds)}')
     with caught_warnings() as take:
         results = in_turn(lambda file: attempt(job, file, names[file], take), found.files, workers)
         bar = None if len(names) > 1 else True  # None: only where a person watches

@@ -119,13 +119,14 @@ def explaining_figure(
     except ImportError: return []
     return []
 
-# %% ../nbs/card.ipynb #1bd4c587
+# %% ../nbs/card.ipynb #d8ff46d1
 def answer_elements(
     answer:Answer, # of a trained model
 ) -> list: # elements
     "An answer on the card."
     if answer.name == 'thumbnail':
-        return [*answer.heading(), P(f'The frame at {answer.time:.2f} s, for these topics:'), *explaining_figure(answer)]
+        frame = P(f'The frame at {answer.time:.2f} s, for these topics:')
+        return [*answer.heading(), frame, *explaining_figure(answer)]
     return [*answer.heading(), *answer.elements(), *explaining_figure(answer)]
 
 # %% ../nbs/card.ipynb #c1f695b7
@@ -152,7 +153,7 @@ def _repr_html_(self:Card) -> str: # HTML
     "All answers as a notebook shows them."
     return shown_in_notebook(*card_elements(self))
 
-# %% ../nbs/card.ipynb #62fc5546
+# %% ../nbs/card.ipynb #2d8577fa
 _EXPLAINED = (
     'Thumbnail and GIF at the top are chosen without trained weights: bars in the strip show how much moves, the '
     'coloured ones are the shots of the GIF, the upright mark is the thumbnail, and below are the candidates with '
@@ -165,6 +166,7 @@ def card_section(
     "The part of the page about one clip."
     return to_xml(Section(*card_elements(found)))
 
+# %% ../nbs/card.ipynb #316888cb
 def write_cards(
     path, # file to write
     sections, # HTML of one clip each, from `card_section`

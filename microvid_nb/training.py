@@ -13,7 +13,7 @@ import random
 import time
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from importlib.metadata import version
@@ -24,13 +24,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object, send_to_device, set_seed
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -93,6 +91,17 @@ def separate_randomness():
     kept = random_state()
     try: yield
     finally: set_random_state(kept)
+
+# %% ../nbs/training.ipynb #e7a10002
+@contextmanager
+def evaluating(
+    model:nn.Module, # in any mode
+) -> Iterator[nn.Module]: # the same, in evaluation mode
+    "A block in which a model is in evaluation mode; afterwards each layer has its mode back, also after an error."
+    modes = [(module, module.training) for module in model.modules()]
+    try: yield model.eval()
+    finally:
+        for module, training in modes: module.training = training
 
 # %% ../nbs/training.ipynb #f2d402ea
 def loader_generators(
@@ -373,7 +382,7 @@ class TrainingRun:
         scheduler, # of learning rates, or None
         clip:float|None, # largest norm of a gradient
         best:tuple|None, # column and `max` or `min`
-        accelerator:Accelerator, # knows the devices
+        accelerator, # of Accelerate, knows the devices
         seed:int, # of the run
     ):
         self.accelerator, self.model, self.optimizer, self.scheduler, self.clip, self.best_by = (
@@ -434,6 +443,7 @@ def train_epoch(self:TrainingRun,
     bar:tqdm, # moves on with each batch
 ) -> dict[str, float]: # means over the batches of all processes
     "Trains for one epoch; `ValueError` where the loader has no batch."
+    from accelerate.utils import gather_object, send_to_device
     self.model.train()
     number, sums = 0, Counter()
     for number, batch in enumerate(self.loader, 1):
@@ -455,6 +465,7 @@ def finish_epoch(self:TrainingRun,
     started:float, # on `time.perf_counter`
 ):
     "Judges the model, moves the schedule on and adds the row to the history."
+    from accelerate.utils import gather_object
     if validate is not None:
         self.model.eval()
         with torch.no_grad(), separate_randomness():
@@ -471,7 +482,7 @@ def step_scheduler(
     row:dict, # figures of the epoch
 ):
     "Moves a schedule on; one that waits for a plateau watches 'val_loss' where `validate` gives it, else 'loss'."
-    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+    if isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step(row.get('val_loss', row['loss']))
     else: scheduler.step()
 
@@ -523,6 +534,7 @@ def write(self:TrainingRun,
     path:Path, # file to write
 ):
     "Writes everything that is needed for going on after this epoch."
+    from accelerate.utils import gather_object
     scaler, tensors = self.accelerator.scaler, {}
     chance = {
         'global': random_state(),
@@ -568,6 +580,16 @@ def resume(self:TrainingRun,
     for generator, kept in zip(loader_generators(self.loader), chance['loader'], strict=True): generator.set_state(kept)
     self.history, self.best = state['history'], state['best'] and Best(*state['best'])
 
+# %% ../nbs/training.ipynb #214034ef
+@contextmanager
+def evaluating(
+    model:nn.Module, # in any mode
+) -> Iterator[nn.Module]: # the same, in evaluation mode
+    "A block without dropout; afterwards the model is in the mode that it was in, also after an error."
+    training = model.training
+    try: yield model.eval()
+    finally: model.train(training)
+
 # %% ../nbs/training.ipynb #23fbdb4a
 def fit(
     model:nn.Module, # trained in place; afterwards on the training device and in eval mode
@@ -585,6 +607,9 @@ def fit(
     progress:bool=True, # show a bar where training takes more than two seconds
 ) -> pd.DataFrame: # an epoch a row: epoch, loss, its parts, figures of `validate`, learning_rate, seconds
     "Trains a model and returns its history; `FloatingPointError` names epoch and batch where a loss is not finite, `ValueError` a checkpoint of another plan."
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import set_seed
     AcceleratorState._reset_state()  # else the precision of the first run in this process would bind all others
     accelerator = Accelerator(
         mixed_precision=mixed_precision or 'no',

@@ -12,12 +12,12 @@ from sklearn.metrics import precision_score, recall_score
 
 from microvid_nb.classify.conv3d import Conv2DClassifier, ConvSettings
 from microvid_nb.classify.experiments import (
-    DROPOUTS, FUSIONS, PAPER_TABLE2, SPLITS, ClipFiles, WorldClips, beside_paper1, beside_paper2, compare,
-    keep_clip, prepare_ucf101, printed_tables, reproduce_microworld, reproduce_real, train_microworld_model,
-    world_round)
+    DROPOUTS, FUSIONS, PAPER_TABLE2, SPLITS, ClipFiles, WorldClips, keep_clip, prepare_ucf101, printed_tables, reproduce_microworld, reproduce_real,
+    table1_beside_paper, table2_beside_paper, train_microworld_model, world_round)
 from microvid_nb.classify.systems import SCALES, Clips, confusions, mean_precision, per_class, scores_of, train_network
 from microvid_nb.classify.video import load_classifier
 from microvid_nb.data.world.motions import ACTIONS, action_clip
+from microvid_nb.experiments import compare_rounds
 from microvid_nb.media.render import write_video
 from microvid_nb.training import save_checkpoint
 
@@ -30,7 +30,7 @@ def test_measures_against_counting(pairs):
     truth, said = np.array(pairs).T
     table, counts = (
         per_class(truth, said, 'abcd'),
-        confusions(truth, said, 'abcd').pivot(index='true', columns='said', values='clips').to_numpy(),
+        confusions(truth, said, 'abcd').pivot(index='true', columns='predicted', values='clips').to_numpy(),
     )
     for k in range(4):
         tp, fp, fn = (sum((truth == k) & (said == k)), sum((truth != k) & (said == k)), sum((truth == k) & (said != k)))
@@ -97,20 +97,11 @@ def test_all_tables_of_microworld(tables):
 
 
 def test_tables_beside_the_paper(tables):
-    shown = beside_paper1(tables['table1'], 'scene')
-    assert (
-        shown.loc['training precision', 'UCF101, paper: 3D'] == 0.952
-        and '±' in shown.loc['validation precision', 'MicroWorld: 3D']
-    )
-    assert (
-        beside_paper2(tables['table2'])['UCF101, paper: validation precision'].tolist()
-        == PAPER_TABLE2.loc['validation precision'].tolist()
-    )
-    rows = tables['table1'][tables['table1'].task == 'scene']
-    by_hand = rows.pivot(index='round', columns='network', values='validation precision')
-    assert compare(rows, 'network', '3D', '2D', 'validation precision').difference == pytest.approx(
-        (by_hand['3D'] - by_hand['2D']).mean()
-    )
+    shown = table1_beside_paper(tables['table1'], 'scene')
+    assert shown.loc['training precision, paper (UCF101)', '3D'] == 0.952
+    assert '±' in shown.loc['validation precision, MicroWorld', '3D']
+    printed = table2_beside_paper(tables['table2'])['validation precision, paper (UCF101)']
+    assert printed.tolist() == PAPER_TABLE2.loc['validation precision'].tolist()
 
 
 def test_curves_and_confusions_agree_with_the_table(tables):
@@ -125,7 +116,7 @@ def test_curves_and_confusions_agree_with_the_table(tables):
     )
     counts = tables['confusion']
     accuracy = (
-        counts[counts.true == counts.said].groupby(['task', 'network']).clips.sum()
+        counts[counts.true == counts.predicted].groupby(['task', 'network']).clips.sum()
         / counts.groupby(['task', 'network']).clips.sum()
     )
     by_table = tables['table1'].groupby(['task', 'network'])['validation accuracy'].mean()
@@ -148,12 +139,9 @@ def test_the_saved_figures_say_what_the_page_says():
     table = pd.read_csv(ROOT/'results'/'classify_table1_microworld_small_seed0.csv')
     action, scene = (table[table.task == task] for task in ('action', 'scene'))
     assert action['round'].nunique() == 5
-    better = compare(action, 'network', '3D', '2D', 'validation precision')
-    assert better.difference > .3 and better.p < .001
-    assert (
-        abs(compare(scene, 'network', '3D', '2D', 'validation precision').difference) < 0.03
-        and scene['validation precision'].min() > 0.9
-    )
+    def compare(rows): return compare_rounds(rows, '3D', '2D', 'validation precision', 600/2400, by='network')
+    assert compare(action).difference > .3 and compare(action).p < .001
+    assert abs(compare(scene).difference) < .03 and scene['validation precision'].min() > .9
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 
-def microvid(*arguments, cwd=None):
+def microvid(*arguments, cwd=None, env=None):
     command = [Path(sys.executable).with_name('microvid'), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=env)
     assert 'Traceback' not in done.stderr + done.stdout
     return done.returncode, done.stdout, done.stderr
 
@@ -132,3 +132,35 @@ def test_unwritable_out(sample, tmp_path):
     (tmp_path / 'file').touch()
     code, _, err = microvid('thumbnail', sample, '--out', tmp_path / 'file')
     assert code == 2 and err.startswith('error: ')
+
+
+@pytest.fixture
+def base(tmp_path) -> dict:
+    """An environment in which the libraries of the extras are absent."""
+    (tmp_path / 'absent').mkdir()
+    (tmp_path / 'absent' / 'sitecustomize.py').write_text('''
+import sys
+class Absent:
+    names = "torch torchvision librosa gensim numba dask distributed pyarrow matplotlib seaborn h5py safetensors".split()
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names: raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+''')
+    paths = [str(tmp_path / 'absent'), *filter(None, [os.environ.get('PYTHONPATH')])]
+    return {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
+
+
+@pytest.mark.parametrize('command', ['thumbnail', 'gif', 'candidates', 'probe', 'card'])
+def test_base_commands_need_no_extra(command, sample, tmp_path, base):
+    code, out, err = microvid(command, sample, '--out', tmp_path / 'out', env=base)
+    assert code == 0 and err == '' and 'sample.mp4' in out
+    if command == 'card': assert 'microvid_nb[models]' in (tmp_path / 'out' / 'index.html').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize('arguments, extra', [
+    (['classify'], 'models'), (['venue'], 'models'), (['gif', '--model', 'gif'], 'models'), (['thumbnail', '--topics', 'x'], 'models'),
+    (['features', '--extractor', 'visual'], ''),
+])
+def test_what_is_missing_is_named_with_its_extra(arguments, extra, sample, tmp_path, base):
+    code, out, err = microvid(arguments[0], sample, *arguments[1:], env=base, cwd=tmp_path)
+    assert code == 2 and not out and len(err.splitlines()) == 1 and f'pip install "microvid_nb[{extra}' in err

@@ -202,25 +202,35 @@ def test_bad_input_is_named(blocks, masks, rank, words):
         complete_modalities(blocks, masks, rank, CompletionSettings(), progress=False)
 
 
-@pytest.mark.parametrize('case', ['sparse', 'one row', 'constant block', 'no ridge'])
-def test_valid_but_poor_input_is_completed(case):
-    """Columns of which one entry is known, a block that one row knows, a block that never changes, no penalty."""
-    rng = np.random.default_rng(3)
-    rows = rng.normal(size=(30, 2)) @ rng.normal(size=(2, 12))
-    blocks = {'visual': rows[:, :8].copy(), 'text': rows[:, 8:].copy()}
-    masks = {'visual': np.ones(30, bool), 'text': rng.random(30) < .7}
-    settings = CompletionSettings(ridge=0.) if case == 'no ridge' else None # None: the penalty is chosen
-    if case == 'sparse': # one column is known in a single row
-        masks['text'] = rng.random((30, 4)) < .2
-        masks['text'][:, 1] = np.arange(30) == 5
-        masks['text'][0] = True
-    if case == 'one row': masks['text'] = np.arange(30) == 4
-    if case == 'constant block': blocks['text'] = np.full((30, 4), 2.)
-    done = complete_modalities(blocks, masks, 2, settings)
-    assert all(np.isfinite(block).all() for block in done.values())
-    mask = np.broadcast_to(masks['text'].reshape(30, -1), (30, 4))
-    assert (done['text'][mask] == blocks['text'][mask]).all()
-    if case == 'constant block': np.testing.assert_allclose(done['text'], 2., atol=1e-6)
-    fewer = hide(masks, .9, np.random.default_rng(0))
-    for name, before in masks.items():
-        assert (fewer[name].reshape(30, -1).any(0) == before.reshape(30, -1).any(0)).all(), name
+def sparse_masks(seed):
+    """Masks that know little, and something of each column."""
+    rng = np.random.default_rng(seed)
+    masks = {'a': rng.random((60, 6)) < .05, 'b': rng.random((60, 5)) < .5}
+    masks['a'][rng.integers(0, 60, 6), np.arange(6)] = True
+    return masks
+
+
+@pytest.mark.parametrize('settings', [None, CompletionSettings(ridge=0.)])
+@pytest.mark.parametrize('masks', [
+    *map(sparse_masks, range(4)),
+    {'a': np.ones(60, bool), 'b': np.arange(60) == 3},
+    {'a': np.arange(60) % 3 > 0, 'b': np.arange(60) % 4 > 0},
+    {'a': np.ones(60, bool), 'b': np.ones(60, bool)},
+])
+@pytest.mark.parametrize('constant', [False, True])
+def test_valid_masks_are_completed(masks, settings, constant):
+    rng = np.random.default_rng(1)
+    blocks = {'a': rng.normal(size=(60, 6)), 'b': np.full((60, 5), 2.) if constant else rng.normal(size=(60, 5))}
+    found = complete_modalities(blocks, masks, 2, settings, progress=False)
+    for name, block in blocks.items():
+        known = np.broadcast_to(masks[name].reshape(60, -1), block.shape)
+        assert np.isfinite(found[name]).all() and (found[name][known] == block[known]).all()
+    if constant: assert np.allclose(found['b'], 2)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_hiding_leaves_something_of_each_column(seed):
+    masks = sparse_masks(seed) | {'c': np.arange(60) == 7}
+    left = hide(masks, .9, np.random.default_rng(seed))
+    for name, mask in masks.items():
+        assert not (left[name] & ~mask).any() and (left[name].any(0) == mask.any(0)).all()

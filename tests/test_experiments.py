@@ -197,7 +197,8 @@ def test_holm_by_its_definition(p):
 
 
 def test_a_table_is_one_family(rows):
-    pairs = {('ours', 'theirs', figure): compare_rounds(rows, 'ours', 'theirs', figure, .5) for figure in ('accuracy', 'error')}
+    figures = ('accuracy', 'error')
+    pairs = {('ours', 'theirs', name): compare_rounds(rows, 'ours', 'theirs', name, .5) for name in figures}
     table = comparison_table(pairs, ['method', 'against', 'figure'])
     assert table.columns.tolist() == [
         'method', 'against', 'figure', 'difference', 'low', 'high', 'p', 'p (Holm)', 'pairs']

@@ -1,6 +1,4 @@
-"""The experiments of the thumbnail papers: what training above frozen layers changes (nothing), choices and measures
-against loops, folds, and the whole at its smallest.
-"""
+"""The thumbnail experiments: training above frozen layers, choices and measures by loops, the whole at its smallest."""
 from dataclasses import replace
 
 import numpy as np
@@ -12,19 +10,20 @@ from torch.utils.data import DataLoader, TensorDataset
 from microvid_nb.data.microworld import MicroWorld, reception
 from microvid_nb.data.world.pictures import NAMES, SEEN
 from microvid_nb.data.world.stories import shot_at
-from microvid_nb.data.world.views import Posts
+from microvid_nb.data.world.views import SHORT, Posts
+from microvid_nb.experiments import compare_rounds, drawn_survey
 from microvid_nb.features.text import SemanticSpace
 from microvid_nb.features.visual import backbone, freeze
 from microvid_nb.thumbnail import experiments
 from microvid_nb.thumbnail.amuse import AMUSESettings, PairedPictures, amuse_loss, domain_gap, new_amuse
 from microvid_nb.thumbnail.experiments import (
-    LAMBDAS, SCALES, Round, agreement, beside_paper, clip_choices, five_folds, searched, tables,
-    train_microworld_model, transfer_study, versus)
-from microvid_nb.thumbnail.experiments import tests_over_posts as compare_over_posts
+    AMUSE_TABLE2, LAMBDAS, SCALES, agreement, clip_choices, compare_over_posts, five_folds, searched, tables,
+    thumbnail_table, train_microworld_model, transfer_study)
+from microvid_nb.thumbnail.measures import item_outcomes, outcome, thumbnail_measures
+from microvid_nb.thumbnail.pictures import FROZEN, above_frozen, frozen_maps, start_from
 from microvid_nb.thumbnail.popularity import TopicModel
-from microvid_nb.thumbnail.systems import (
-    FROZEN, Clip, TopicScores, above_frozen, choices, drawn_survey, entity_topics, frozen_maps, measure,
-    microworld_data, outcome, read_clip, split_posts, start_from, words_said)
+from microvid_nb.thumbnail.posts import JudgedPost, entity_topics, judged_post, named_concepts, split_posts
+from microvid_nb.thumbnail.systems import TopicScores, choices, microworld_data
 from microvid_nb.training import fit
 
 TINY = replace(SCALES['tiny'], posts=6, other_posts=4, source=80, pretraining=80, gap_pictures=40)
@@ -43,7 +42,7 @@ def data(world):
 def made_up(n, seed, clicks=300):
     rng = np.random.default_rng(seed)
     likeness = rng.random(n)
-    return Clip(
+    return JudgedPost(
         seed,
         torch.zeros(n, 3, 8, 8, dtype=torch.uint8),
         np.arange(n),
@@ -114,10 +113,10 @@ def test_measures_by_hand():
     clips = [made_up(4, seed) for seed in range(5)]
     best, first = np.array([clip.click_rate.argmax() for clip in clips]), np.zeros(5, int)
     assert (
-        measure(best, clips)['clicks'] == pytest.approx(1)
-        and measure(np.array([c.truth for c in clips]), clips)['accuracy'] == 1
+        thumbnail_measures(best, clips)['clicks'] == pytest.approx(1)
+        and thumbnail_measures(np.array([c.truth for c in clips]), clips)['accuracy'] == 1
     )
-    found = measure(first, clips)
+    found = thumbnail_measures(first, clips)
     assert found['accuracy'] == np.mean([clip.truth == 0 for clip in clips])
     assert found['similarity'] == pytest.approx(np.mean([clip.likeness[0] for clip in clips]))
     assert found['clicks'] == pytest.approx(
@@ -127,10 +126,9 @@ def test_measures_by_hand():
 
 
 def test_a_clip_is_the_post(world):
-    """Hidden rates are those of the moments, and the ground truth is in the shot of the posted thumbnail, as it is for
-    the world's own view.
-    """
-    clip, survey, (seen, post, _) = read_clip(world, 5, 48), drawn_survey(world, 5), reception(world, 5)
+    """Hidden rates are those of the moments; the ground truth is in the shot of the posted thumbnail."""
+    clip, survey = judged_post(world, 5, 48), drawn_survey(world, 5, SHORT, 4.)
+    seen, post, _ = reception(world, 5)
     np.testing.assert_allclose(survey.candidates.times, clip.times)
     for time, rate in zip(clip.times, clip.click_rate):
         assert rate == post.click_rate[min(range(len(seen.times)), key=lambda k: abs(seen.times[k] - time))]
@@ -150,8 +148,14 @@ def test_posts_that_count(world):
     assert len(counting) == 4 and len(others) == 7
 
 
+def test_posts_that_never_come_end_the_search(world):
+    with pytest.raises(ValueError, match='expected 2 posts that count and 1 that do not, found 0 that count'):
+        split_posts(world, 2, 1, followers=(10**8, 10**9), most=20)
+
+
 def test_words():
-    assert [NAMES[k] for k in np.flatnonzero(words_said('My dog and the CAKE! #bike dogs'))] == ['dog', 'cake', 'bike']
+    found = np.flatnonzero(named_concepts('My dog and the CAKE! #bike dogs'))
+    assert [NAMES[k] for k in found] == ['dog', 'cake', 'bike']
     topics = entity_topics(
         ['my dog is so fluffy', 'look at this dog', 'the dog and the cake', 'a cake today', 'mood'] * 4
     )
@@ -174,21 +178,18 @@ def test_folds():
         assert row.accuracy == inside[row.d, row.alpha, row['lambda']][fold == row.fold].mean()
 
 
-def test_tests_over_posts():
+def test_comparisons_over_posts():
+    """Posts are the items, each with its mean over rounds; Holm is taken over all of them."""
     clips = [made_up(4, seed) for seed in range(30)]
     good, bad = np.array([clip.truth for clip in clips]), np.array([(clip.truth + 1) % 4 for clip in clips])
-    chosen = [
-        Round(
-            k,
-            {'AMUSE': good, experiments.BOTH_WAYS: good, 'other': np.where(np.arange(30) < k, good, bad)},
-            {},
-            pd.DataFrame(),
-            {},
-        )
-        for k in (10, 12)
-    ]
-    table = compare_over_posts(chosen, clips).query('method == "AMUSE" and against == "other"').set_index('measure')
-    assert table.difference['accuracy'] == pytest.approx(1 - 11/30) and table.p['accuracy'] < 1e-6
+    parts = []
+    for number, right in enumerate((10, 12)):
+        chosen = {'AMUSE': good, 'other': np.where(np.arange(30) < right, good, bad)}
+        parts += [item_outcomes(picks, clips).assign(round=number, method=name) for name, picks in chosen.items()]
+    table = compare_over_posts(pd.concat(parts), ['AMUSE']).set_index('measure')
+    assert table.difference['accuracy'] == pytest.approx(1 - 11/30) and table.p['accuracy'] < 1e-4
+    assert table.low['accuracy'] < 1 - 11/30 < table.high['accuracy'] and set(table.pairs) == {30}
+    assert (table['p (Holm)'] >= table.p).all()
 
 
 @pytest.mark.check
@@ -201,12 +202,14 @@ def test_whole_at_its_smallest(world, data):
     )
     unseen = made['table2'].set_index('method')['unseen words']
     assert unseen[['C2AE', 'Variant-IV']].isna().all() and unseen[['AMUSE', 'DeViSE']].notna().all()
-    table = beside_paper(made['table2'], experiments.PAPER_TABLE2, ['oracle: knows click rates', 'CLIP, zero-shot'])
-    assert (
-        list(table.index) == [*experiments.PAPER_TABLE2, 'oracle: knows click rates']
-        and table.iloc[-1]['clicks, %'] == '100.0 ± 0.0'
-    )
-    assert versus(made['table2'], 'oracle: knows click rates', 'AMUSE', 'clicks').difference > 0
+    table = thumbnail_table(made['table2'], AMUSE_TABLE2, ['oracle: knows click rates', 'CLIP, zero-shot'])
+    assert list(table.index) == [*AMUSE_TABLE2, 'oracle: knows click rates']
+    assert table.iloc[-1]['clicks, MicroWorld, %'] == '100.0 ± 0.0'
+    assert table.loc['AMUSE', 'accuracy, paper (Instagram), %'] == '30.10 ± 0.29'
+    assert compare_rounds(made['table2'], 'oracle: knows click rates', 'AMUSE', 'clicks', 0).difference > 0
+    assert len(made['items']) == TINY.rounds*TINY.posts*made['table2'].method.nunique()
+    means = made['items'].groupby(['round', 'method']).accuracy.mean()
+    pd.testing.assert_series_equal(means, made['table2'].set_index(['round', 'method']).accuracy.sort_index())
     assert set(made['convergence'].epoch) == set(range(1, TINY.epochs + 1)) and {'gap', 'ranking', 'accuracy'} <= set(
         made['convergence']
     )

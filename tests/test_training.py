@@ -21,7 +21,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, T
 
 from microvid_nb import training
 from microvid_nb.training import (
-    check_weights, fit, load_checkpoint, load_model, random_state, save_checkpoint,
+    check_weights, evaluating, fit, load_checkpoint, load_model, random_state, read_tensors, save_checkpoint,
     separate_randomness, write_tensors)
 
 
@@ -540,12 +540,32 @@ if __name__ == '__main__':
     {'killed': killed, 'share': shared}[sys.argv[1]](sys.argv[2])
 
 
+def test_a_schedule_that_watches_the_loss():
+    """`ReduceLROnPlateau` gets the loss of each epoch, and halves the rate where it does not fall."""
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), .5)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=.5, patience=0)
+    history = fit(model, [torch.ones(4, 2)], lambda model, batch: 0*model(batch).sum() + 1, optimizer, 4,
+                  scheduler=schedule, progress=False)
+    assert history.learning_rate.tolist() == [.5, .5, .25, .125]
+
+
 def test_equal_models_have_equal_bytes(tmp_path):
-    weights = {f'layer{i}': torch.arange(4.) + i for i in range(5)}
-    files = [tmp_path/f'{i}.safetensors' for i in range(6)]
-    for file in files: training.write_tensors(file, weights, {'kind': 'test', 'ä': 'ö'})
-    assert len({file.read_bytes() for file in files}) == 1
-    assert training.read_tensors(files[0])[1] == {'kind': 'test', 'ä': 'ö'}
+    """The header is in the order of the alphabet, whatever the order of the tensors."""
+    tensors = {name: torch.full((3,), float(i)) for i, name in enumerate('cabd')}
+    write_tensors(tmp_path / 'one', tensors, {'kind': 'test'})
+    write_tensors(tmp_path / 'two', dict(reversed(tensors.items())), {'kind': 'test'})
+    assert (tmp_path / 'one').read_bytes() == (tmp_path / 'two').read_bytes()
+    found, about = read_tensors(tmp_path / 'one')
+    assert about == {'kind': 'test'} and all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+def test_mode_is_restored_after_an_error():
+    model = torch.nn.Dropout().train()
+    with pytest.raises(ZeroDivisionError), evaluating(model) as still:
+        assert not still.training
+        1/0
+    assert model.training
 
 
 def test_foreign_file_is_refused_before_its_tensors_are_read(tmp_path, monkeypatch):
@@ -569,14 +589,3 @@ def test_foreign_file_is_refused_before_its_tensors_are_read(tmp_path, monkeypat
     training.write_tensors(tmp_path/'ours.safetensors', {'weight': torch.ones(3)}, {})
     training.read_tensors(tmp_path/'ours.safetensors')
     assert read == ['weight']
-
-
-@pytest.mark.parametrize('watched', ['loss', 'val_loss'])
-def test_a_schedule_may_wait_for_a_plateau(watched):
-    model = torch.nn.Linear(1, 1)
-    optimizer = torch.optim.SGD(model.parameters(), .1)
-    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=.5, patience=0, threshold=0.)
-    history = training.fit(
-        model, [torch.zeros(2, 1)], lambda model, x: (model(x)*0).sum(), optimizer, 4, scheduler=schedule,
-        validate=(lambda model: {'val_loss': 1.}) if watched == 'val_loss' else None, progress=False)
-    assert history.learning_rate.tolist() == [.1, .1, .05, .025]

@@ -109,7 +109,7 @@ def test_counts():
     """
     def count(name, **more):
         with torch.device('meta'): return sum(p.numel() for p in backbone(name, **more).parameters())
-    for name in ('alexnet', 'vgg16', 'vgg19'): assert count(name) == visual.FLAT[name][1].meta['num_params']
+    for name in ('alexnet', 'vgg16', 'vgg19'): assert count(name) == visual.torchvision_model(name)[1].meta['num_params']
     stem = 3*64*7*7*7 - 3*64*3*7*7  # torchvision's stem looks at three frames, Hara's at seven
     for name, block, layers in (('resnet3d18', torchvision_video.BasicBlock, [2, 2, 2, 2]), ('resnet3d50', torchvision_video.Bottleneck, [3, 4, 6, 3])):
         with torch.device('meta'):
@@ -249,9 +249,9 @@ def published(monkeypatch, folder, state, name='alexnet'):
     data = (folder/'made.pth').read_bytes()
     url = f'https://example.org/models/{name}-{hashlib.sha256(data).hexdigest()[:8]}.pth'
     monkeypatch.setenv('TORCH_HOME', str(folder/'home'))
-    monkeypatch.setitem(
-        visual.FLAT, name, (visual.FLAT[name][0], SimpleNamespace(url=url, meta=visual.FLAT[name][1].meta))
-    )
+    make, weights = visual.torchvision_model(name)
+    found = make, SimpleNamespace(url=url, meta=weights.meta)
+    monkeypatch.setattr(visual, 'torchvision_model', lambda name: found)
     return data, url, folder/'home'/'hub'/'checkpoints'/Path(url).name
 
 

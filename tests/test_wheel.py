@@ -74,7 +74,7 @@ def test_every_module_imports(installed):
 def test_checkpoints_come_with_it(installed):
     tasks = run(
         installed,
-        "from microvid_nb.card import load_experts, shipped_topics\nassert shipped_topics().is_file()\nprint(*sorted(load_experts()))",
+        "from microvid_nb.card import card_models\nfrom microvid_nb.tasks import shipped_topics\nassert shipped_topics().is_file()\nprint(*sorted(card_models()))",
     )
     assert tasks.split() == ['classify', 'gif', 'thumbnail', 'venue']
 
@@ -86,7 +86,7 @@ def test_command_line(installed):
     )
     assert all(
         command in said
-        for command in ('thumbnail', 'gif', 'classify', 'venue', 'card', 'extract', 'train', 'reproduce')
+        for command in ('thumbnail', 'gif', 'classify', 'venue', 'card', 'features', 'train', 'reproduce')
     )
 
 

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from .conv3d import ClipClassifier, count_weights, flat_settings, read_actions
 from .systems import (
-    NETWORKS, SCALES, Clips, ClassifyScale, Post, confusions, convergence, draw_posts, frame_features,
+    NETWORKS, SCALES, Clips, ClassifyScale, RawPost, confusions, convergence, draw_posts, frame_features,
     fusion_figures, inference_time, mean_precision, per_class, post_items, scores_of, train_fusion, train_network)
 from .video import (
     MIRRORED, VideoToClass, draw_moments, right_answers, story_moments, train_classifier)
@@ -32,7 +32,8 @@ from ..data.files import require_file
 from ..data.world.views import ActionClips, draw_all
 from ..media.render import atomic_path
 from ..media.video import MediaError
-from ..experiments import Comparison, corrected_t, mean_sd
+from ..experiments import (
+    beside_paper, compare_rounds, comparison_table, mean_sd, run_rounds, stack_tables)
 
 # %% ../../nbs/classify/06_experiments.ipynb #7370ff12
 PAPER_TABLE1 = pd.DataFrame(
@@ -64,11 +65,11 @@ def run_network(
     settings = replace(scale.network, classes=len(data.names), dropout=dropout)
     model, history = train_network(name, settings, data.train, data.validation, scale, epochs, seed)
     scores, truth = scores_of(model, data.validation)
-    said, last = scores.argmax(1), history.iloc[-1]
+    predicted, last = scores.argmax(1), history.iloc[-1]
     measures = {
         'training precision': last['training precision'],
         'validation precision': last['validation precision'],
-        'validation accuracy': (said == truth).double().mean().item(),
+        'validation accuracy': (predicted == truth).double().mean().item(),
         **convergence(history),
         'inference ms': inference_time(model, data.validation.source[0]),
         'weights': sum(p.numel() for p in model.parameters()),
@@ -76,20 +77,13 @@ def run_network(
     tables = {
         'networks': pd.DataFrame([measures]),
         'curves': history,
-        'classes': per_class(truth, said, data.names),
-        'confusion': confusions(truth, said, data.names),
+        'classes': per_class(truth, predicted, data.names),
+        'confusion': confusions(truth, predicted, data.names),
     }
     what = {'round': seed, 'task': task, 'network': name, 'dropout': dropout}
     return {
         table: pd.concat([pd.DataFrame([what] * len(rows), rows.index), rows], axis=1) for table, rows in tables.items()
     }
-
-# %% ../../nbs/classify/06_experiments.ipynb #b7757602
-def stacked(
-    parts:Sequence[dict], # name of the table -> DataFrame
-) -> dict: # likewise, the parts below one another
-    "Tables of many runs as one."
-    return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
 
 # %% ../../nbs/classify/06_experiments.ipynb #b7757603
 def clip_round(
@@ -100,7 +94,7 @@ def clip_round(
 ) -> dict: # tables
     "Tables 1 and 2 and the curves for one split: the 3D network with each dropout, and the flat one."
     plan = [('3D', dropout) for dropout in DROPOUTS] + [('2D', scale.network.dropout)]
-    return stacked([run_network(data, task, name, dropout, scale, scale.epochs, seed) for name, dropout in plan])
+    return stack_tables([run_network(data, task, name, dropout, scale, scale.epochs, seed) for name, dropout in plan])
 
 # %% ../../nbs/classify/06_experiments.ipynb #b10284a8
 class WorldClips(NamedTuple):
@@ -125,40 +119,40 @@ def draw_clips(
 
 # %% ../../nbs/classify/06_experiments.ipynb #b1028402
 def world_round(
-    made:WorldClips, # all clips
+    clips:WorldClips, # all clips
     scale:ClassifyScale, # sizes
     seed:int, # of this round
 ) -> dict: # tables
     "One round on MicroWorld: actions with both networks and all dropouts, scenes with both networks."
-    torch.set_num_threads(1)
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(made.clips)))
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(clips.clips)))
     train, other = order[:scale.train], order[scale.train:]
-    def data(labels, names, mirrored): return ClipSet(Clips(made.clips[train], labels[train], mirrored), Clips(made.clips[other], labels[other]), tuple(names))
+    def data(labels, names, mirrored):
+        learned = Clips(clips.clips[train], labels[train], mirrored)
+        return ClipSet(learned, Clips(clips.clips[other], labels[other]), tuple(names))
     actions, scenes = (
-        data(made.action, ACTIONS, torch.tensor(MIRRORED)),
-        data(made.scene, SCENES, torch.arange(len(SCENES))),
+        data(clips.action, ACTIONS, torch.tensor(MIRRORED)),
+        data(clips.scene, SCENES, torch.arange(len(SCENES))),
     )
     seen = [
         run_network(scenes, 'scene', name, scale.network.dropout, scale, scale.scene_epochs, seed) for name in NETWORKS
     ]
-    return stacked([clip_round('action', actions, scale, seed), *seen])
+    return stack_tables([clip_round('action', actions, scale, seed), *seen])
 
 # %% ../../nbs/classify/06_experiments.ipynb #eeccbe9e
-MODALITIES = ('visual', 'audio', 'title')
-FUSIONS = tuple(names for count in (1, 2, 3) for names in combinations(MODALITIES, count)) # each, pairs, all
+FUSED_MODALITIES = ('visual', 'audio', 'title')
+FUSIONS = tuple(names for count in (1, 2, 3) for names in combinations(FUSED_MODALITIES, count)) # each, pairs, all
 
 # %% ../../nbs/classify/06_experiments.ipynb #228d791c
 POOLINGS = ('mean', 'attention', 'netvlad')
 
 
 def fusion_round(
-    posts:Sequence[Post], # all
+    posts:Sequence[RawPost], # all
     visual:Sequence[Tensor], # features of their frames
     scale:ClassifyScale, # sizes
     seed:int, # of this round
 ) -> dict: # 'fusion': DataFrame
     "One round of the ablation over modalities and poolings."
-    torch.set_num_threads(1)
     order = np.random.default_rng(seed).permutation(len(posts))
     train, other = np.split(order, [scale.posts])
     items = post_items(posts, visual, train, scale, seed)
@@ -175,20 +169,6 @@ def fusion_round(
             }
         )
     return {'fusion': pd.DataFrame(rows)}
-
-# %% ../../nbs/classify/06_experiments.ipynb #965619ed
-def side_by_side(
-    function, # of data, scale and seed, that gives tables
-    data:tuple, # its first arguments
-    scale:ClassifyScale, # sizes
-    seed:int, # of the first round
-    progress:bool, # show a bar
-) -> dict: # name of the table -> DataFrame, the rounds below one another
-    "All rounds of an experiment."
-    jobs = [(*data, scale, number) for number in range(seed, seed + scale.rounds)]
-    return stacked(
-        list(in_parallel(function, jobs, 1 if torch.cuda.is_available() else None, progress=progress, unit='round'))
-    )
 
 # %% ../../nbs/classify/06_experiments.ipynb #96561901
 def train_microworld_model(
@@ -207,10 +187,11 @@ def reproduce_microworld(
 ) -> dict: # name of the table -> DataFrame
     "Table 1 and 2, curves, classes, the ablation of the fusion, and whole videos, on MicroWorld."
     world = MicroWorld(seed)
-    tables = side_by_side(world_round, (draw_clips(world, scale, progress),), scale, seed, progress)
+    seeds = range(seed, seed + scale.rounds)
+    tables = run_rounds(world_round, (draw_clips(world, scale, progress), scale), seeds, progress=progress)
     model = train_microworld_model(scale, seed, progress)
     posts = draw_posts(world, range(scale.posts + scale.other_posts), scale.post, progress)
-    tables |= side_by_side(fusion_round, (posts, frame_features(model, posts)), scale, seed, progress)
+    tables |= run_rounds(fusion_round, (posts, frame_features(model, posts), scale), seeds, progress=progress)
     videos = right_answers(
         model, draw_moments(story_moments, world, range(scale.judged), scale.video, progress)
     ).reset_index()
@@ -220,13 +201,16 @@ def reproduce_microworld(
 def printed_tables(
     tables:dict, # of `clip_round`, all rounds
 ) -> dict: # 'table1', 'table2', 'curves', 'classes', 'confusion'
-    "The rows of all networks as the paper's two tables, the first of the dropout that both networks have; confusions of those, over all rounds, where there are any."
+    """The rows of all networks as the paper's two tables, the first of the dropout that both networks have.
+
+    Also the confusions of these networks over all rounds, without those that never happened.
+    """
     networks = tables['networks']
     usual = networks[networks.network == '2D'].dropout.iloc[0]
     counts = (
         tables['confusion']
         .query('dropout == @usual')
-        .groupby(['task', 'network', 'true', 'said'], sort=False)
+        .groupby(['task', 'network', 'true', 'predicted'], sort=False)
         .clips.sum()
         .reset_index()
     )
@@ -278,14 +262,18 @@ def prepare_ucf101(
     scale:ClassifyScale, # frames and side
     progress:bool=True, # show a bar
 ) -> pd.DataFrame: # index path; kept (file of the clip), problem ('' or why there is none)
-    "The clips of all videos that the lists name, kept in `clips_TxS` in the folder; `FileNotFoundError` names videos that aren't there."
+    """The clips of all videos that the lists name, kept in `clips_TxS` in the folder.
+
+    `FileNotFoundError` names videos that are missing.
+    """
     folder = require_file(folder, 'the folder of UCF101', PUBLISHED)
     splits = [read_ucf101_split(folder/'ucfTrainTestlist', number) for number in SPLITS]
     named = pd.concat(splits)[['path']].drop_duplicates(ignore_index=True)
     absent = missing_videos(named, folder/'UCF-101').path.tolist()
     if absent:
         raise FileNotFoundError(
-            f'{folder / "UCF-101"}: {len(absent)} of {len(named)} videos are missing, such as {", ".join(absent[:3])}; they are published at {PUBLISHED}'
+            f'{folder / "UCF-101"}: {len(absent)} of {len(named)} videos are missing, such as '
+            f'{", ".join(absent[:3])}; they are published at {PUBLISHED}'
         )
     kept = [folder/f'clips_{scale.frames}x{scale.side}'/f'{path}.npy' for path in named.path]
     jobs = [(folder/'UCF-101'/path, file, scale.frames, scale.side) for path, file in zip(named.path, kept)]
@@ -317,61 +305,37 @@ def reproduce_real(
     seed:int=0, # added to the number of the split, for weights and order
     progress:bool=True, # show bars
 ) -> dict: # name of the table -> DataFrame
-    "Table 1 and 2, curves and classes on the three splits of UCF101, and which videos were left out; `round` is the split."
+    "Tables 1 and 2, curves and classes on the three splits of UCF101, and the videos left out; `round` is the split."
     clips, parts = prepare_ucf101(folder, scale, progress), []
     for number in tqdm(SPLITS, disable=not progress, unit='split'):
         made = clip_round('action', ucf101_split(folder, number, clips), scale, seed + number)
         parts.append({name: part.assign(round=number) for name, part in made.items()})
     left_out = clips[clips.problem != ''].reset_index()[['path', 'problem']]
-    return printed_tables(stacked(parts)) | {'left_out': left_out}
+    return printed_tables(stack_tables(parts)) | {'left_out': left_out}
 
-# %% ../../nbs/classify/06_experiments.ipynb #beb2baad
-def beside_paper1(
+# %% ../../nbs/classify/06_experiments.ipynb #5500d6d1
+TABLE1_FIGURES = {
+    'training precision': 3, 'validation precision': 3, 'convergence epochs': 1, 'convergence seconds': 1,
+    'inference ms': 2, 'weights': 0,
+} # measure -> digits after the point
+
+def table1_beside_paper(
     table1:pd.DataFrame, # of `reproduce_microworld` or `reproduce_real`
     task:str='action', # or 'scene'
     data:str='MicroWorld', # the data set of the table
-) -> pd.DataFrame: # a row a measure; ours as mean ± deviation over rounds, and the paper's
-    "Table 1; the paper's columns are of UCF101 and another machine."
-    ours = table1[table1.task == task].rename(columns={'network': 'method'}).set_index(['round', 'method'])
-    measures = {
-        'training precision': 3,
-        'validation precision': 3,
-        'convergence epochs': 1,
-        'convergence seconds': 1,
-        'inference ms': 2,
-        'weights': 0,
-    }
-    shown = pd.concat([mean_sd(ours[[name]], digits).T for name, digits in measures.items()])[['2D', '3D']]
-    return (
-        shown.add_prefix(f'{data}: ')
-        .join(PAPER_TABLE1.round(3).astype(object).add_prefix('UCF101, paper: '))
-        .fillna('')
-    )
+) -> pd.DataFrame: # a row a measure and data set, a column a network
+    "Table 1; the paper's rows are of UCF101 and another machine."
+    rows = table1[table1.task == task]
+    return beside_paper(
+        rows, TABLE1_FIGURES, PAPER_TABLE1.T, data, 'UCF101', by='network', methods=['2D', '3D']
+    ).T.rename_axis('measure')
 
-# %% ../../nbs/classify/06_experiments.ipynb #beb2ba01
-def beside_paper2(
+# %% ../../nbs/classify/06_experiments.ipynb #cc51f4b9
+TABLE2_FIGURES = {'training precision': 3, 'validation precision': 3}
+
+def table2_beside_paper(
     table2:pd.DataFrame, # likewise
     data:str='MicroWorld', # the data set of the table
 ) -> pd.DataFrame: # a row a dropout
     "Table 2; the paper's columns are of UCF101."
-    ours = table2.rename(columns={'dropout': 'method'}).set_index(['round', 'method'])[
-        ['training precision', 'validation precision']
-    ]
-    return (
-        mean_sd(ours, 3)
-        .add_prefix(f'{data}: ')
-        .join(PAPER_TABLE2.T.astype(object).add_prefix('UCF101, paper: '))
-        .rename_axis('dropout')
-    )
-
-# %% ../../nbs/classify/06_experiments.ipynb #beb2ba02
-def compare(
-    rows:pd.DataFrame, # with a column `round`, one row for each round and way
-    column:str, # that tells ways apart: 'network', 'dropout', 'pooling', ...
-    one, # of its values
-    other, # another one
-    measure:str, # a column of figures
-) -> Comparison: # of their difference, one minus other
-    "A paired test over rounds."
-    wide = rows.pivot(index='round', columns=column, values=measure)
-    return corrected_t(wide[one] - wide[other], 0)
+    return beside_paper(table2, TABLE2_FIGURES, PAPER_TABLE2.T, data, 'UCF101', by='dropout')

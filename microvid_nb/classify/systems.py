@@ -26,14 +26,14 @@ from .fusion import (
     MultimodalBatch, MultimodalClassifier, MultimodalItem, MultimodalSettings, multimodal_batch, multimodal_loss)
 from .joint import SceneSettings, TwoStreamSettings
 from .video import (
-    VideoToClass, VideoToClassSettings, VideoTraining, as_is, feature_and_scores, one_cycle)
+    VideoToClass, VideoToClassSettings, VideoTraining, as_is, feature_and_scores)
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.synthesis import SOUND_RATE
 from ..data.world.venues import VENUES
 from ..data.world.views import VenuePosts
 from ..features.acoustic import acoustic_descriptors
 from ..features.text import SemanticSpace, SkipGramSettings, split_words
-from ..training import fit
+from ..experiments import fit_scheduled, new_model
 
 # %% ../../nbs/classify/05_systems.ipynb #e96c4950
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ClassifyScale:
     frames: int = 16 # of a clip
     fps: float = 8. # frames a second of MicroWorld's clips
     side: int = 112 # pixels
-    network: ConvSettings = field(default_factory=lambda: ConvSettings(12)) # the 3D network; the flat one gets as many weights
+    network: ConvSettings = field(default_factory=lambda: ConvSettings(12)) # the 3D network
     rate: float = 1e-3 # of AdamW, the largest of one cycle
     batch: int = 32 # clips
     epochs: int = 30 # for actions
@@ -131,37 +131,37 @@ SCALES = {
 # %% ../../nbs/classify/05_systems.ipynb #1f706a7f
 def per_class(
     truth, # classes, int [n]
-    said, # likewise
+    predicted, # likewise
     names:Sequence[str], # of the classes
 ) -> pd.DataFrame: # class, precision, recall, clips
     "Precision and recall of each class (Eq. 14-15)."
     precision, recall, _, clips = precision_recall_fscore_support(
-        truth, said, labels=range(len(names)), zero_division=0
+        truth, predicted, labels=range(len(names)), zero_division=0
     )
     return pd.DataFrame({'class': list(names), 'precision': precision, 'recall': recall, 'clips': clips})
 
 # %% ../../nbs/classify/05_systems.ipynb #1f706a01
 def confusions(
     truth, # classes, int [n]
-    said, # likewise
+    predicted, # likewise
     names:Sequence[str], # of the classes
-) -> pd.DataFrame: # true, said, clips
+) -> pd.DataFrame: # true, predicted, clips
     "How often each class was taken for each."
     counts = pd.DataFrame(
-        confusion_matrix(truth, said, labels=range(len(names))),
+        confusion_matrix(truth, predicted, labels=range(len(names))),
         pd.Index(list(names), name='true'),
-        pd.Index(list(names), name='said'),
+        pd.Index(list(names), name='predicted'),
     )
     return counts.stack().rename('clips').reset_index()
 
 # %% ../../nbs/classify/05_systems.ipynb #1f706a02
 def mean_precision(
     truth, # classes, int [n]
-    said, # likewise
+    predicted, # likewise
     classes:int, # how many there are
 ) -> float: # 0..1
     "The mean precision of the classes that there are examples of."
-    precision, _, _, clips = precision_recall_fscore_support(truth, said, labels=range(classes), zero_division=0)
+    precision, _, _, clips = precision_recall_fscore_support(truth, predicted, labels=range(classes), zero_division=0)
     return float(precision[clips > 0].mean())
 
 # %% ../../nbs/classify/05_systems.ipynb #d8765afc
@@ -170,7 +170,7 @@ class Clips(Dataset):
     def __init__(self,
         source:Sequence, # clips, uint8 [3, T, S, S] each: a tensor, or anything with a length and numbers
         labels:Tensor, # int64 [n]
-        mirrored:Tensor|None=None, # int64 [classes], the class of a clip in the mirror; the clips are never mirrored if not given
+        mirrored:Tensor|None=None, # int64 [classes], the class of a mirrored clip; no clip is mirrored if None
     ):
         self.source, self.labels, self.mirrored = source, labels, mirrored
 
@@ -233,11 +233,10 @@ def train_network(
     epochs:int, # passes over the training clips
     seed:int, # of weights, order, mirrors and dropout
     progress:bool=False, # show a bar
-) -> tuple[ClipClassifier, pd.DataFrame]: # trained; epoch, training precision, validation precision, training loss, validation loss, seconds
+) -> tuple[ClipClassifier, pd.DataFrame]: # trained; epoch, precision and loss of both parts, seconds
     "A network and its history."
-    torch.manual_seed(seed)
-    model = NETWORKS[name](settings if name == '3D' else flat_settings(settings))
-    some = torch.randperm(len(train))[:len(validation)]
+    model = new_model(lambda: NETWORKS[name](settings if name == '3D' else flat_settings(settings)), seed)
+    some = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:len(validation)]
     parts, times = (
         {'training': Clips([train.source[int(k)] for k in some], train.labels[some]), 'validation': validation},
         [],
@@ -257,18 +256,8 @@ def train_network(
         collate_fn=as_is,
         num_workers=8 if torch.cuda.is_available() else 0,
     )
-    optimizer = torch.optim.AdamW(model.parameters(), scale.rate, weight_decay=.01)
-    precision = 'bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else None
-    history = fit(
-        model,
-        loader,
-        clip_loss,
-        optimizer,
-        epochs,
-        judge,
-        scheduler=one_cycle(optimizer, epochs),
-        mixed_precision=precision,
-        seed=seed,
+    history = fit_scheduled(
+        model, loader, clip_loss, epochs, scale.rate, 'AdamW', 'one cycle', weight_decay=.01, validate=judge, seed=seed,
         progress=progress,
     )
     return model, history[['epoch', *(f'{part} {what}' for what in ('precision', 'loss') for part in parts)]].assign(
@@ -303,7 +292,7 @@ CATEGORIES = tuple(dict.fromkeys(venue.group for venue in VENUES.values())) # na
 SPECTRUM = 2*513 # numbers of a descriptor that come before its cepstrum
 
 
-class Post(NamedTuple):
+class RawPost(NamedTuple):
     "What is to be seen, heard and read of a micro-video."
     frames: Tensor # uint8 [k, 3, S, S]
     cepstrum: Tensor|None # of each second, float32 [seconds, 78]; None where there is no sound
@@ -315,12 +304,12 @@ def draw_post(
     world:MicroWorld, # the world
     i:int, # number of the micro-video
     sizes:tuple, # frames, their side, seconds of sound
-) -> Post: # with its category
+) -> RawPost: # with its category
     "A micro-video of the world as raw modalities."
     post = VenuePosts(world, [i], *sizes)[0]
     seconds = [] if post.sound is None else [part for part in post.sound.split(SOUND_RATE) if len(part) > SOUND_RATE/4]
     heard = acoustic_descriptors(seconds, SOUND_RATE)[:, SPECTRUM:] if seconds else None
-    return Post(post.frames, heard, post.text, CATEGORIES.index(list(VENUES.values())[post.venue].group))
+    return RawPost(post.frames, heard, post.text, CATEGORIES.index(list(VENUES.values())[post.venue].group))
 
 # %% ../../nbs/classify/05_systems.ipynb #af3c8838
 def draw_posts(
@@ -328,7 +317,7 @@ def draw_posts(
     numbers:Iterable[int], # of micro-videos
     sizes:tuple, # frames, their side, seconds of sound
     progress:bool=True, # show a bar
-) -> list[Post]: # one for each number
+) -> list[RawPost]: # one for each number
     "Many micro-videos, drawn in parallel."
     return list(in_parallel(draw_post, [(world, int(i), sizes) for i in numbers], progress=progress, unit='post'))
 
@@ -336,7 +325,7 @@ def draw_posts(
 @torch.no_grad()
 def frame_features(
     model:VideoToClass, # trained, of whose scene networks the features are
-    posts:Sequence[Post], # any
+    posts:Sequence[RawPost], # any
 ) -> list: # float32 [k, D] of each
     "What the two VGGs see in frames."
     device = model.attention.w.device
@@ -368,7 +357,7 @@ def standardised(
 
 # %% ../../nbs/classify/05_systems.ipynb #21348185
 def post_items(
-    posts:Sequence[Post], # all
+    posts:Sequence[RawPost], # all
     visual:Sequence[Tensor], # features of their frames
     train:Sequence[int], # numbers of those to learn from
     scale:ClassifyScale, # width of word vectors
@@ -428,25 +417,16 @@ def train_fusion(
     seed:int, # of weights, order and dropout
 ) -> MultimodalClassifier: # trained
     "A fusion of modalities on posts."
-    torch.manual_seed(seed)
     rows = Items(with_any(items, names), names)
     widths = tuple(rows.batch.features[name].shape[2] for name in names)
-    model = MultimodalClassifier(
-        replace(
-            scale.fusion, modalities=tuple(names), dims=widths, classes=len(CATEGORIES), pooling=pooling, intra=True
-        )
+    settings = replace(
+        scale.fusion, modalities=tuple(names), dims=widths, classes=len(CATEGORIES), pooling=pooling, intra=True
     )
+    model = new_model(lambda: MultimodalClassifier(settings), seed)
     model.start_from_kmeans(rows[list(range(min(300, len(rows))))], seed)
-    optimizer = torch.optim.AdamW(model.parameters(), scale.fusion_rate, weight_decay=.2)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, scale.fusion_epochs)
-    fit(
-        model,
-        DataLoader(rows, scale.batch, shuffle=True, collate_fn=as_is),
-        multimodal_loss,
-        optimizer,
-        scale.fusion_epochs,
-        scheduler=scheduler,
-        seed=seed,
+    loader = DataLoader(rows, scale.batch, shuffle=True, collate_fn=as_is)
+    fit_scheduled(
+        model, loader, multimodal_loss, scale.fusion_epochs, scale.fusion_rate, 'AdamW', weight_decay=.2, seed=seed,
         progress=False,
     )
     return model
@@ -457,13 +437,13 @@ def fusion_figures(
     model:MultimodalClassifier, # trained
     items:Sequence[MultimodalItem], # to judge by
 ) -> dict: # precision, recall, accuracy
-    "How well categories are found; of a post without any of the model's modalities it says what it says of an empty vector."
+    "How well categories are found; a post without any of the model's modalities gets the category of the zero vector."
     names = model.settings.modalities
     there = torch.tensor([any(item.features[name] is not None for name in names) for item in items])
     nothing = model.classify(torch.zeros_like(model.attention.w)).argmax().cpu()
-    truth, said = torch.tensor([item.label for item in items]), nothing.repeat(len(items))
-    if there.any(): said[there] = model(Items(with_any(items, names), names).batch).argmax(1).cpu()
+    truth, predicted = torch.tensor([item.label for item in items]), nothing.repeat(len(items))
+    if there.any(): predicted[there] = model(Items(with_any(items, names), names).batch).argmax(1).cpu()
     precision, recall, _, _ = precision_recall_fscore_support(
-        truth, said, labels=truth.unique(), average='macro', zero_division=0
+        truth, predicted, labels=truth.unique(), average='macro', zero_division=0
     )
-    return {'precision': precision, 'recall': recall, 'accuracy': (said == truth).float().mean().item()}
+    return {'precision': precision, 'recall': recall, 'accuracy': (predicted == truth).float().mean().item()}

@@ -34,21 +34,32 @@ from ..data.world.views import ActionClips, as_tensor
 from ..features.flow import flow_stacks, optical_flow
 from ..features.visual import Backbone
 from ..media.render import filmstrip
+from ..media.survey import Survey
 from ..media.video import MediaError, iter_frames
-from ..training import fit, load_model
+from ..experiments import fit_scheduled
+from ..training import evaluating, load_model
 
 # %% ../../nbs/classify/04_video.ipynb #735427fb
 @dataclass(frozen=True)
 class VideoToClassSettings:
-    "Everything from a file to an answer; where the paper is silent, the defaults are those of Simonyan and Zisserman."
+    """Everything from a file to an answer; `ValueError` for values out of bounds.
+
+    Where the paper is silent, the defaults are those of Simonyan and Zisserman.
+    """
     scenes: tuple[str, ...] = tuple(SCENES) # names of the scenes, N_s
     behaviours: tuple[str, ...] = tuple(ACTIONS) # names of the behaviours, N_a
     scene: SceneSettings = field(default_factory=SceneSettings) # the two VGGs
     streams: TwoStreamSettings = field(default_factory=TwoStreamSettings) # appearance and motion
-    fps: float = 25. # looks a second
+    fps: float = 25. # frames a second that are read
     side: int = 224 # pixels; the networks see squares
-    hop: int = 5 # looks from one moment to the next
-    moments: int = 64 # of a video, at most; a long one is looked at less often
+    hop: int = 5 # frames from one moment to the next
+    moments: int = 64 # of a video, at most; in a long one they are further apart
+
+    def __post_init__(self):
+        if not (0 < self.fps <= 1000 and 16 <= self.side <= 4096):
+            raise ValueError(f'expected fps above 0 up to 1000 and a side from 16 to 4096, found {self}')
+        if not (1 <= self.hop <= 100_000 and 1 <= self.moments <= 10_000):
+            raise ValueError(f'expected a hop from 1 to 100,000 and moments from 1 to 10,000, found {self}')
 
 # %% ../../nbs/classify/04_video.ipynb #4e739299
 def thinned(
@@ -99,14 +110,15 @@ def moments_of(
     return VideoMoments(torch.stack(pictures), torch.stack(stacks), np.array(times), list(images))
 
 # %% ../../nbs/classify/04_video.ipynb #ed2ea630
-SHOWN = 160 # pixels of the short side of frames that are shown
+SHORT_SIDE = 160 # pixels of the short side of frames that are shown
 
 def read_moments(
-    path, # a video file
+    path, # a video file, or a `Survey` of one
     settings:VideoToClassSettings, # sizes
 ) -> VideoMoments: # at least one
     "The moments of a file; `MediaError` if there is no picture in it."
-    return moments_of(iter_frames(path, settings.fps, max(SHOWN, settings.side)), settings)
+    path, part = (path.path, path.part) if isinstance(path, Survey) else (path, ())
+    return moments_of(iter_frames(path, settings.fps, max(SHORT_SIDE, settings.side), *part), settings)
 
 # %% ../../nbs/classify/04_video.ipynb #fcc598f5
 class LocalFeatures(NamedTuple):
@@ -192,10 +204,10 @@ def classify(self:VideoToClass,
 ) -> Classification: # tables and weights
     "What a video shows (Eq. 1-6, 10-13)."
     s, device = self.settings, self.attention.w.device
-    local = self.local_features(
-        moments._replace(pictures=moments.pictures.to(device), stacks=moments.stacks.to(device))
-    )
-    whole, weights = self(LocalFeatures(*(part[None] for part in local)))
+    moved = moments._replace(pictures=moments.pictures.to(device), stacks=moments.stacks.to(device))
+    with evaluating(self):
+        local = self.local_features(moved)
+        whole, weights = self(LocalFeatures(*(part[None] for part in local)))
     scene, rgb, flow = (scores.softmax(-1).cpu() for scores in whole[1:])
     then = [scores.softmax(-1).cpu().numpy() for scores in local[1:]]
     times = pd.Index(moments.times, name='seconds')
@@ -219,7 +231,7 @@ def classify(self:VideoToClass,
 
 # %% ../../nbs/classify/04_video.ipynb #5a88f524
 def classify_video(
-    path, # a video file
+    path, # a video file, or a `Survey` of one
     model:VideoToClass, # from `load_classifier`
 ) -> Classification: # tables, weights and frames
     "Where a video is and what happens in it; `MediaError` if there is no picture in the file."
@@ -308,10 +320,10 @@ def mirror(
 ) -> Moments: # the others stay
     "Moments in the mirror."
     turned = batch.stacks.flip(-1)*torch.tensor([-1., 1.]).repeat(batch.stacks.shape[1]//2)[:, None, None]
-    there = chosen[:, None, None, None]
+    rows = chosen[:, None, None, None]
     return batch._replace(
-        pictures=torch.where(there, batch.pictures.flip(-1), batch.pictures),
-        stacks=torch.where(there, turned, batch.stacks),
+        pictures=torch.where(rows, batch.pictures.flip(-1), batch.pictures),
+        stacks=torch.where(rows, turned, batch.stacks),
         action=torch.where(chosen, torch.tensor(MIRRORED)[batch.action], batch.action),
     )
 
@@ -350,16 +362,6 @@ class VideoTraining:
 # %% ../../nbs/classify/04_video.ipynb #9cbf3c93
 def as_is(batch): return batch
 
-# %% ../../nbs/classify/04_video.ipynb #9cbf3c01
-def one_cycle(
-    optimizer:torch.optim.Optimizer, # with the largest rates
-    epochs:int, # in all
-): # a scheduler for `fit`
-    "Learning rates that rise for a quarter of the epochs and then fall to 0 along a cosine."
-    rise = max(1, epochs//4)
-    def factor(epoch): return (epoch + .5)/rise if epoch < rise else .5 + .5*math.cos(math.pi*(epoch - rise)/(epochs - rise + 1e-6))
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
 # %% ../../nbs/classify/04_video.ipynb #9cbf3c02
 def train_networks(
     model:VideoToClass, # its networks are trained in place
@@ -378,16 +380,8 @@ def train_networks(
         'streams': (model.streams, two_stream_loss, training.stream_rate, training.stream_epochs),
     }
     for name, (network, loss, rate, epochs) in plan.items():
-        optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=.01)
-        histories[name] = fit(
-            network,
-            loader,
-            loss,
-            optimizer,
-            epochs,
-            scheduler=one_cycle(optimizer, epochs),
-            clip=1.0,
-            seed=seed,
+        histories[name] = fit_scheduled(
+            network, loader, loss, epochs, rate, 'AdamW', 'one cycle', weight_decay=.01, clip=1., seed=seed,
             progress=progress,
         )
     return histories
@@ -403,22 +397,20 @@ class VideoBatch(NamedTuple):
 # %% ../../nbs/classify/04_video.ipynb #2c3cfb01
 @torch.no_grad()
 def video_batch(
-    model:VideoToClass, # in evaluation mode
+    model:VideoToClass, # in any mode
     stories:Sequence[StoryMoments], # any
 ) -> VideoBatch: # all of them
-    "What the networks say about stories."
+    "Local features of stories, and what is true of them."
     device = model.attention.w.device
-    said = [
-        model.local_features(Moments(story.pictures.to(device), story.stacks.to(device).float(), None, None))
-        for story in stories
-    ]
+    def moved(story): return Moments(story.pictures.to(device), story.stacks.to(device).float(), None, None)
+    with evaluating(model): features = [model.local_features(moved(story)) for story in stories]
     lengths = torch.tensor([len(story.scenes) for story in stories], device=device)
-    local = LocalFeatures(*(pad_sequence(list(part), batch_first=True) for part in zip(*said)))
+    local = LocalFeatures(*(pad_sequence(list(part), batch_first=True) for part in zip(*features)))
     truth = (torch.tensor([story[k] for story in stories], device=device) for k in (3, 4))
     return VideoBatch(local, torch.arange(local.x.shape[1], device=device) < lengths[:, None], *truth)
 
 # %% ../../nbs/classify/04_video.ipynb #72d77ff0
-def surprise(
+def negative_log_likelihood(
     whole:LocalFeatures, # of videos
     batch:VideoBatch, # what is true of them
 ) -> Tensor: # nats, scalar
@@ -431,8 +423,8 @@ def attention_loss(
     model:VideoToClass, # only its attention is used
     batch:VideoBatch, # of training videos
 ) -> Tensor: # scalar
-    "How surprised the answers are by the truth."
-    return surprise(model(batch.local, batch.mask)[0], batch)
+    "The mean negative log-likelihood of the truth under the answers (Eq. 4)."
+    return negative_log_likelihood(model(batch.local, batch.mask)[0], batch)
 
 # %% ../../nbs/classify/04_video.ipynb #81d58c01
 def rows_of(
@@ -460,22 +452,18 @@ def train_attention(
 ) -> pd.DataFrame: # the history
     "Trains the attention on whole videos."
     nn.init.zeros_(model.attention.w)
-    batch, kept = video_batch(model.eval(), stories), max(1, len(stories)//3)
+    batch, kept = video_batch(model, stories), max(1, len(stories)//3)
     held, rest = (rows_of(batch, torch.arange(*ends)) for ends in ((kept,), (kept, len(stories))))
     loader = DataLoader(VideoRows(rest), training.batch, shuffle=True, collate_fn=as_is)
-    optimizer = torch.optim.Adam([model.attention.w], training.attention_rate)
+    model.requires_grad_(False)
+    model.attention.w.requires_grad_(True)
     def judge(model): return {'held out': attention_loss(model, held)}
-    return fit(
-        model,
-        loader,
-        attention_loss,
-        optimizer,
-        training.attention_epochs,
-        judge,
-        best=('held out', min),
-        seed=seed,
-        progress=progress,
-    )
+    try:
+        return fit_scheduled(
+            model, loader, attention_loss, training.attention_epochs, training.attention_rate, schedule=None,
+            validate=judge, best=('held out', min), seed=seed, progress=progress,
+        )
+    finally: model.requires_grad_(True)
 
 # %% ../../nbs/classify/04_video.ipynb #217f7bd9
 LEARNED = 2_000_000 # number of the first story and clip to learn from; the experiments judge by others
@@ -503,23 +491,23 @@ def train_classifier(
 def right_answers(
     model:VideoToClass, # trained
     stories:Sequence[StoryMoments], # on which it wasn't
-) -> pd.DataFrame: # a row a pooling: shares of videos whose scene and behaviour are found (scene; appearance, motion, both), and nats
-    "How many videos are classified rightly, with attention and with the mean, and how surprising the truth is."
+) -> pd.DataFrame: # a row a pooling: shares of videos that are right (scene, appearance, motion, both), and nats
+    "How many videos are right with attention and with the mean, and the negative log-likelihood of the truth."
     batch, rows = video_batch(model, stories), {}
     for name, weights in {
         'mean': batch.mask / batch.mask.sum(1, keepdim=True),
         'attention': model(batch.local, batch.mask)[1],
     }.items():
         whole = LocalFeatures(*(torch.einsum('bl,bld->bd', weights, part) for part in batch.local))
-        said = {
+        answers = {
             'scene': (whole.scene, batch.scene),
             'appearance': (whole.rgb, batch.action),
             'motion': (whole.flow, batch.action),
             'both': (whole.rgb.softmax(1) + whole.flow.softmax(1), batch.action),
         }
         rows[name] = {
-            what: (scores.argmax(1) == truth).float().mean().item() for what, (scores, truth) in said.items()
-        } | {'nats': surprise(whole, batch).item()}
+            what: (scores.argmax(1) == truth).float().mean().item() for what, (scores, truth) in answers.items()
+        } | {'nats': negative_log_likelihood(whole, batch).item()}
     return pd.DataFrame(rows).T.rename_axis('pooling')
 
 # Very small, to see that it runs:

@@ -215,7 +215,7 @@ def page(
     "One page of results, from disk or else from the server"
     name = re.sub(r'\W+', '-', parse_words(query))[:40] + '-' + hashlib.sha256(query.encode()).hexdigest()[:16]
     path = self.folder / 'pages' / f'{name}.json'
-    answer = read_page(path) or self.persist(lambda: self.ask(query))
+    answer = read_page(path) or self.persist(lambda: self.request(query))
     if not path.exists():
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(answer, ensure_ascii=False), encoding='utf-8')
@@ -254,7 +254,7 @@ def checked_page(
 
 # %% ../../nbs/data/10_freesound.ipynb #1fcdf544
 @patch
-def ask(
+def request(
     self:Freesound,
     query:str # of the address
 ) -> dict: # the answer

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torchvision.models import resnet50
 
 from .files import require_file
 
@@ -27,6 +26,7 @@ def resnet3d50_shapes(
     classes:int, # outputs of the classifier
 ) -> dict[str, tuple[int, ...]]: # shape of each tensor by its name, in the order of the network
     "Names and shapes of a 3D-ResNet-50's weights: those of the 2D network with cubes for squares."
+    from torchvision.models import resnet50
     with torch.device('meta'): flat = resnet50(num_classes=classes).state_dict()
     return {name: (*tensor.shape, tensor.shape[-1]) if tensor.ndim == 4 else tuple(tensor.shape)
             for name, tensor in flat.items() if not name.endswith('num_batches_tracked')}

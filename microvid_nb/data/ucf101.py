@@ -137,9 +137,9 @@ def probe_audio(
     folder:str|Path, # holds a folder per class
 ) -> pd.DataFrame: # the same rows with has_audio (True, False, or missing where unknown) and problem (text, or empty)
     "The clips with what their files say about sound; a progress bar shows where it takes longer than two seconds."
-    def ask(path):
+    def audio_answer(path):
         try: return probe(Path(folder)/path).has_audio, ''
         except MediaError as error: return None, error.reason
-    answers = [ask(path) for path in tqdm(clips.path, unit=' clips', delay=2, leave=False)]
+    answers = [audio_answer(path) for path in tqdm(clips.path, unit=' clips', delay=2, leave=False)]
     audio, problems = zip(*answers) if answers else ((), ())
     return clips.assign(has_audio=pd.array(audio, 'boolean'), problem=pd.array(problems, 'string'))

@@ -135,14 +135,14 @@ def leading_columns(
         columns = columns.astype(data.dtype)
     return columns*(size/data.rows).astype(data.dtype)**.25
 
-# %% ../../nbs/features/04_completion.ipynb #57ead901
-def steady(
-    normal:np.ndarray, # normal equations [n, r, r]
-    ridge:float, # lambda
-) -> np.ndarray: # [n]
-    "The penalty of each system: lambda, but enough that a system with too little known still has one solution."
-    size = np.trace(normal, axis1=1, axis2=2)/normal.shape[-1]
-    return np.maximum(ridge, 1e-6*size + np.finfo(np.float32).tiny).astype(normal.dtype)
+# %% ../../nbs/features/04_completion.ipynb #04bf9581
+def solve_symmetric(
+    matrix:np.ndarray, # symmetric, not negative definite, [r, r]
+    right:np.ndarray, # [r, n]
+    penalised:bool, # whether a penalty keeps the matrix regular
+) -> np.ndarray: # [r, n]
+    "The solution of a symmetric system; the shortest one where there are several."
+    return np.linalg.solve(matrix, right) if penalised else np.linalg.pinv(matrix, hermitian=True) @ right
 
 # %% ../../nbs/features/04_completion.ipynb #adee4397
 def solve_rows(
@@ -155,12 +155,11 @@ def solve_rows(
     "The factors of some rows, given those of the columns."
     kinds, kind = np.unique(known, axis=0, return_inverse=True)
     gram = np.stack([columns[group].T @ columns[group] for group in groups])
-    normal = np.tensordot(kinds.astype(columns.dtype), gram, 1)
-    normal += steady(normal, ridge)[:, None, None]*np.eye(columns.shape[1], dtype=columns.dtype)
+    normal = np.tensordot(kinds.astype(columns.dtype), gram, 1) + ridge*np.eye(columns.shape[1], dtype=columns.dtype)
     right, rows = values @ columns, np.empty((len(values), columns.shape[1]), columns.dtype)
     for k in range(len(kinds)):
         same = np.flatnonzero(kind.ravel() == k)
-        rows[same] = np.linalg.solve(normal[k], right[same].T).T
+        rows[same] = solve_symmetric(normal[k], right[same].T, ridge > 0).T
     return rows
 
 # %% ../../nbs/features/04_completion.ipynb #adee4301
@@ -171,11 +170,10 @@ def solve_columns(
     ridge:float, # N lambda
 ) -> np.ndarray: # V and what is to be added to the means, [D, r + 1]
     "The factors of the columns and their means, given the sums over all rows."
-    free = np.diag([*[1.]*(len(right) - 1), 0]) # the last number of u, which is 1, is not penalised
-    return np.concatenate([
-        np.linalg.solve(matrix + penalty*free, right[:, group]).T
-        for matrix, group, penalty in zip(normal, groups, steady(normal, ridge))
-    ])
+    penalty = np.diag([*[ridge]*(len(right) - 1), 0])
+    return np.concatenate(
+        [solve_symmetric(matrix + penalty, right[:, group], ridge > 0).T for matrix, group in zip(normal, groups)]
+    )
 
 # %% ../../nbs/features/04_completion.ipynb #2825ea37
 def balance(
@@ -261,10 +259,9 @@ def complete(self:Factorization,
         raise ValueError(f'expected blocks of {self.widths} columns as in the fit, found {widths}')
     out = {name: np.empty(block.shape, block.dtype) for name, block in blocks.items()} if out is None else out
     for place, values, known in data.chunks():
-        known, values = data.spread(known), np.where(data.spread(known), (values - self.means)/self.scales, 0)
-        rows = solve_rows(
-            values, known[:, [group.start for group in data.groups]], self.columns, data.groups, self.ridge
-        )
+        known_groups, known = known, data.spread(known)
+        values = np.where(known, (values - self.means)/self.scales, 0)
+        rows = solve_rows(values, known_groups, self.columns, data.groups, self.ridge)
         for name, columns in data.columns.items():
             lacks = np.flatnonzero(~known[:, columns].all(1))
             out[name][place] = blocks[name][place]
@@ -301,16 +298,16 @@ def load(cls:Factorization,
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     return cls(**arrays, **{name: about[name] for name in ('widths', 'ridge', 'size')}, history=tuple(about['history']))
 
-# %% ../../nbs/features/04_completion.ipynb #6b1d0a77
-def keep_some(
-    fewer:np.ndarray, # bool [N] or [N, D], what stays known
-    mask:np.ndarray, # the same before something was hidden
-) -> np.ndarray: # bool of the same shape
-    "What stays known, with the first known entry of each column of which nothing would be left."
-    kept, before = fewer.reshape(len(mask), -1).copy(), np.asarray(mask).reshape(len(mask), -1)
-    lost = np.flatnonzero(~kept.any(0) & before.any(0))
-    kept[before[:, lost].argmax(0), lost] = True
-    return kept.reshape(mask.shape)
+# %% ../../nbs/features/04_completion.ipynb #87a0b548
+def keep_one(
+    left:np.ndarray, # bool [N] or [N, D], what is still known
+    mask:np.ndarray, # the same shape, what was known
+) -> np.ndarray: # as `left`, with an entry of each column that was known
+    "What is still known, with one entry more in columns of which nothing would be left."
+    left, columns = left.copy().reshape(len(mask), -1), mask.reshape(len(mask), -1)
+    empty = np.flatnonzero(~left.any(0) & columns.any(0))
+    left[columns[:, empty].argmax(0), empty] = True
+    return left.reshape(mask.shape)
 
 # %% ../../nbs/features/04_completion.ipynb #83f0a482
 def hide(
@@ -318,7 +315,7 @@ def hide(
     share:float, # of rows or entries, to hide
     rng:np.random.Generator, # source of chance
 ) -> dict[str, np.ndarray]: # masks with less known
-    "Hides single entries, and of some rows that know several whole modalities one of these, of those that are missing anywhere."
+    "Masks with less known; of each column that was known anywhere an entry stays."
     whole = {name: mask for name, mask in masks.items() if mask.ndim == 1}
     result = {name: mask & (rng.random(mask.shape) >= share) for name, mask in masks.items() if mask.ndim == 2}
     if whole:
@@ -329,56 +326,73 @@ def hide(
         )
         known[hit, (known*lacking*(1 - rng.random(known.shape))).argmax(1)[hit]] = False
         result |= dict(zip(whole, known.T))
-    return {name: keep_some(result[name], masks[name]) for name in masks}
+    return {name: keep_one(result[name], masks[name]) for name in masks}
 
 # %% ../../nbs/features/04_completion.ipynb #0f80fe01
 def held_out_error(
     fitted:Factorization, # by the masks with less known
     blocks:Mapping[str, np.ndarray], # modality -> [N, D]
     masks:Mapping[str, np.ndarray], # what is known
-    fewer:Mapping[str, np.ndarray], # what was known to the fit
+    visible:Mapping[str, np.ndarray], # what was known to the fit
 ) -> dict[str, float]: # modality -> mean squared error of what was hidden; column means have 1
-    "How well a factorisation finds hidden entries; NaN for a modality of which nothing was hidden, or nothing that varies."
-    found, start, errors = fitted.complete(blocks, fewer), 0, {}
+    "How well a factorisation finds hidden entries; NaN where nothing was hidden, or only what column means know."
+    found, start, errors = fitted.complete(blocks, visible), 0, {}
     for name, block in blocks.items():
         mean = fitted.means[start:start + block.shape[1]]
-        hidden = np.broadcast_to((masks[name] & ~fewer[name]).reshape(len(block), -1), block.shape)
+        hidden = np.broadcast_to((masks[name] & ~visible[name]).reshape(len(block), -1), block.shape)
         start += block.shape[1]
         size = np.square(np.where(hidden, block - mean, 0), dtype=float).sum()
         wrong = np.square(np.where(hidden, block - found[name], 0), dtype=float).sum()
-        errors[name] = float(wrong/size) if size > 0 else np.nan
+        errors[name] = float(wrong/size) if size else np.nan
     return errors
 
-# %% ../../nbs/features/04_completion.ipynb #90711d31
-class NothingToHide(ValueError):
-    "Too little is known, or varies, to judge a factorisation by hidden entries."
+# %% ../../nbs/features/04_completion.ipynb #ccf609b8
+def first_known(
+    mask:np.ndarray, # bool [N] or [N, D], True where known
+) -> np.ndarray: # int [known columns]
+    "The first row that knows each column."
+    columns = np.asarray(mask).reshape(len(mask), -1)
+    return columns.argmax(0)[columns.any(0)]
 
-# %% ../../nbs/features/04_completion.ipynb #47c2cf96
-def choose_rank(
+# %% ../../nbs/features/04_completion.ipynb #c705a26f
+def hidden_errors(
     blocks:Mapping[str, np.ndarray], # modality -> [N, D]; float arrays or memory maps
     masks:Mapping[str, np.ndarray], # modality -> bool [N] or [N, D], True where known
-    ranks:Sequence[int], # to choose from
-    ridges:Sequence[float]=(1e-4, 1e-2, 1e-1, 1), # penalties to choose from
+    ranks:Sequence[int], # to try
+    ridges:Sequence[float], # penalties to try
     share:float=.1, # of rows or entries that are hidden
     most:int=20000, # rows, drawn by chance where there are more
     settings:CompletionSettings=CompletionSettings(), # of the computation, but for the ridge; its seed also hides
     progress:bool=True, # show a bar where it takes more than two seconds
-) -> tuple[int, CompletionSettings, pd.DataFrame]: # best rank; settings, best ridge; (ridge, rank) -> errors, `mean`
-    "The rank and penalty that find hidden entries best; errors are shares of the variance, 1 is what column means reach; `ValueError` where no row knows several modalities."
+) -> pd.DataFrame: # (ridge, rank) -> error of each modality, and `mean`; no rows where nothing can be judged
+    "How well factorisations find hidden entries: shares of the variance, 1 is what column means reach."
     rng, rows = np.random.default_rng(settings.seed), check_blocks(blocks, masks)
     chosen = np.sort(rng.choice(rows, min(rows, most), replace=False))
+    chosen = np.union1d(chosen, [row for mask in masks.values() for row in first_known(mask)]).astype(int)
     blocks, masks = ({name: np.asarray(part[chosen]) for name, part in parts.items()} for parts in (blocks, masks))
-    fewer, errors = hide(masks, share, rng), {}
+    visible, errors = hide(masks, share, rng), {}
     for ridge, rank in tqdm(list(product(ridges, ranks)), unit='fit', delay=2, leave=False, disable=not progress):
-        fitted = factorize(blocks, fewer, rank, replace(settings, ridge=ridge), progress=False)
-        errors[ridge, rank] = held_out_error(fitted, blocks, masks, fewer)
-    table = pd.DataFrame.from_dict(errors, orient='index').rename_axis(['ridge', 'rank'])
-    table = table.dropna(axis=1, how='all')
+        fitted = factorize(blocks, visible, rank, replace(settings, ridge=ridge), progress=False)
+        errors[ridge, rank] = held_out_error(fitted, blocks, masks, visible)
+    table = pd.DataFrame.from_dict(errors, orient='index').rename_axis(['ridge', 'rank']).dropna(axis=1, how='all')
+    return table.assign(mean=table.mean(axis=1)).dropna(subset='mean')
+
+# %% ../../nbs/features/04_completion.ipynb #d6b1689b
+RIDGES = 1e-4, 1e-2, 1e-1, 1.
+
+def choose_rank(
+    blocks:Mapping[str, np.ndarray], # modality -> [N, D]; float arrays or memory maps
+    masks:Mapping[str, np.ndarray], # modality -> bool [N] or [N, D], True where known
+    ranks:Sequence[int], # to choose from
+    ridges:Sequence[float]=RIDGES, # penalties to choose from
+    settings:CompletionSettings=CompletionSettings(), # of the computation, but for the ridge
+    **options, # of `hidden_errors`: share, most, progress
+) -> tuple[int, CompletionSettings, pd.DataFrame]: # best rank; settings, best ridge; the table of `hidden_errors`
+    "The rank and penalty that find hidden entries best; `ValueError` where there is nothing to judge by."
+    table = hidden_errors(blocks, masks, ranks, ridges, settings=settings, **options)
     if table.empty:
-        raise NothingToHide(
-            f'expected rows that know several modalities, so that some can be hidden; found none in {list(blocks)}'
-        )
-    table = table.assign(mean=table.mean(axis=1))
+        raise ValueError('expected rows that know several modalities which vary, so that some can be hidden; '
+                         f'found none in {list(blocks)}')
     ridge, rank = table['mean'].idxmin()
     return int(rank), replace(settings, ridge=float(ridge)), table
 
@@ -393,6 +407,6 @@ def complete_modalities(
 ) -> dict[str, np.ndarray]: # modality -> [N, D]; what is known is unchanged
     "Blocks with missing modalities inferred by factorisation (DARE, section 3.1); `ValueError` names the block that is wrong."
     if settings is None:
-        try: _, settings, _ = choose_rank(blocks, masks, [rank], progress=progress)
-        except NothingToHide: settings = CompletionSettings() # nothing to choose a penalty by
+        table = hidden_errors(blocks, masks, [rank], RIDGES, progress=progress)
+        settings = CompletionSettings() if table.empty else CompletionSettings(ridge=float(table['mean'].idxmin()[0]))
     return factorize(blocks, masks, rank, settings, progress).complete(blocks, masks, out, settings.chunk)

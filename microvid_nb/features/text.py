@@ -17,8 +17,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from gensim.models import Word2Vec
-from gensim.models.doc2vec import Doc2Vec, TaggedDocument, train_document_dbow
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -143,6 +141,7 @@ def train(cls:SemanticSpace,
     settings:SkipGramSettings=SkipGramSettings(), # of the training
 ) -> SemanticSpace: # the most frequent word first
     "A space learned from texts by skip-gram; `ValueError` where no word is frequent enough."
+    from gensim.models import Word2Vec
     sentences = [split_words(text) for text in texts]
     counts = pd.Series([word for sentence in sentences for word in sentence], dtype=object).value_counts()
     if not (counts >= settings.least).any():
@@ -197,8 +196,9 @@ class ParagraphEmbedder:
 
 # %% ../../nbs/features/03_text.ipynb #72c7ce0f
 @patch
-def gensim_model(self:ParagraphEmbedder) -> Doc2Vec: # without words
+def gensim_model(self:ParagraphEmbedder) -> 'Doc2Vec': # without words
     "An empty model with these settings."
+    from gensim.models.doc2vec import Doc2Vec
     s = self.settings
     return Doc2Vec(dm=0, vector_size=s.dim, epochs=s.epochs, alpha=s.rate, min_alpha=1e-4, negative=s.negative,
                    sample=s.sample, min_count=s.least, seed=s.seed, workers=1, sorted_vocab=0)
@@ -222,6 +222,7 @@ def fit(self:ParagraphEmbedder,
     texts:Iterable[str|None], # None or '' where there is none
 ) -> ParagraphEmbedder: # itself, fitted
     "Learns the words of texts; `ValueError` where no word is frequent enough."
+    from gensim.models.doc2vec import TaggedDocument
     documents = [words for words in (split_words(text or '') for text in texts) if words]
     counts = pd.Series([word for words in documents for word in words], dtype=object).value_counts(sort=False)
     if not (counts >= self.settings.least).any():
@@ -238,6 +239,7 @@ def embed_words(self:ParagraphEmbedder,
     words:list[str], # with at least one that is known
 ) -> np.ndarray: # float32 [dim]
     "The vector of one text."
+    from gensim.models.doc2vec import train_document_dbow
     vector, lock = np.zeros((1, self.settings.dim), np.float32), np.ones(1, np.float32)
     self.model.random = np.random.RandomState(self.settings.seed)
     for rate in np.linspace(self.settings.rate, 1e-4, self.settings.epochs):

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from torchvision.models import AlexNet_Weights, VGG16_Weights, VGG19_Weights, alexnet, vgg16, vgg19
 from tqdm.auto import tqdm
 
 from ..data.kinetics_weights import KINETICS_MEAN, KINETICS_STD, load_tensors_only, read_kinetics_weights
@@ -236,12 +235,16 @@ def vgg_names(
     return (*names, 'fc6', 'fc7', 'fc8')
 
 # %% ../../nbs/features/01_visual.ipynb #544009ee
-FLAT = {
-    'alexnet': (alexnet, AlexNet_Weights.IMAGENET1K_V1),
-    'vgg16': (vgg16, VGG16_Weights.IMAGENET1K_V1),
-    'vgg19': (vgg19, VGG19_Weights.IMAGENET1K_V1),
-}
+FLAT = {'alexnet': 'AlexNet_Weights', 'vgg16': 'VGG16_Weights', 'vgg19': 'VGG19_Weights'} # names in torchvision.models
 
+def torchvision_model(
+    name:str, # alexnet, vgg16 or vgg19
+) -> tuple: # function that makes it; its published weights
+    "A model of torchvision, which takes two seconds to import."
+    from torchvision import models
+    return getattr(models, name), getattr(models, FLAT[name]).IMAGENET1K_V1
+
+# %% ../../nbs/features/01_visual.ipynb #e1d79b22
 def flat_network(
     name:str, # alexnet, vgg16 or vgg19
     width:float=1., # factor for channels and hidden units
@@ -249,7 +252,7 @@ def flat_network(
     channels:int=3, # of the input
 ) -> FlatNetwork: # with random weights
     "A flat network of any width."
-    make, weights = FLAT[name]
+    make, weights = torchvision_model(name)
     with torch.device('meta'): full = make()  # the structure, without the memory
     names = [f'conv{i}' for i in range(1, 6)] + ['fc6', 'fc7', 'fc8'] if name == 'alexnet' else vgg_names(full)
     return FlatNetwork(full, names, width, classes, channels, weights.meta['min_size'][0])
@@ -380,7 +383,7 @@ def imagenet_weights(
     name:str, # alexnet, vgg16 or vgg19
 ) -> dict[str, Tensor]: # by name
     "torchvision's published weights; `FileNotFoundError` says what to download where there is no network, `ValueError` that a file is not the published one."
-    url = FLAT[name][1].url
+    url = torchvision_model(name)[1].url
     path = Path(torch.hub.get_dir())/'checkpoints'/Path(urlparse(url).path).name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

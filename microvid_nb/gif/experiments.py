@@ -60,10 +60,10 @@ def microworld_videos(
 ) -> WorldVideos: # in the order of their numbers
     "Longer videos of the world with the features of their shots."
     videos, interest = [], []
-    made = in_parallel(
+    material = in_parallel(
         commented_video, [(world, int(i), network.settings) for i in numbers], progress=progress, unit='video'
     )
-    for i, (video, _) in zip(numbers, made):
+    for i, (video, _) in zip(numbers, material):
         if not len(video.gifs): continue
         videos.append(shot_video(str(i), network.features(video.clips).cpu(), video.gifs, video.counts))
         interest.append(video.interest)
@@ -134,11 +134,11 @@ def mean_over_videos(
 
 # %% ../../nbs/gif/11_experiments.ipynb #a1b34c41
 def known_systems(
-    made:WorldVideos, # with what is known of each
+    material:WorldVideos, # with what is known of each
 ) -> dict: # name -> system
     "The weight-free systems, whose choice is known, and the oracle."
     known = {
-        video.key: {**picks, 'oracle': np.sort(np.argsort(-interest)[:3])} for video, picks, interest in zip(*made)
+        video.key: {**picks, 'oracle': np.sort(np.argsort(-interest)[:3])} for video, picks, interest in zip(*material)
     }
     return {
         name: lambda video, name=name: picked(video, known[video.key][name])
@@ -305,12 +305,12 @@ def truth_round(
 
 # %% ../../nbs/gif/11_experiments.ipynb #52e9655e
 def world_round(
-    made:WorldVideos, # videos with features
+    material:WorldVideos, # videos with features
     scale:GIFScale, # sizes
     seed:int, # of this round
 ) -> dict: # 'table2', 'items' with a row a video, and the studies
     "One round of Table 2 and of the studies on MicroWorld."
-    split = split_world(made.videos, scale, seed)
+    split = split_world(material.videos, scale, seed)
     variants = train_variants(split.train, scale, seed)
     gevadens = {
         'GEVADEN, fixed prior': variants['fixed_prior', True],
@@ -318,7 +318,7 @@ def world_round(
         'GEVADEN': variants['fixed_prior', False],
     }
     learned = learned_systems(split.train, gevadens, scale, seed)
-    systems = {**rule_systems(split, seed), **known_systems(made), **learned}
+    systems = {**rule_systems(split, seed), **known_systems(material), **learned}
     items = measured_round(seed, split, systems, scale)
     return {
         'table2': mean_over_videos(items),
@@ -373,14 +373,14 @@ def click_log(
 # %% ../../nbs/gif/11_experiments.ipynb #c3aa6301
 @limit_threads(1)
 def world_clicks(
-    made:WorldVideos, # videos with features
+    material:WorldVideos, # videos with features
     world:MicroWorld, # the world that they are of
     scale:GIFScale, # sizes
     seed:int, # of this round
 ) -> pd.DataFrame: # a log of impressions and clicks
     "The month-long application of the paper, on validation and test videos of a round."
-    split = split_world(made.videos, scale, seed)
-    shown, known, chance = split.validation + split.test, known_systems(made), chance_system(seed, samples=1)
+    split = split_world(material.videos, scale, seed)
+    shown, known, chance = split.validation + split.test, known_systems(material), chance_system(seed, samples=1)
     reseq2seq, gevaden = (
         reseq2seq_system(train_reseq2seq(split.train, scale, seed)),
         train_gevaden(split.train, scale, seed),
@@ -406,12 +406,12 @@ def reproduce_microworld(
     "Table 2, the studies and Table 3 on MicroWorld."
     world, seeds = MicroWorld(seed), range(seed, seed + scale.rounds)
     network, _ = train_shot_network(world, scale.shot, scale.pretraining, seed=seed, progress=progress)
-    made = microworld_videos(world, range(scale.train + 2*scale.other), network, progress)
-    truth = [true_features(world, video) for video in tqdm(made.videos, disable=not progress, unit='video')]
+    material = microworld_videos(world, range(scale.train + 2*scale.other), network, progress)
+    truth = [true_features(world, video) for video in tqdm(material.videos, disable=not progress, unit='video')]
     return {
-        **run_rounds(world_round, (made, scale), seeds, progress=progress),
+        **run_rounds(world_round, (material, scale), seeds, progress=progress),
         **run_rounds(truth_round, (truth, scale), seeds, progress=progress),
-        'table3': ctr_table(world_clicks(made, world, scale, seed)).reset_index(),
+        'table3': ctr_table(world_clicks(material, world, scale, seed)).reset_index(),
     }
 
 # %% ../../nbs/gif/11_experiments.ipynb #56941201
@@ -439,8 +439,8 @@ def train_microworld_model(
     "Everything from a file to a GIF, trained on MicroWorld."
     world = MicroWorld(seed)
     network, _ = train_shot_network(world, scale.shot, scale.pretraining, seed=seed, progress=progress)
-    made = microworld_videos(world, range(scale.train + 2*scale.other), network, progress)
-    gevaden = train_gevaden(made.videos, scale, seed, progress)
+    material = microworld_videos(world, range(scale.train + 2*scale.other), network, progress)
+    gevaden = train_gevaden(material.videos, scale, seed, progress)
     model = VideoToGIF(VideoToGIFSettings(scale.shot, gevaden.settings))
     model.network, model.gevaden = network, gevaden
     return model.eval()

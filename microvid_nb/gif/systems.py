@@ -121,7 +121,7 @@ class GIFScale:
     other: int = 107 # for validation, and as many for testing
     pretraining: int = 400 # other videos of MicroWorld, on which the shot network learns to see
     shot: ShotSettings = field(default_factory=lambda: ShotSettings(side=112, square=True)) # the shot network
-    sizes: GEVADENSettings = field(default_factory=GEVADENSettings) # s_x, s_y, z; the width of the features is the data's
+    sizes: GEVADENSettings = field(default_factory=GEVADENSettings) # s_x, s_y, z; the width of features is the data's
     learning_rate: float = 3e-4 # of Adam, for every learned system
     batch: int = 16 # videos
     steps: int = 10_000 # of training

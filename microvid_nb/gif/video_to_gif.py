@@ -44,7 +44,7 @@ def shot_clips(
     settings:ShotSettings, # rate and size
 ) -> Iterator[Tensor]: # for each shot uint8 [3, frames, H, W]
     "The shots of a file as clips, one after the other; the last frame is repeated where the file ends early."
-    samples = iter_frames(survey.path, fps=settings.frames/survey.shot_length, short_side=settings.side)
+    samples = iter_frames(survey.path, settings.frames/survey.shot_length, settings.side, *survey.part)
     size, last = (settings.side, settings.side), None
     for _ in survey.shot_times:
         images = [image for _, image in itertools.islice(samples, settings.frames)] or [last]

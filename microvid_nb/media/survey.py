@@ -72,6 +72,7 @@ class Survey:
     look_times:np.ndarray = field(repr=False) # float64 [L], seconds of all looks; a look sees the frame that is on screen then
     change:np.ndarray = field(repr=False) # float32 [L], mean change of grey levels in [0, 1] since the look before; 0 for the first
     cuts:np.ndarray = field(repr=False) # float64 [m], seconds at which one shot ends and the next begins
+    part:tuple = (0., None, None) # what was asked for: start and end in seconds, and number of the stream
 
     @property
     def path(self) -> str: # of the clip
@@ -106,9 +107,10 @@ def survey_video(
     path, # a video file
     start:float=0., # seconds: where the part to look at begins
     end:float|None=None, # seconds: where it ends; None for the end of the clip
+    stream:int|None=None, # number of the video stream in the file; None takes what a player would show
 ) -> Survey: # what was seen
     "Decodes a clip once, in bounded memory; `MediaError` if there is no picture in it"
-    info, looks = open_frames(path, survey_size, LOOKS, start, end)
+    info, looks = open_frames(path, survey_size, LOOKS, start, end, stream=stream)
     kept = image = grey = None
     change, finder = [], CutFinder()
     for number, (time, look) in enumerate(looks):
@@ -130,6 +132,7 @@ def survey_video(
         look_times,
         np.array(change, np.float32),
         np.array(finder.cuts),
+        (start, end, stream),
     )
 
 # %% ../../nbs/media/05_survey.ipynb #ce8e9940
@@ -151,7 +154,7 @@ def shot_frames(
         return survey.frames.images[
             np.searchsorted(survey.frames.times, survey.look_times[first : first + looks] + ROUNDING, side='right') - 1
         ]
-    sought = [image for _, image in open_frames(survey.path, survey_size, LOOKS, time, time + looks / LOOKS)[1]]
+    sought = [image for _, image in open_frames(survey.path, survey_size, LOOKS, time, time + looks / LOOKS, stream=survey.part[2])[1]]
     if sought: return np.stack(sought)
     nearest = np.abs(survey.frames.times - time).argmin()  # a damaged file may decode in one pass, and not after a seek
     return survey.frames.images[nearest:nearest + 1]
@@ -165,5 +168,5 @@ def full_frame(
     time = float(np.clip(time, survey.frames.times[0], max(survey.look_times[-1], survey.end - 1e-3)))
     kept, info = np.flatnonzero(survey.frames.times == time), survey.frames.info
     if len(kept) and survey_size(info) == (info.width, info.height): return time, survey.frames.images[kept[0]].copy()
-    looks = iter_frames(survey.path, fps=1 / SHOT, start=time)
-    return next(looks, None) or deque(iter_frames(survey.path, fps=1 / SHOT), maxlen=1)[0]
+    looks = iter_frames(survey.path, fps=1 / SHOT, start=time, stream=survey.part[2])
+    return next(looks, None) or deque(iter_frames(survey.path, fps=1 / SHOT, stream=survey.part[2]), maxlen=1)[0]

@@ -18,6 +18,10 @@ from pathlib import Path
 import av
 import numpy as np
 
+from .colour import Colour, check_tone_map, frame_colour, stated_peak, to_sdr
+from .geometry import Margins, add_bars, fit_within, stored_margins
+from .sniff import sniff, wrong_file
+
 # %% ../../nbs/media/00_video.ipynb #53046dc0
 class MediaError(Exception):
     "A file that cannot be used as a video or sound, with its path and the reason in one line"
@@ -29,27 +33,19 @@ class MediaError(Exception):
 
 # %% ../../nbs/media/00_video.ipynb #53046d01
 class MediaWarning(UserWarning):
-    "Part of a file could not be decoded; the rest was used"
+    "A file was used, but not all of it, or not as it is stored"
 
 # %% ../../nbs/media/00_video.ipynb #00dc0423
-LFS_POINTER = b'version https://git-lfs'
 NOT_PICTURES = {'tty', 'hls', 'dash', 'concat'}  # demuxers of text art and of playlists that name other files
+PLAYABLE = ('mp4', 'matroska', 'avi', 'wave', 'ogg', 'flac', 'mp3', 'png', 'jpeg', 'gif', 'webp', 'avif', 'heic', 'bmp', 'tiff')
 
 def check_file(
     path # a file that should hold video or sound
 ) -> str: # the URL under which FFmpeg opens exactly this local file
     "The `file:` URL of `path`; raises `MediaError` for what is visibly not a media file"
-    path = Path(path)
-    if not path.exists(): raise MediaError(path, 'no such file')
-    if path.is_dir(): raise MediaError(path, 'is a folder, not a file')
-    if not path.is_file(): raise MediaError(path, 'is not a regular file')
-    try:
-        with open(path, 'rb') as file: head = file.read(len(LFS_POINTER))
-    except OSError as error: raise MediaError(path, f'cannot be opened ({error.strerror})') from None
-    if not head: raise MediaError(path, 'is empty (0 bytes)')
-    if head == LFS_POINTER:
-        raise MediaError(path, 'is a Git LFS pointer, not the file itself (fetch it with: git lfs pull)')
-    return f'file:{path}'
+    reason = wrong_file(path)
+    if reason: raise MediaError(path, reason)
+    return f'file:{os.fspath(path)}'
 
 # %% ../../nbs/media/00_video.ipynb #408510fc
 # of titles in no known alphabet; PyAV 19 is so by itself
@@ -62,7 +58,9 @@ def open_media(
     url = check_file(path)
     try: container = av.open(url, **TOLERANT)
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise MediaError(path, f'is not a readable video or sound file ({describe_error(error)})') from None
+        cause = wrong_file(path, *PLAYABLE)
+        cause = f': it {cause}' if cause else f' ({describe_error(error)})'
+        raise MediaError(path, f'is not a readable video or sound file{cause}') from None
     if container.format.name in NOT_PICTURES:
         container.close()
         raise MediaError(path, f'is a {container.format.long_name or container.format.name} file, not a video')
@@ -105,16 +103,22 @@ def read_orientation(
 # %% ../../nbs/media/00_video.ipynb #6fbfefa7
 @dataclass(frozen=True)
 class VideoInfo:
-    "What a file says about its first video stream, as displayed"
+    "What a file says about the video stream that is shown, as displayed"
     path:str # the file
     duration:float # seconds; what the header says if that can be believed, else 0
     fps:float # average frames a second; 0 where unknown
-    width:int # pixels, after rotation and pixel shape are applied
+    width:int # pixels, after cropping, rotation and pixel shape are applied
     height:int # pixels, likewise
     rotation:int # counter-clockwise degrees that were applied to make it upright: 0, 90, -90 or -180
     codec:str # FFmpeg's name of the video codec
     has_audio:bool # whether there is a sound track
     orientation:Orientation = field(default=Orientation(), repr=False) # rotation and mirroring together
+    stream:int = 0 # number of the stream in the file
+    primaries:str = 'bt709' # which red, green and blue, by FFmpeg's name
+    transfer:str = 'bt709' # how numbers become light, likewise; 'smpte2084' is PQ, 'arib-std-b67' is HLG
+    matrix:str = 'bt709' # how red, green and blue are packed, likewise
+    full_range:bool = False # whether 0 is black and the largest number white
+    hdr:bool = False # whether it is PQ or HLG, and so was tone-mapped
 
 # %% ../../nbs/media/00_video.ipynb #2a8b49da
 MIN_BYTES_PER_SECOND = 8
@@ -128,17 +132,64 @@ def decoder_threads() -> int: # for one stream; 0 leaves it to FFmpeg
 # %% ../../nbs/media/00_video.ipynb #2a8b4901
 def first_picture_stream(
     container:av.container.InputContainer, # an open file
-    path # its path, for the error
-) -> av.video.stream.VideoStream: # the first video stream that is not a cover picture
+    path, # its path
+    wanted:int|None=None # number of the stream in the file; None chooses
+) -> av.video.stream.VideoStream: # the stream that a player shows
     "The video stream to decode, with FFmpeg's threads on; `MediaError` if there is none"
-    covers = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & covers]
-    if not streams: raise MediaError(path, 'has no video stream')
-    stream = streams[0]
+    stream = choose_stream(container, path, 'video', wanted)
+    if stream is None: raise MediaError(path, 'has no video stream')
     if stream.codec_context is None: raise MediaError(path, 'needs a video decoder that this FFmpeg lacks')
     stream.thread_type, stream.codec_context.thread_count = 'AUTO', decoder_threads()
     stream.codec_context.options = {'max_pixels': str(MAX_PIXELS)}
     return stream
+
+# %% ../../nbs/media/00_video.ipynb #1cced040
+COUNTED_PACKETS = 400 # at the beginning of a file
+NOT_MAIN = 'attached_pic', 'timed_thumbnails', 'still_image', 'dependent', 'comment', 'visual_impaired', 'hearing_impaired'
+
+def count_packets(
+    path # a media file
+) -> dict[int, int]: # stream number -> packets among the first `COUNTED_PACKETS`
+    "How often each stream comes at the beginning of a file"
+    counts = {}
+    with open_media(path) as container:
+        try:
+            for number, packet in enumerate(container.demux()):
+                if number >= COUNTED_PACKETS: break
+                counts[packet.stream.index] = counts.get(packet.stream.index, 0) + (packet.size > 0)
+        except (av.error.FFmpegError, ValueError): pass  # what was counted so far is used
+    return counts
+
+# %% ../../nbs/media/00_video.ipynb #801b486a
+def choose_stream(
+    container:av.container.InputContainer, # an open file
+    path, # its path
+    kind:str, # 'video' or 'audio'
+    wanted:int|None=None # number of the stream in the file; None chooses
+) -> av.stream.Stream|None: # None where no stream of the kind is fit
+    "The stream that a player would take; `MediaError` for a number that is no such stream"
+    streams = list(getattr(container.streams, kind))
+    if wanted is not None:
+        for stream in streams:
+            if stream.index == wanted: return stream
+        numbers = ', '.join(str(stream.index) for stream in streams) or 'none'
+        raise MediaError(path, f'has no {kind} stream {wanted} (its {kind} streams: {numbers})')
+    covers = av.stream.Disposition.attached_pic
+    streams = [stream for stream in streams if not stream.disposition & covers]
+    if len(streams) < 2: return streams[0] if streams else None
+    counts = {} if all(stream.frames for stream in streams) else count_packets(path)
+    return max(streams, key=lambda stream: stream_rank(stream, counts))
+
+def stream_rank(
+    stream:av.stream.Stream, # of video or sound
+    counts:dict[int, int] # packets at the beginning of the file, where the header does not count frames
+) -> tuple: # larger is better; equal ones are taken in the order of the file
+    "How much speaks for a stream"
+    context, marks = stream.codec_context, av.stream.Disposition
+    frames = counts.get(stream.index, 0) if counts else stream.frames
+    side = any(stream.disposition & marks[name] for name in NOT_MAIN if name in marks.__members__)
+    size = 0 if context is None else context.width * context.height if stream.type == 'video' else context.channels
+    return context is not None, not side and frames != 1, bool(stream.disposition & marks.default), frames * size
 
 # %% ../../nbs/media/00_video.ipynb #14546b87
 def believable_duration(
@@ -146,7 +197,10 @@ def believable_duration(
     stream:av.video.stream.VideoStream # its video stream
 ) -> float: # seconds, 0 if the file does not say or cannot be right
     "How long the header says that the video lasts"
-    if stream.duration and stream.time_base: seconds = float(stream.duration * stream.time_base)
+    # Matroska notes the length of a stream among its titles
+    noted = re.fullmatch(r'(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)', stream.metadata.get('DURATION', ''))
+    if noted: seconds = 3600 * int(noted[1]) + 60 * int(noted[2]) + float(noted[3])
+    elif stream.duration and stream.time_base: seconds = float(stream.duration * stream.time_base)
     else: seconds = (container.duration or 0) / av.time_base
     return seconds if 0 < seconds * MIN_BYTES_PER_SECOND <= container.size else 0.
 
@@ -162,6 +216,13 @@ def display_size(
     if 1 / MAX_PIXEL_STRETCH <= aspect <= MAX_PIXEL_STRETCH: width = max(1, round(width * aspect))
     return (height, width) if orientation.transpose else (width, height)
 
+def frame_orientation(
+    frame:av.VideoFrame # a decoded frame
+) -> Orientation: # upright where nothing is said
+    "How a frame must be turned"
+    matrix = frame.side_data.get('DISPLAYMATRIX')
+    return Orientation() if matrix is None else read_orientation(np.frombuffer(bytes(matrix), np.int32).reshape(3, 3))
+
 # %% ../../nbs/media/00_video.ipynb #98ec0954
 MAX_DEMUX_ERRORS = 50
 
@@ -170,6 +231,15 @@ class Damage:
     "What went wrong while decoding"
     packets:int = 0 # packets that could not be decoded
     last_error:str = '' # FFmpeg's words for the newest failure
+
+@dataclass
+class Source:
+    "A file while it is read"
+    path:object # the file
+    wanted:int|None = None # number of the stream that the user named
+    damage:Damage = field(default_factory=Damage) # what went wrong so far
+    margins:Margins = Margins() # what the container says must be cut off
+    pixel_aspect:object = None # width over height of the pixels of the newest frame, None where square
 
 # %% ../../nbs/media/00_video.ipynb #98ec0901
 def demux(
@@ -189,32 +259,76 @@ def demux(
 def decode(
     container:av.container.InputContainer, # an open file
     stream:av.stream.Stream, # the stream to decode
-    damage:Damage # counts what fails
+    damage:Damage, # counts what fails
+    decoder:av.CodecContext|None=None # instead of the stream's own
 ) -> Iterator[av.frame.Frame]: # whatever decodes, in presentation order
     "The frames of one stream; a packet that fails is counted and skipped"
     for packet in demux(container, stream, damage):
-        try: yield from packet.decode()
+        try: yield from packet.decode() if decoder is None else decoder.decode(packet)
         except (av.error.FFmpegError, ValueError) as error:
             damage.packets, damage.last_error = damage.packets + 1, describe_error(error)
 
-# %% ../../nbs/media/00_video.ipynb #f1f11004
+def alpha_decoder(
+    stream:av.video.stream.VideoStream # the stream to decode
+) -> av.CodecContext|None: # None where the stream's own is right
+    "A decoder that gives the transparency of VP8 and VP9, which FFmpeg's own decoders leave out"
+    name = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}.get(stream.codec_context.name)
+    marked = any(key.lower() == 'alpha_mode' and value == '1' for key, value in stream.metadata.items())
+    if not (name and marked and name in av.codecs_available): return None
+    decoder = av.CodecContext.create(name, 'r')
+    decoder.thread_count, decoder.options = max(1, decoder_threads()), {'max_pixels': str(MAX_PIXELS)}
+    return decoder
+
+# %% ../../nbs/media/00_video.ipynb #e78d5a7b
 MAX_GAP = 60. # seconds: a longer wait between frames, beyond what the header promises, is a damaged clock
+MAX_BACK = 1. # seconds: a frame that is earlier than the one before by more than this begins a new clock
+MAX_START = 60. # seconds: a clock that begins later is moved to zero
+
+def clock_origin(
+    container:av.container.InputContainer, # an open file
+    stream:av.stream.Stream|None # its video stream, or None for a sound without pictures
+) -> float: # seconds on the file's clock at which the clock of the presentation times is zero
+    "Where time begins, for pictures and sound alike"
+    if stream is None: return (container.start_time or 0) / av.time_base
+    start = float((stream.start_time or 0) * (stream.time_base or 0))
+    if start < 0: return start
+    return min(start, (container.start_time or 0) / av.time_base) if start > MAX_START else 0.
 
 def presentation_times(
     frames:Iterator[av.VideoFrame], # decoded frames
-    info:VideoInfo # nominal rate and length, for frames without a time or with an impossible one
+    info:VideoInfo, # nominal rate and length, for frames without a time or with an impossible one
+    origin:float=0. # seconds on the file's clock that become zero
 ) -> Iterator[tuple[float, float, av.VideoFrame]]: # (time, time at which the next is due, frame), in seconds
     "Each frame with its presentation time, filled in where the file has none that can be right"
-    due = latest = None
+    due = latest = before = None
     for frame in frames:
-        time = frame.time
+        time = None if frame.time is None else frame.time - origin
         if due is None:
-            time = time or 0.
+            before = time = time or 0.
             due, latest = time, time + info.duration
-        elif time is None or time > max(due + MAX_GAP, latest): time = due
+        elif time is None: time = due
+        elif time > max(due + MAX_GAP, latest) or time < before - MAX_BACK:
+            origin, time = origin + time - due, due
         length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.
+        before = time = max(time, before)
         due = time + (length if 0 < length < MAX_GAP else 1 / (info.fps or 25))
         yield time, due, frame
+
+# %% ../../nbs/media/00_video.ipynb #23581171
+ANIMATIONS = {'gif', 'apng'} # FFmpeg's names of their containers
+SHORTEST_DELAY, USUAL_DELAY = .0105, .1 # seconds
+
+def browser_pace(
+    frames:Iterator[tuple] # (time, due, frame) of an animation
+) -> Iterator[tuple]: # the same at the pace of a browser
+    "An animation with no frame too short to be seen"
+    clock = None
+    for time, due, frame in frames:
+        clock = time if clock is None else clock
+        length = due - time
+        ends = clock + (USUAL_DELAY if length <= SHORTEST_DELAY else length)
+        yield clock, ends, frame
+        clock = ends
 
 # %% ../../nbs/media/00_video.ipynb #a806b498
 def deinterlace(
@@ -252,18 +366,123 @@ def filtered(
         try: yield graph.pull()
         except (BlockingIOError, EOFError): return
 
+# %% ../../nbs/media/00_video.ipynb #9242b026
+ROUNDING = 1e-6 # seconds: container clocks round presentation times
+
+# %% ../../nbs/media/00_video.ipynb #791d5768
+def seek_before(
+    container:av.container.InputContainer, # an open file
+    stream:av.video.stream.VideoStream, # its video stream
+    start:float # seconds
+) -> bool: # whether the container could
+    "Moves an open file to the key frame at or before `start`"
+    try: container.seek(max(0, math.floor(start / stream.time_base)), stream=stream)
+    except (av.error.FFmpegError, OverflowError, ValueError): return False
+    return True
+
+# %% ../../nbs/media/00_video.ipynb #791d5701
+def timed_frames(
+    source:Source, # the file
+    start:float # seconds
+) -> Iterator[tuple]: # first the `VideoInfo`, then (time, due, frame)
+    "Opens a file and decodes it from the frame on screen at `start`"
+    if wrong_file(source.path) is None and sniff(source.path) in ('webp', 'avif'):
+        try: pictures = open_pictures(source.path)
+        except (OSError, ValueError, ImportError): pass  # FFmpeg may know better
+        else:
+            yield from still_frames(source, pictures)
+            return
+    for may_seek in ((True, False) if start > 0 else (False,)):
+        with open_media(source.path) as container:
+            frames = streamed_frames(source, container, start if may_seek else None)
+            info = next(frames, None)
+            if info is None: continue
+            yield info
+            yield from frames
+            return
+
+def streamed_frames(
+    source:Source, # the file
+    container:av.container.InputContainer, # the same, open
+    start:float|None # seconds to go to first; None begins at the beginning
+) -> Iterator[tuple]: # first the `VideoInfo`, then (time, due, frame); nothing if the file cannot go to `start`
+    "Decodes the stream that is shown"
+    path, damage, animation = source.path, source.damage, container.format.name in ANIMATIONS
+    if len(container.streams.video) > 1 and sniff(path) == 'heic':
+        raise MediaError(path, 'is a HEIC picture of several tiles, which cannot be joined here (convert it to JPEG)')
+    stream = first_picture_stream(container, path, source.wanted)
+    codec, origin = stream.codec_context.name, clock_origin(container, stream)
+    if start is not None and (animation or not seek_before(container, stream, start + origin)): return
+    frames = decode(container, stream, damage, alpha_decoder(stream))
+    first = next(frames, None)
+    if start is not None and (first is None or first.time is None or first.time - origin > start + ROUNDING): return
+    if first is None: raise no_picture(path, codec, damage)
+    margins = stored_margins(path, container.format.name, stream.index, len(container.streams))
+    source.margins = margins if margins.fits(first.width, first.height) else Margins()
+    source.pixel_aspect = stream.sample_aspect_ratio
+    info = video_info(source, container, stream, first)
+    yield info
+    frames = watch_aspect(deinterlace(chain([first], frames)), source, stream.codec_context)
+    timed = presentation_times(frames, info, origin)
+    yield from browser_pace(timed) if animation else timed
+
+# %% ../../nbs/media/00_video.ipynb #772a2f86
+def watch_aspect(
+    frames:Iterator[av.VideoFrame], # decoded frames
+    source:Source, # learns the shape of the pixels when it changes
+    context:av.CodecContext # the decoder
+) -> Iterator[av.VideoFrame]: # the same
+    "Passes frames on and notes the shape of their pixels"
+    known = context.sample_aspect_ratio
+    for frame in frames:
+        if context.sample_aspect_ratio != known: known = source.pixel_aspect = context.sample_aspect_ratio
+        yield frame
+
+# %% ../../nbs/media/00_video.ipynb #b2321f7c
+def open_pictures(
+    path # a picture file
+): # a `PIL.Image.Image`
+    "The file, opened by Pillow; `OSError` if it cannot be"
+    from PIL import Image
+    pictures = Image.open(path)
+    if pictures.width * pictures.height > MAX_PIXELS:
+        pictures.close()
+        raise MediaError(path, f'says that it is {pictures.width} x {pictures.height} pixels large, which is not believed')
+    return pictures
+
+def still_frames(
+    source:Source, # the file
+    pictures # the same, opened by Pillow
+) -> Iterator[tuple]: # first the `VideoInfo`, then (time, due, frame)
+    "The frames of a still or animated picture file"
+    from PIL import ImageOps, ImageSequence
+    info, clock = None, 0.
+    with pictures:
+        try:
+            for number, picture in enumerate(ImageSequence.Iterator(pictures)):
+                picture = ImageOps.exif_transpose(picture.convert('RGBA'))
+                frame = av.VideoFrame.from_ndarray(np.array(picture), 'rgba')
+                if info is None:
+                    info = frame_info(source, frame, 0., 0., (pictures.format or 'picture').lower())
+                    yield info
+                length = pictures.info.get('duration', 0) / 1000
+                ends = clock + (USUAL_DELAY if length <= SHORTEST_DELAY else length)
+                yield clock, ends, frame
+                clock = ends
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            if info is None: raise MediaError(source.path, f'is a picture that cannot be decoded ({describe_error(error)})') from None
+            source.damage.packets, source.damage.last_error = source.damage.packets + 1, describe_error(error)
+
 # %% ../../nbs/media/00_video.ipynb #b72b539d
 def probe(
-    path # a video file
+    path, # a video file
+    stream:int|None=None # number of the video stream in the file; None takes what a player would show
 ) -> VideoInfo: # its facts, as displayed
     "The facts of a video file, from its header and first frame; `MediaError` if there is no picture in it"
-    with open_media(path) as container:
-        stream = first_picture_stream(container, path)
-        # PyAV 19 must not be asked for the name of a codec that failed to open
-        codec, damage = stream.codec_context.name, Damage()
-        frame = next(decode(container, stream, damage), None)
-        if frame is None: raise no_picture(path, codec, damage)
-        return video_info(path, container, stream, frame)
+    frames = timed_frames(Source(path, stream), 0.)
+    info = next(frames)
+    frames.close()
+    return info
 
 # %% ../../nbs/media/00_video.ipynb #10a8a384
 def no_picture(
@@ -277,31 +496,34 @@ def no_picture(
 
 # %% ../../nbs/media/00_video.ipynb #10a8a301
 def video_info(
-    path, # the file
+    source:Source, # the file
     container:av.container.InputContainer, # the open file
     stream:av.video.stream.VideoStream, # its video stream
     frame:av.VideoFrame # a decoded frame of it
 ) -> VideoInfo: # what is known
     "The facts of an open file, given one decoded frame"
-    matrix = frame.side_data.get('DISPLAYMATRIX')
-    orientation = (
-        Orientation() if matrix is None else read_orientation(np.frombuffer(bytes(matrix), np.int32).reshape(3, 3))
-    )
-    width, height = display_size(frame.width, frame.height, stream.sample_aspect_ratio, orientation)
-    return VideoInfo(
-        str(path),
-        believable_duration(container, stream),
-        float(stream.average_rate or stream.guessed_rate or 0),
-        width,
-        height,
-        orientation.degrees,
-        stream.codec_context.name,
-        bool(container.streams.audio),
-        orientation,
+    rate = float(stream.average_rate or stream.guessed_rate or 0)
+    return frame_info(
+        source, frame, believable_duration(container, stream), rate, stream.codec_context.name,
+        bool(container.streams.audio), stream.index,
     )
 
-# %% ../../nbs/media/00_video.ipynb #9242b026
-ROUNDING = 1e-6 # seconds: container clocks round presentation times
+def frame_info(
+    source:Source, # the file
+    frame:av.VideoFrame, # its first frame
+    duration:float, # seconds
+    fps:float, # frames a second
+    codec:str, # name of the codec
+    has_audio:bool=False, # whether there is sound
+    stream:int=0 # number of the stream
+) -> VideoInfo: # what is known
+    "The facts of a file by its first frame"
+    orientation, colour, cut = frame_orientation(frame), frame_colour(frame), source.margins
+    width, height = frame.width - cut.left - cut.right, frame.height - cut.top - cut.bottom
+    return VideoInfo(
+        str(source.path), duration, fps, *display_size(width, height, source.pixel_aspect, orientation), orientation.degrees,
+        codec, has_audio, orientation, stream, colour.primaries, colour.transfer, colour.matrix, colour.full_range, colour.hdr,
+    )
 
 # %% ../../nbs/media/00_video.ipynb #64178382
 def sample_on_screen(
@@ -329,61 +551,144 @@ def sample_on_screen(
         yield shown
         k += 1
 
-# %% ../../nbs/media/00_video.ipynb #791d5768
-def seek_before(
-    container:av.container.InputContainer, # an open file
-    stream:av.video.stream.VideoStream, # its video stream
-    start:float # seconds
-) -> bool: # whether the container could
-    "Moves an open file to the key frame at or before `start`"
-    try: container.seek(max(0, math.floor(start / stream.time_base)), stream=stream)
-    except (av.error.FFmpegError, OverflowError, ValueError): return False
-    return True
+# %% ../../nbs/media/00_video.ipynb #d9d16caa
+MAX_SIDE = 16_384 # pixels of a side of a picture that is asked for
 
-# %% ../../nbs/media/00_video.ipynb #791d5701
-def timed_frames(
-    path, # the file, for errors
-    start:float, # seconds
-    damage:Damage # counts what fails
-) -> Iterator[tuple]: # first the `VideoInfo`, then (time, due, frame)
-    "Opens a file and decodes it from the frame on screen at `start`"
-    for may_seek in ((True, False) if start > 0 else (False,)):
-        with open_media(path) as container:
-            stream = first_picture_stream(container, path)
-            codec = stream.codec_context.name
-            if may_seek and not seek_before(container, stream, start): continue
-            frames = decode(container, stream, damage)
-            first = next(frames, None)
-            if first is None or (may_seek and (first.time is None or first.time > start + ROUNDING)):
-                if may_seek: continue
-                raise no_picture(path, codec, damage)
-            info = video_info(path, container, stream, first)
-            yield info
-            yield from presentation_times(deinterlace(chain([first], frames)), info)
-            return
-
-# %% ../../nbs/media/00_video.ipynb #b2321f7c
 def output_size(
     info:VideoInfo, # size as displayed
     short_side:int|None # wanted length of the shorter side in pixels, or None for the displayed size
 ) -> tuple[int, int]: # (width, height) as displayed
     "The displayed size, scaled so that the shorter side has `short_side` pixels"
     if short_side is None: return info.width, info.height
-    if short_side < 1: raise ValueError(f'short_side must be at least 1 pixel, not {short_side}')
+    if not 1 <= short_side <= MAX_SIDE: raise ValueError(f'short_side must be from 1 to {MAX_SIDE} pixels, not {short_side}')
     scale = short_side / min(info.width, info.height)
     return max(1, round(info.width * scale)), max(1, round(info.height * scale))
 
-# %% ../../nbs/media/00_video.ipynb #1e841e69
-def to_rgb(
-    frame:av.VideoFrame, # a decoded frame
-    info:VideoInfo, # how it is displayed
-    size:tuple[int, int], # (width, height) as displayed
-    scaler:av.video.reformatter.VideoReformatter # kept from frame to frame, since setting one up costs as much as a frame
+# %% ../../nbs/media/00_video.ipynb #00a3d4bd
+WHITE = (255, 255, 255)
+SCALER_MATRICES = {'bt709': 1, 'fcc': 4, 'bt470bg': 5, 'smpte170m': 5, 'smpte240m': 7, 'bt2020nc': 9, 'bt2020c': 9}
+
+def has_alpha(
+    pixel_format:av.VideoFormat # of a frame
+) -> bool: # palettes may hold transparent colours
+    "Whether a frame can be transparent"
+    return pixel_format.has_palette or any(component.is_alpha for component in pixel_format.components)
+
+def compose(
+    rgba:np.ndarray, # uint8 [H, W, 4]
+    background # red, green and blue, 0 to 255
 ) -> np.ndarray: # uint8 [H, W, 3]
-    "A decoded frame as an upright RGB picture of the wanted size"
-    width, height = size[::-1] if info.orientation.transpose else size
-    method = None if (width, height) == (frame.width, frame.height) else 'AREA'
-    return info.orientation(scaler.reformat(frame, width, height, 'rgb24', interpolation=method).to_ndarray())
+    "A transparent picture on one colour, which hides whatever colour lies under its transparent parts"
+    alpha = rgba[..., 3:]
+    if alpha.min() == 255: return np.ascontiguousarray(rgba[..., :3])
+    mixed = rgba[..., :3].astype(np.uint32) * alpha + np.array(background, np.uint32) * (255 - alpha.astype(np.uint32))
+    return ((mixed + 127) // 255).astype(np.uint8)
+
+def check_background(
+    colour # red, green and blue
+) -> tuple: # three whole numbers
+    "Raises `ValueError` for what is no colour"
+    colour = tuple(colour)
+    if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
+        raise ValueError(f'background must be red, green and blue from 0 to 255, not {colour}')
+    return tuple(int(part) for part in colour)
+
+# %% ../../nbs/media/00_video.ipynb #e14a1889
+@dataclass(frozen=True)
+class Development:
+    "How the frames of one kind become pictures"
+    orientation:Orientation # how they are turned
+    size:tuple[int, int] # (width, height) to scale to, before they are turned
+    colour:Colour # what their numbers mean
+    alpha:bool # whether they can be transparent
+    margins:Margins # what is cut off
+    framed:bool # whether bars are added
+
+    def scaled(self,
+               frame:av.VideoFrame, # a frame
+               scaler:av.video.reformatter.VideoReformatter, # for this kind of frame
+               pixel_format:str, # of the result
+               size:tuple[int, int] # (width, height) of the result
+    ) -> np.ndarray: # [H, W, channels]
+        "The frame as RGB of another size, in one pass"
+        method = None if size == (frame.width, frame.height) else 'AREA'
+        matrix = SCALER_MATRICES.get(self.colour.matrix)
+        levels = 2 if self.colour.full_range else 1
+        return scaler.reformat(
+            frame, *size, pixel_format, src_colorspace=matrix, dst_colorspace=matrix, interpolation=method,
+            src_color_range=levels, dst_color_range=2,
+        ).to_ndarray()
+
+# %% ../../nbs/media/00_video.ipynb #acbcd8a4
+class Screen:
+    "Turns decoded frames into upright RGB pictures of one size"
+    def __init__(self,
+                 source:Source, # the file
+                 info:VideoInfo, # its facts by its first frame
+                 size:tuple[int, int], # (width, height) of the pictures
+                 background=WHITE, # colour behind transparent frames
+                 tone_map:str='bt2390'): # operator for HDR
+        self.source, self.first, self.size = source, (info.width, info.height), size
+        self.background, self.tone_map = background, tone_map
+        self.kind = self.development = None
+        self.framed = False # whether any frame had to be framed by bars
+
+    def develop(self,
+                frame:av.VideoFrame # a frame of a kind not seen just before
+    ):
+        "Settles how frames of this kind are treated; a scaler is kept from frame to frame, since setting one up costs as much as a frame"
+        orientation, cut = frame_orientation(frame), self.source.margins
+        if not cut.fits(frame.width, frame.height): cut = Margins()
+        shown = display_size(frame.width - cut.left - cut.right, frame.height - cut.top - cut.bottom, self.source.pixel_aspect, orientation)
+        size = self.size if shown == self.first else fit_within(*shown, self.size)
+        self.framed |= size != self.size
+        stored = size[::-1] if orientation.transpose else size
+        self.development = Development(orientation, stored, frame_colour(frame), has_alpha(frame.format), cut, size != self.size)
+        self.scalers = [av.video.reformatter.VideoReformatter() for _ in range(2)]
+
+    def __call__(self,
+                 frame:av.VideoFrame # a decoded frame
+    ) -> np.ndarray: # uint8 [H, W, 3]
+        "The picture of a frame"
+        matrix = frame.side_data.get('DISPLAYMATRIX')
+        kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries,
+                matrix and bytes(matrix), self.source.pixel_aspect)
+        if kind != self.kind:
+            self.develop(frame)
+            self.kind = kind
+        plan = self.development
+        special = plan.alpha or plan.margins
+        image = self.flattened(frame, plan) if special else self.opaque(frame, plan, plan.size)
+        image = plan.orientation(image)
+        return add_bars(image, self.size) if plan.framed else image
+
+    def opaque(self,
+               frame:av.VideoFrame, # without transparency
+               plan:Development, # how it is treated
+               size:tuple[int, int] # (width, height) to scale to
+    ) -> np.ndarray: # uint8 [H, W, 3]
+        "A frame as sRGB"
+        if plan.colour.plain: return plan.scaled(frame, self.scalers[0], 'rgb24', size)
+        limit = stated_peak(frame)
+        return to_sdr(plan.scaled(frame, self.scalers[0], 'rgb48le', size), plan.colour, self.tone_map, limit)
+
+    def flattened(self,
+                  frame:av.VideoFrame, # with transparency or margins
+                  plan:Development # how it is treated
+    ) -> np.ndarray: # uint8 [H, W, 3]
+        "A frame on one colour and without margins, at its full size first, so that nothing hidden bleeds into what is seen"
+        whole = (frame.width, frame.height)
+        if plan.alpha:
+            rgba = plan.scaled(frame, self.scalers[0], 'rgba', whole)
+            if not plan.colour.plain:
+                deep = to_sdr(rgba[..., :3].astype(np.uint16) * 257, plan.colour, self.tone_map, stated_peak(frame))
+                rgba = np.concatenate([deep, rgba[..., 3:]], -1)
+            image = compose(rgba, self.background)
+        else: image = self.opaque(frame, plan, whole)
+        image = np.ascontiguousarray(plan.margins.cut(image))
+        if image.shape[1::-1] == plan.size: return image
+        flat = av.VideoFrame.from_ndarray(image, 'rgb24')
+        return self.scalers[1].reformat(flat, *plan.size, 'rgb24', interpolation='AREA').to_ndarray()
 
 # %% ../../nbs/media/00_video.ipynb #224c0fae
 MIN_LOSS = .5 # seconds: below this a header may be rounding, or count a last frame differently
@@ -421,37 +726,56 @@ def warn_of_loss(
         )
 
 # %% ../../nbs/media/00_video.ipynb #a2bd5127
+MAX_FPS = 1000. # pictures a second that may be asked for
+
+def check_span(
+    fps:float|None, # pictures a second, or None
+    start:float, # seconds
+    end:float|None # seconds, or None
+):
+    "Raises `ValueError` for a rate or a part that cannot be"
+    if fps is not None and not 0 < fps <= MAX_FPS: raise ValueError(f'fps must be positive and at most {MAX_FPS:g}, not {fps}')
+    if not math.isfinite(start): raise ValueError(f'start must be a number of seconds, not {start}')
+    if end is not None and not end > start: raise ValueError(f'end must be after start, not {start} to {end} s')
+
 def open_frames(
     path, # a video file
     size, # function: VideoInfo -> (width, height) as displayed
     fps:float|None=None, # looks a second
     start:float=0., # seconds
-    end:float|None=None # seconds
+    end:float|None=None, # seconds
+    stream:int|None=None, # number of the video stream in the file; None takes what a player would show
+    background=WHITE, # red, green and blue behind transparent parts
+    tone_map:str='bt2390' # operator for HDR: 'bt2390', 'hable' or 'clip'
 ) -> tuple[VideoInfo, Iterator[tuple[float, np.ndarray]]]: # the facts; then (presentation time, uint8 RGB [H, W, 3]) one by one
     "`iter_frames` for any rule that makes the size from the facts of the file, with those facts"
-    if fps is not None and not fps > 0: raise ValueError(f'fps must be positive, not {fps}')
-    if end is not None and not end > start: raise ValueError(f'end must be after start, not {start} to {end} s')
-    damage = Damage()
-    frames = timed_frames(path, start, damage)
+    check_span(fps, start, end)
+    background, tone_map = check_background(background), check_tone_map(tone_map)
+    source = Source(path, stream)
+    frames = timed_frames(source, start)
     info = next(frames)
-    return info, scaled_frames(frames, info, size(info), damage, fps, start, end)
+    return info, scaled_frames(frames, info, Screen(source, info, size(info), background, tone_map), fps, start, end)
 
 # %% ../../nbs/media/00_video.ipynb #ec64392c
 def scaled_frames(
     frames:Iterator[tuple], # (time, due, frame) of the file
     info:VideoInfo, # its facts
-    size:tuple[int, int], # (width, height) as displayed
-    damage:Damage, # what failed so far
+    screen:Screen, # makes the pictures
     fps:float|None, # looks a second
     start:float, # seconds
     end:float|None # seconds
 ) -> Iterator[tuple[float, np.ndarray]]: # (presentation time, uint8 RGB [H, W, 3])
-    "Sampled, scaled and upright pictures; warns at the end of the file if some were lost"
-    clock, scaler, last, image = Clock(), av.video.reformatter.VideoReformatter(), None, None
+    "Sampled, scaled and upright pictures; warns if the shape changes, and at the end of the file if pictures were lost"
+    clock, last, image, framed = Clock(), None, None, False
     for time, frame in sample_on_screen(clock.watch(frames), fps, start, math.inf if end is None else end):
-        if frame is not last: last, image = frame, to_rgb(frame, info, size, scaler)
+        if frame is not last: last, image = frame, screen(frame)
+        if screen.framed and not framed:
+            framed = True
+            warnings.warn(
+                MediaWarning(f'{info.path}: changes the shape of its pictures at {time:.1f} s, so that they are shown with bars'), stacklevel=2
+            )
         yield time, image
-    if start <= 0 and end is None: warn_of_loss(info, damage, clock)
+    if start <= 0 and end is None: warn_of_loss(info, screen.source.damage, clock)
 
 # %% ../../nbs/media/00_video.ipynb #4b77f0bf
 def iter_frames(
@@ -459,10 +783,13 @@ def iter_frames(
     fps:float|None=None, # looks a second; None gives every frame as stored
     short_side:int|None=None, # scale so that the shorter side has this many pixels; None keeps the size
     start:float=0., # seconds, on the clock of the presentation times
-    end:float|None=None # seconds; None goes to the end of the file
+    end:float|None=None, # seconds; None goes to the end of the file
+    stream:int|None=None, # number of the video stream in the file; None takes what a player would show
+    background=WHITE, # red, green and blue behind transparent parts, 0 to 255
+    tone_map:str='bt2390' # how HDR becomes SDR: 'bt2390', 'hable' or 'clip'
 ) -> Iterator[tuple[float, np.ndarray]]: # (presentation time in seconds, uint8 RGB [H, W, 3])
-    "Upright RGB frames one by one in constant memory; `MediaError` if there are none, `MediaWarning` if some are lost"
-    return open_frames(path, lambda info: output_size(info, short_side), fps, start, end)[1]
+    "Upright sRGB frames one by one in constant memory; `MediaError` if there are none, `MediaWarning` if some are lost, `ValueError` for numbers out of range"
+    return open_frames(path, lambda info: output_size(info, short_side), fps, start, end, stream, background, tone_map)[1]
 
 # %% ../../nbs/media/00_video.ipynb #cdd54a68
 @dataclass(frozen=True)
@@ -480,10 +807,13 @@ def read_frames(
     fps:float|None=None, # looks a second; None gives every frame as stored
     short_side:int|None=None, # scale so that the shorter side has this many pixels; None keeps the size
     start:float=0., # seconds, on the clock of the presentation times
-    end:float|None=None # seconds; None goes to the end of the file
+    end:float|None=None, # seconds; None goes to the end of the file
+    stream:int|None=None, # number of the video stream in the file; None takes what a player would show
+    background=WHITE, # red, green and blue behind transparent parts, 0 to 255
+    tone_map:str='bt2390' # how HDR becomes SDR: 'bt2390', 'hable' or 'clip'
 ) -> Frames: # pictures, times and facts
-    "All frames of a file or of a part of it; `MediaError` if there are none"
-    info, pairs = open_frames(path, lambda info: output_size(info, short_side), fps, start, end)
+    "All frames of a file or of a part of it; `MediaError` if there are none, `ValueError` for numbers out of range"
+    info, pairs = open_frames(path, lambda info: output_size(info, short_side), fps, start, end, stream, background, tone_map)
     pairs = list(pairs)
     if not pairs:
         raise MediaError(path, f'shows no frame between {start:g} s and {"the end" if end is None else f"{end:g} s"}')

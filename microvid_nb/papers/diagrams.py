@@ -78,7 +78,7 @@ def route(
     middle = y0 + bend*(y1 - y0)
     return [(x0, y0), (x0, middle), (x1, middle), (x1, y1)] if x0 != x1 else [(x0, y0), (x1, y1)]
 
-# %% ../../nbs/papers/06_diagrams.ipynb #0419101a
+# %% ../../nbs/papers/06_diagrams.ipynb #fad649d5
 def draw_box(
     ax, # matplotlib Axes
     name:str, # for the error message
@@ -112,7 +112,8 @@ def draw_box(
         extent = part.get_window_extent()
         if extent.width > room.width or extent.height > room.height:
             raise ValueError(
-                f'box {name!r}: {part.get_text()!r} needs {extent.width / room.width:.2f} of its width and {extent.height / room.height:.2f} of its height'
+                f'box {name!r}: {part.get_text()!r} needs {extent.width / room.width:.2f} of its width '
+                f'and {extent.height / room.height:.2f} of its height'
             )
 
 # %% ../../nbs/papers/06_diagrams.ipynb #6ef6dd5d

@@ -77,7 +77,7 @@ def page_of(
     folder, name = module.split('.')
     return next(str(path.relative_to(pages)) for path in sorted((pages/folder).glob(f'*_{name}.ipynb')))
 
-# %% ../../nbs/papers/00_equations.ipynb #12cff6a5
+# %% ../../nbs/papers/00_equations.ipynb #f051b27c
 def linked_table(
     table:pd.DataFrame, # of `equation_table`
     pages:Path, # folder of the notebooks
@@ -88,7 +88,6 @@ def linked_table(
     for (paper, equation), rows in table.groupby(['paper', 'equation'], sort=False):
         for i, row in enumerate(rows.itertuples()):
             link = f'[<code>{row.name}</code>]({up}{page_of(row.module, pages)})'
-            lines.append(
-                f'| {paper if not i else ""} | {equation if not i else ""} | {link} | {row.returns} |'.replace('  ', ' ')
-            )
+            cells = ('' if i else paper, '' if i else equation, link, row.returns)
+            lines.append(f'| {" | ".join(map(str, cells))} |'.replace('  ', ' '))
     return '\n'.join(lines)

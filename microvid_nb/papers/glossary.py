@@ -36,7 +36,7 @@ def cells_of(
     if not line.startswith('|'): return []
     return [cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]]
 
-# %% ../../nbs/papers/07_glossary.ipynb #698a57b4
+# %% ../../nbs/papers/07_glossary.ipynb #37a93f16
 def glossary_table(
     pages, # folder of the notebooks
 ) -> pd.DataFrame: # symbol, term, code, paper, page
@@ -44,7 +44,8 @@ def glossary_table(
     papers, found = {task.name: task.method for task in all_tasks()}, []
     for path in sorted(Path(pages).glob('*/*.ipynb')):
         cells = json.loads(path.read_text(encoding='utf-8'))['cells']
-        for row in (row for cell in cells if cell['cell_type'] == 'markdown' for row in table_rows(''.join(cell['source']))):
+        texts = [''.join(cell['source']) for cell in cells if cell['cell_type'] == 'markdown']
+        for row in (row for text in texts for row in table_rows(text)):
             code = row.get('in code', row.get('in the code', ''))
             paper, page = papers.get(path.parent.name, 'Shared'), str(path.relative_to(pages))
             found.append((row['symbol'], row.get('meaning', ''), code, paper, page))

@@ -83,7 +83,7 @@ class Player(NamedTuple):
     pace: float # of legs and wheels, rounds a second
 
 # %% ../../../nbs/data/world/04_motions.ipynb #a37c6901
-def at(
+def actors_at(
     player:Player, # who
     t:float, # seconds
     aspect:float, # width / height of the frame
@@ -135,5 +135,5 @@ def action_clip(
     background, view = draw_scene(scene, rng, height, width), still_view(height, width)
     player, images = cast_player(name, action, rng, width/height, .6), np.repeat(background[None], frames, 0)
     for image, t in zip(images, np.arange(frames)/fps):
-        for actor in at(player, t, width/height): paint_actor(image, actor, view)
+        for actor in actors_at(player, t, width/height): paint_actor(image, actor, view)
     return ActionClip(images, actions.index(action), scenes.index(scene), names.index(name))

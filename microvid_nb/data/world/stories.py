@@ -14,7 +14,7 @@ import numpy as np
 
 from .concepts import CONCEPTS
 from .drawing import placement
-from .motions import ACTIONS, Player, at, cast_player
+from .motions import ACTIONS, Player, actors_at, cast_player
 from .pictures import NAMES, PLACES, Camera, CameraLook, camera_look, paint_actor, visible_size
 from .scenes import SCENES, draw_scene
 from .synthesis import CONCEPT_SOUND, SOUND_RATE, microphone, mix, play, record
@@ -210,7 +210,7 @@ def camera_view(
 # %% ../../../nbs/data/world/07_stories.ipynb #ff230bdd
 def shot_actors(shot:Shot, t:float, aspect:float) -> list:
     "Who is where at time t, far to near."
-    return [actor for player in shot.players for actor in at(player, t, aspect)]
+    return [actor for player in shot.players for actor in actors_at(player, t, aspect)]
 
 # %% ../../../nbs/data/world/07_stories.ipynb #d4209d11
 def flawed(
