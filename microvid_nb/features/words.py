@@ -130,7 +130,7 @@ def means_people(
 
 # %% ../../nbs/features/12_words.ipynb #c3c66c3e
 class TopicScorer:
-    "Scores of frames for topics in any words, by the labels of a `PictureEncoder`; nothing is trained."
+    "Scores of frames for topics in any words, by the labels of a `PictureEncoder`, untrained; `ValueError` for another method."
     def __init__(self,
         space:SentenceSpace|None=None, # of words; the packaged one if not given
         method:str='weighted', # weighted, or conse
