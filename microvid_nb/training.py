@@ -482,7 +482,7 @@ def step_scheduler(
     row:dict, # figures of the epoch
 ):
     "Moves a schedule on; one that waits for a plateau watches 'val_loss' where `validate` gives it, else 'loss'."
-    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+    if isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step(row.get('val_loss', row['loss']))
     else: scheduler.step()
 
