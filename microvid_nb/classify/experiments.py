@@ -27,7 +27,7 @@ from .video import (
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.motions import ACTIONS
 from ..data.world.scenes import SCENES
-from ..data.ucf101 import PUBLISHED, missing_videos, read_class_names, read_ucf101_split
+from ..data.ucf101 import UCF101_PAGE, missing_videos, read_class_names, read_ucf101_split
 from ..data.files import require_file
 from ..data.world.views import ActionClips, draw_all
 from ..media.render import atomic_path
@@ -258,13 +258,13 @@ def prepare_ucf101(
     progress:bool=True, # show a bar
 ) -> pd.DataFrame: # index path; kept (file of the clip), problem ('' or why there is none)
     "The clips of all videos that the lists name, kept in `clips_TxS` in the folder; `FileNotFoundError` names videos that aren't there."
-    folder = require_file(folder, 'the folder of UCF101', PUBLISHED)
+    folder = require_file(folder, 'the folder of UCF101', UCF101_PAGE)
     splits = [read_ucf101_split(folder/'ucfTrainTestlist', number) for number in SPLITS]
     named = pd.concat(splits)[['path']].drop_duplicates(ignore_index=True)
     absent = missing_videos(named, folder/'UCF-101').path.tolist()
     if absent:
         raise FileNotFoundError(
-            f'{folder / "UCF-101"}: {len(absent)} of {len(named)} videos are missing, such as {", ".join(absent[:3])}; they are published at {PUBLISHED}'
+            f'{folder / "UCF-101"}: {len(absent)} of {len(named)} videos are missing, such as {", ".join(absent[:3])}; they are published at {UCF101_PAGE}'
         )
     kept = [folder/f'clips_{scale.frames}x{scale.side}'/f'{path}.npy' for path in named.path]
     jobs = [(folder/'UCF-101'/path, file, scale.frames, scale.side) for path, file in zip(named.path, kept)]

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ..data.instagram import nearest_candidate, popular_topics
 from ..data.microworld import MicroWorld, in_parallel, posted_thumbnail, reception
-from ..data.world.pictures import NAMES, SEEN
+from ..data.world.pictures import NAMES, SEEN, is_visible
 from ..data.world.stories import Film, moment
 from ..data.world.viewers import appeal, crowd_of
 from ..data.world.views import SHORT, Pictures, world_frames
@@ -99,7 +99,7 @@ def concepts_of(
 ) -> np.ndarray: # bool [n, 32]
     "Which concepts can be made out at some moments."
     moments = [moment(story, float(t)) for t in times]
-    return np.stack([(m.visible >= .015) & (m.quality > .05) for m in moments])
+    return np.stack([is_visible(m.visible) & (m.quality > .05) for m in moments])
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #c897dd13
 def words_said(

@@ -123,7 +123,7 @@ def world_frames(
     return Frames(np.stack(list(film.frames(times))), np.asarray(times, float), info)
 
 # %% ../../../nbs/data/world/09_views.ipynb #8bdaedfb
-LOOKS = 8. # frames a second among which candidates are chosen, as in `media.survey`
+CANDIDATE_RATE = 8. # frames a second among which candidates are chosen, as in `media.survey`
 SHORT = 128 # pixels of the short side at which this is done
 
 # %% ../../../nbs/data/world/09_views.ipynb #e18d0585
@@ -164,7 +164,7 @@ since publishers aren't oracles.
         i = self.number(k)
         story, (seen, post, _) = self.world.story(i), reception(self.world, i)
         film = Film(story, SHORT if story.aspect >= 1 else 2*round(SHORT/story.aspect/2))
-        found = candidate_frames(world_frames(film, np.arange(.5/LOOKS, story.duration, 1/LOOKS)))
+        found = candidate_frames(world_frames(film, np.arange(.5/CANDIDATE_RATE, story.duration, 1/CANDIDATE_RATE)))
         truth, similarity = nearest_candidate(posted_thumbnail(self.world, i, post, film.height), found.images)
         rate = post.click_rate[np.abs(seen.times[:, None] - found.times).argmin(0)]
         return PostedVideo(as_tensor(squared(found.images, self.size)), found.times, found.representativeness,
