@@ -346,5 +346,7 @@ def read_topics(
     "Topics from a file; `ValueError` names the row that is wrong, or says what a list of topics looks like"
     try: table = read_table(Path(path), ['word', 'count'])
     except ValueError as error:
-        raise ValueError(f'{error}; a list of topics has the first line "word,count", then lines as "beach,120"') from None
+        raise ValueError(
+            f'{error}; a list of topics has the first line "word,count", then lines as "beach,120"'
+        ) from None
     return checked_topics(table, Path(path))

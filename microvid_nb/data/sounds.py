@@ -87,7 +87,8 @@ car automobile auto|motorcycle motorbike|bicycle bike|airplane plane aeroplane a
 railway railroad|engine motor|sea ocean|rain rainfall raining|
 thunder thunderclap|storm thunderstorm|wind breeze|fire flame|forest wood woods|stream brook creek|\
 telephone phone|television tv|clock timepiece|
-shop store|drum drums drumming|explosion blast|gun firearm|gunshot gunfire|photograph photo'''.replace('\n', '').split('|')]
+shop store|drum drums drumming|explosion blast|gun firearm|gunshot gunfire
+|photograph photo'''.replace('\n', '').split('|')]
 IRREGULAR = {'children': 'child', 'men': 'man', 'women': 'woman', 'feet': 'foot', 'teeth': 'tooth', 'mice': 'mouse',
              'geese': 'goose', 'wives': 'wife', 'knives': 'knife', 'wolves': 'wolf', 'leaves': 'leaf',
              'shelves': 'shelf', 'policemen': 'policeman', 'firemen': 'fireman'}
