@@ -412,8 +412,8 @@ def demo_clips(
     out:Path, # folder to write to
 ) -> list[str]: # files
     "Three clips of MicroWorld."
-    from microvid_nb.data.microworld import SHOWN, MicroWorld, draw_file, key_of
-    return [str(draw_file(MicroWorld(), i, out / f'microworld-{key_of(i)}.mp4')) for i in SHOWN]
+    from microvid_nb.data.microworld import SHOWN_VIDEOS, MicroWorld, draw_file, key_of
+    return [str(draw_file(MicroWorld(), i, out / f'microworld-{key_of(i)}.mp4')) for i in SHOWN_VIDEOS]
 
 # %% ../nbs/cli.ipynb #ab4fd597
 def answer_all(

@@ -115,7 +115,7 @@ def run_rounds(
     "The tables of all rounds, which do not depend on the number of processes."
     import torch
 
-    from microvid_nb.data.microworld import in_parallel
+    from microvid_nb.data.files import in_parallel
     if workers is None and torch.cuda.is_available(): workers = 1
     jobs = [(one_round, arguments, seed) for seed in seeds]
     return stack_tables(list(in_parallel(single_threaded, jobs, workers, progress=progress, unit='round')))

@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..data.files import require_file
-from ..data.microworld import in_parallel
+from ..data.files import in_parallel
 from microvid_nb.data.open_images import (
-    PUBLISHED, OpenImages, OpenImagesDataset, open_image, read_class_descriptions, read_image_list,
+    OPEN_IMAGES_PAGE, OpenImages, OpenImagesDataset, open_image, read_class_descriptions, read_image_list,
     read_open_images)
 from ..features.text import SemanticSpace
 from ..media.render import write_jpeg
@@ -73,7 +73,7 @@ def find_open_images(
     folder:str|Path, # of the published files
 ) -> OpenImagesFiles: # what is there
     "The parts of a release; `FileNotFoundError` says which is missing."
-    folder = require_file(folder, 'a folder of Open Images', PUBLISHED)
+    folder = require_file(folder, 'a folder of Open Images', OPEN_IMAGES_PAGE)
     def some(pattern): return sorted(path for path in folder.glob(pattern) if path.name.endswith(('.csv', '.csv.gz')))
     classes, labels, images = some('*class-descriptions*'), some('*imagelabels*'), some('*images*with*')
     pictures = next((folder/name for name in ('pictures', 'images', 'train') if (folder/name).is_dir()), None)
@@ -86,7 +86,7 @@ def find_open_images(
         )
         if not found
     ]
-    if missing: raise FileNotFoundError(f'{folder}: has no {", no ".join(missing)}; published at {PUBLISHED}')
+    if missing: raise FileNotFoundError(f'{folder}: has no {", no ".join(missing)}; published at {OPEN_IMAGES_PAGE}')
     return OpenImagesFiles(classes[-1], labels, images[-1] if images else None, pictures)
 
 # %% ../../nbs/thumbnail/08_training_open_images.ipynb #a04686c6
