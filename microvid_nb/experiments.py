@@ -273,7 +273,7 @@ def drawn_survey(
     from microvid_nb.data.world.views import world_frames
     from microvid_nb.media import survey
     from microvid_nb.media.candidates import find_cuts
-    story, rate = world.story(i, long=long), rate or survey.LOOKS
+    story, rate = world.story(i, long=long), rate or survey.SAMPLES_PER_SECOND
     film = Film(story, side if story.aspect >= 1 else 2*round(side/story.aspect/2))
     frames = world_frames(film, np.arange(.5/rate, story.duration, 1/rate))
     grey = frames.images.mean(-1, dtype=np.float32)/255
