@@ -355,9 +355,9 @@ def venue(
     **part, # start, end and stream, as for `survey`
 ) -> Answer: # with the fields of `VenueEstimate`: venues, concepts, missing
     "The place where a clip was filmed; `MediaError` where it shows nothing and sounds of nothing."
-    read_clip = import_named('microvid_nb.venue.video_to_venue.read_clip')
+    read_parts = import_named('microvid_nb.venue.video_to_venue.read_parts')
     model, clip = model_of(model, 'venue'), path if not any(part.values()) else survey(path, **part)
-    parts = read_clip(clip, bare(model).settings.pictures, text)
+    parts = read_parts(clip, bare(model).settings.pictures, text)
     path = clip.path if isinstance(clip, Survey) else str(clip)
     return VenueAnswer(path, bare(model).estimate(parts), model, context=parts)
 

@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
@@ -92,6 +92,17 @@ def separate_randomness():
     try: yield
     finally: set_random_state(kept)
 
+# %% ../nbs/training.ipynb #e7a10002
+@contextmanager
+def evaluating(
+    model:nn.Module, # in any mode
+) -> Iterator[nn.Module]: # the same, in evaluation mode
+    "A block in which a model is in evaluation mode; afterwards each layer has its mode back, also after an error."
+    modes = [(module, module.training) for module in model.modules()]
+    try: yield model.eval()
+    finally:
+        for module, training in modes: module.training = training
+
 # %% ../nbs/training.ipynb #f2d402ea
 def loader_generators(
     loader:Iterable, # a loader, or a part of one
@@ -139,15 +150,19 @@ def refuse_bad_numbers(
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f'{path}: {name} holds NaN or infinity')
 
-# %% ../nbs/training.ipynb #28c1498f
-def sorted_header(
-    content:bytes, # of a safetensors file
-) -> bytes: # the same tensors
-    "A safetensors file whose header is in the order of the alphabet, so that equal models have equal bytes."
-    size = int.from_bytes(content[:8], 'little')
-    header = json.dumps(json.loads(content[8:8 + size]), sort_keys=True, separators=(',', ':')).encode()
-    header += b' '*(-len(header) % 8)
-    return len(header).to_bytes(8, 'little') + header + content[8 + size:]
+# %% ../nbs/training.ipynb #50a7ed01
+def sort_metadata(
+    path:str|Path, # a safetensors file, changed in place
+):
+    "Puts the descriptions in a file's header into alphabetical order, so that equal models have equal bytes."
+    with open(path, 'r+b') as file:
+        size = int.from_bytes(file.read(8), 'little')
+        header = json.loads(file.read(size))
+        header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+        text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
+        if len(text) > size: raise ValueError(f'{path}: the header of safetensors has another form than expected')
+        file.seek(8)
+        file.write(text.ljust(size))
 
 # %% ../nbs/training.ipynb #350a8e31
 def write_tensors(
@@ -159,8 +174,9 @@ def write_tensors(
     tensors = {name: tensor.detach().to('cpu', copy=True).contiguous() for name, tensor in tensors.items()}
     refuse_bad_numbers(tensors, path)
     text = json.dumps(about)
-    content = sorted_header(save(tensors, metadata={'microvid_nb': text, 'sha256': checksum(tensors, text)}))
-    with atomic_path(path) as temporary: temporary.write_bytes(content)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={'microvid_nb': text, 'sha256': checksum(tensors, text)})
+        sort_metadata(temporary)
 
 # %% ../nbs/training.ipynb #3071867e
 def read_tensors(
@@ -172,12 +188,13 @@ def read_tensors(
     try:
         with safe_open(path, framework='pt', device='cpu') as file:
             metadata = file.metadata() or {}
-            ours = 'microvid_nb' in metadata  # of others nothing is read; a clone, so that the file may be replaced
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()} if ours else {}
+            if 'microvid_nb' not in metadata: # before a byte of the tensors is read
+                raise LookupError(f'{path}: refused, it is a safetensors file but no checkpoint of microvid_nb')
+            # a clone, so that the file may be replaced
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+    except LookupError as error: raise ValueError(str(error.args[0])) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f'{path}: refused, it is damaged, cut off, or no safetensors file ({error})') from None
-    if not ours:
-        raise ValueError(f'{path}: refused, it is a safetensors file but no checkpoint of microvid_nb')
     refuse_bad_numbers(tensors, path)
     if checksum(tensors, metadata['microvid_nb']) != metadata.get('sha256'):
         raise ValueError(f'{path}: refused, its content does not fit its checksum: it was damaged or changed')
@@ -456,9 +473,18 @@ def finish_epoch(self:TrainingRun,
         add_columns(row, gather_object([figures])[0])
     if self.best_by is not None: self.keep_best(row)
     add_columns(row, {'learning_rate': self.optimizer.param_groups[0]['lr'], 'seconds': time.perf_counter() - started})
-    if isinstance(self.scheduler, ReduceLROnPlateau): self.scheduler.step(row['loss'])
-    elif self.scheduler is not None: self.scheduler.step()
+    if self.scheduler is not None: step_scheduler(self.scheduler, row)
     self.history.append(row)
+
+# %% ../nbs/training.ipynb #5ced01e5
+def step_scheduler(
+    scheduler, # of torch.optim.lr_scheduler
+    row:dict, # figures of the epoch
+):
+    "Moves a schedule on; one that waits for a plateau watches 'val_loss' where `validate` gives it, else 'loss'."
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        scheduler.step(row.get('val_loss', row['loss']))
+    else: scheduler.step()
 
 # %% ../nbs/training.ipynb #fcb1aa01
 @patch
@@ -573,7 +599,7 @@ def fit(
     epochs:int, # in all, those of a checkpoint included
     validate:Callable|None=None, # model -> figures by name, after each epoch, in eval mode and without gradients
     checkpoint:str|Path|None=None, # folder of `training.safetensors`; a run that finds one there goes on from it
-    scheduler=None, # of torch.optim.lr_scheduler; a step after each epoch; `ReduceLROnPlateau` watches the loss
+    scheduler=None, # of torch.optim.lr_scheduler; takes a step after each epoch (ReduceLROnPlateau: by val_loss, or loss)
     clip:float|None=None, # gradients are scaled down to this L2 norm
     mixed_precision:str|None=None, # 'bf16' or 'fp16' for GPUs; full precision if not given
     best:tuple[str, Callable]|None=None, # such as ('accuracy', max): the model ends with the weights of the epoch where this column was best

@@ -159,16 +159,16 @@ def test_first_term_vanishes_for_mapped_representations_and_not_for_free_ones():
     model = DARE(SMALL)
     batch = a_batch(model)
     a = model.concepts(batch.videos)
-    assert mapping_error(a, model.own_concepts(batch.videos, batch.index)).item() == 0
+    assert mapping_error(a, model.training_concepts(batch.videos, batch.index)).item() == 0
     free = DARE(replace(SMALL, free=24))
     batch = a_batch(free)
     with torch.no_grad():
-        free.own.weight.add_(1)
+        free.free_concepts.weight.add_(1)
     expected = (
         10 + 3.0 * batch.videos.present[:, 2].float().mean().item() - batch.videos.present[:, 2].float().mean().item()
     ) + 1
     assert mapping_error(
-        free.concepts(batch.videos), free.own_concepts(batch.videos, batch.index)
+        free.concepts(batch.videos), free.training_concepts(batch.videos, batch.index)
     ).item() == pytest.approx(expected, rel=1e-4)
 
 

@@ -529,3 +529,20 @@ def test_by_name(tmp_path):
 def test_importing_the_store_is_light():
     code = 'import sys, microvid_nb.features.store; print(*({"torch", "librosa", "gensim", "dask", "distributed", "cv2"} & set(sys.modules)))'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+def listening() -> set[str]:
+    """Addresses on which some process of this machine waits for connections, in the kernel's hexadecimal form."""
+    tables = [Path(f'/proc/net/{name}') for name in ('tcp', 'tcp6')]
+    rows = [line.split() for table in tables if table.exists() for line in table.read_text().splitlines()[1:]]
+    return {row[1] for row in rows if row[3] == '0A'}
+
+
+@pytest.mark.skipif(not Path('/proc/net/tcp').exists(), reason='reads the table of sockets of Linux')
+def test_workers_listen_on_loopback_only():
+    before = listening()
+    with connect(2) as client:
+        client.wait_for_workers(2)
+        opened = listening() - before
+    assert opened, 'the scheduler and the workers wait for connections somewhere'
+    assert {address.split(':')[0] for address in opened} == {'0100007F'}  # 127.0.0.1

@@ -16,8 +16,8 @@ from microvid_nb.venue.dare import DARESettings
 from microvid_nb.venue.experiments import train_microworld_model
 from microvid_nb.venue.systems import SCALES
 from microvid_nb.venue.video_to_venue import (
-    Clip, PictureSettings, VideoToVenue, VideoToVenueSettings, estimate_venue, even_frames, load_venue_model,
-    read_clip)
+    ClipParts, PictureSettings, VideoToVenue, VideoToVenueSettings, estimate_venue, even_frames, load_venue_model,
+    read_parts)
 
 QUICK = replace(SCALES['tiny'], train=60, test=20, elsewhere=40, clips=200, epochs=2)
 
@@ -77,11 +77,11 @@ def test_real_sounds_without_sound(media, checkpoint, name):
 def test_a_long_sound_is_the_mean_of_its_pieces(checkpoint):
     model, rng = checkpoint[1], np.random.default_rng(0)
     sound = rng.normal(size=5*RATE).astype(np.float32)/10
-    alone = [model.describe(Clip(None, piece, None)).acoustic for piece in np.array_split(sound, 5)]
+    alone = [model.describe(ClipParts(None, piece, None)).acoustic for piece in np.array_split(sound, 5)]
     assert torch.allclose(
-        model.describe(Clip(None, sound, None)).acoustic, torch.cat(alone).mean(0, keepdim=True), atol=1e-5
+        model.describe(ClipParts(None, sound, None)).acoustic, torch.cat(alone).mean(0, keepdim=True), atol=1e-5
     )
-    short = model.describe(Clip(None, sound[:RATE//10], None)).acoustic
+    short = model.describe(ClipParts(None, sound[:RATE//10], None)).acoustic
     assert torch.allclose(short, model.encoder.encode(acoustic_descriptors([sound[:RATE//10]])).detach())
 
 
@@ -92,7 +92,7 @@ def test_tracks_hear_each_second_as_if_alone(checkpoint):
     assert tracks.index.tolist() == pytest.approx([.5, 1.5, 2.5]) and list(tracks) == list(model.settings.concepts)
     for second in range(3):
         alone = (
-            model.estimate(Clip(None, sound[second * RATE : (second + 1) * RATE], None))
+            model.estimate(ClipParts(None, sound[second * RATE : (second + 1) * RATE], None))
             .concepts.set_index('concept')
             .strength
         )
@@ -103,7 +103,7 @@ def test_one_small_file_holds_everything(checkpoint, sample):
     path, model = checkpoint
     again = load_venue_model(path)
     assert again.settings == model.settings
-    clip = read_clip(sample, model.settings.pictures, 'a walk on the beach')
+    clip = read_parts(sample, model.settings.pictures, 'a walk on the beach')
     assert again.estimate(clip).venues.equals(model.estimate(clip).venues)
     assert not any('decoder' in name for name in again.state_dict())
 

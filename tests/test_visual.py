@@ -326,7 +326,7 @@ def test_haras_file(tmp_path):
 
 
 @pytest.mark.parametrize('arguments, words', [
-    (('resnet50',), "'resnet50' is no backbone; there are alexnet"), (('vgg16', True, .5), 'published weights are of width 1, not 0.5'), (('vgg16', False, -1), 'width should be positive, not -1'),
+    (('resnet5000',), "'resnet5000' is no backbone; there are alexnet"), (('vgg16', True, .5), 'published weights are of width 1, not 0.5'), (('vgg16', False, -1), 'width should be positive, not -1'),
     (('resnet3d50', True), 'get r3d50_K_200ep.pth by way of https://github.com/kenshohara/3D-ResNets-PyTorch'), (('resnet3d10', True), 'there are weights for'), (('alexnet', 'my.pth'), 'there are weights for')])
 def test_what_cannot_be_built(arguments, words):
     with pytest.raises(ValueError, match=words): backbone(*arguments)

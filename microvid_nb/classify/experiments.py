@@ -126,7 +126,9 @@ def world_round(
     "One round on MicroWorld: actions with both networks and all dropouts, scenes with both networks."
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(clips.clips)))
     train, other = order[:scale.train], order[scale.train:]
-    def data(labels, names, mirrored): return ClipSet(Clips(clips.clips[train], labels[train], mirrored), Clips(clips.clips[other], labels[other]), tuple(names))
+    def data(labels, names, mirrored):
+        learned = Clips(clips.clips[train], labels[train], mirrored)
+        return ClipSet(learned, Clips(clips.clips[other], labels[other]), tuple(names))
     actions, scenes = (
         data(clips.action, ACTIONS, torch.tensor(MIRRORED)),
         data(clips.scene, SCENES, torch.arange(len(SCENES))),
@@ -199,7 +201,10 @@ def reproduce_microworld(
 def printed_tables(
     tables:dict, # of `clip_round`, all rounds
 ) -> dict: # 'table1', 'table2', 'curves', 'classes', 'confusion'
-    "The rows of all networks as the paper's two tables, the first of the dropout that both networks have; confusions of those, over all rounds, where there are any."
+    """The rows of all networks as the paper's two tables, the first of the dropout that both networks have.
+
+    Also the confusions of these networks over all rounds, without those that never happened.
+    """
     networks = tables['networks']
     usual = networks[networks.network == '2D'].dropout.iloc[0]
     counts = (
@@ -257,14 +262,18 @@ def prepare_ucf101(
     scale:ClassifyScale, # frames and side
     progress:bool=True, # show a bar
 ) -> pd.DataFrame: # index path; kept (file of the clip), problem ('' or why there is none)
-    "The clips of all videos that the lists name, kept in `clips_TxS` in the folder; `FileNotFoundError` names videos that aren't there."
+    """The clips of all videos that the lists name, kept in `clips_TxS` in the folder.
+
+    `FileNotFoundError` names videos that are missing.
+    """
     folder = require_file(folder, 'the folder of UCF101', PUBLISHED)
     splits = [read_ucf101_split(folder/'ucfTrainTestlist', number) for number in SPLITS]
     named = pd.concat(splits)[['path']].drop_duplicates(ignore_index=True)
     absent = missing_videos(named, folder/'UCF-101').path.tolist()
     if absent:
         raise FileNotFoundError(
-            f'{folder / "UCF-101"}: {len(absent)} of {len(named)} videos are missing, such as {", ".join(absent[:3])}; they are published at {PUBLISHED}'
+            f'{folder / "UCF-101"}: {len(absent)} of {len(named)} videos are missing, such as '
+            f'{", ".join(absent[:3])}; they are published at {PUBLISHED}'
         )
     kept = [folder/f'clips_{scale.frames}x{scale.side}'/f'{path}.npy' for path in named.path]
     jobs = [(folder/'UCF-101'/path, file, scale.frames, scale.side) for path, file in zip(named.path, kept)]
@@ -296,7 +305,7 @@ def reproduce_real(
     seed:int=0, # added to the number of the split, for weights and order
     progress:bool=True, # show bars
 ) -> dict: # name of the table -> DataFrame
-    "Table 1 and 2, curves and classes on the three splits of UCF101, and which videos were left out; `round` is the split."
+    "Tables 1 and 2, curves and classes on the three splits of UCF101, and the videos left out; `round` is the split."
     clips, parts = prepare_ucf101(folder, scale, progress), []
     for number in tqdm(SPLITS, disable=not progress, unit='split'):
         made = clip_round('action', ucf101_split(folder, number, clips), scale, seed + number)

@@ -47,10 +47,14 @@ def top_joint(
 # %% ../../nbs/classify/00_joint.ipynb #bb26e445
 @dataclass(frozen=True)
 class SceneSettings:
-    "Sizes of the scene network."
+    "Sizes of the scene network; `ValueError` for sizes that can't be."
     scenes: int = 12 # N_s; MicroWorld's
     backbones: tuple[str, ...] = ('vgg16', 'vgg19') # whose features are fused
     width: float = 1. # factor for channels and hidden units: 1 is the paper's, 1/8 trains on a laptop
+
+    def __post_init__(self):
+        if not (1 <= self.scenes <= 100_000 and 0 < self.width <= 16):
+            raise ValueError(f'expected scenes from 1 to 100,000 and a width above 0 up to 16, found {self}')
 
 # %% ../../nbs/classify/00_joint.ipynb #bb26e401
 class SceneNetwork(nn.Module):
@@ -87,7 +91,10 @@ def class_scores(
 def start_from_imagenet(
     network:nn.Module, # a `SceneNetwork` or `TwoStream` of width 1; changed in place
 ) -> nn.Module: # the same
-    "Puts ImageNet's weights into all layers but the last; `FileNotFoundError` says what to download where there is no network, `ValueError` for another width."
+    """The same network with ImageNet's weights in all layers but the last.
+
+    `FileNotFoundError` says what to download where there is no network, `ValueError` is for another width.
+    """
     if network.settings.width != 1: raise ValueError(f'published weights are of width 1, not {network.settings.width}')
     names = getattr(network.settings, 'backbones', None) or [network.settings.backbone]*len(network.branches)
     for name, branch in zip(names, network.branches.values()):
@@ -97,11 +104,17 @@ def start_from_imagenet(
 # %% ../../nbs/classify/00_joint.ipynb #5900e38b
 @dataclass(frozen=True)
 class TwoStreamSettings:
-    "Sizes of the two streams."
+    "Sizes of the two streams; `ValueError` for sizes that can't be."
     actions: int = 12 # N_a; MicroWorld's
     backbone: str = 'vgg16' # of both streams
     length: int = 10 # L, fields of flow in a stack
     width: float = 1. # factor for channels and hidden units
+
+    def __post_init__(self):
+        if not (1 <= self.actions <= 100_000 and 1 <= self.length <= 1000 and 0 < self.width <= 16):
+            raise ValueError(
+                f'expected actions from 1 to 100,000, a length from 1 to 1000 and a width up to 16, found {self}'
+            )
 
 # %% ../../nbs/classify/00_joint.ipynb #5900e301
 class TwoStream(nn.Module):

@@ -44,7 +44,7 @@ class ClassifyScale:
     frames: int = 16 # of a clip
     fps: float = 8. # frames a second of MicroWorld's clips
     side: int = 112 # pixels
-    network: ConvSettings = field(default_factory=lambda: ConvSettings(12)) # the 3D network; the flat one gets as many weights
+    network: ConvSettings = field(default_factory=lambda: ConvSettings(12)) # the 3D network
     rate: float = 1e-3 # of AdamW, the largest of one cycle
     batch: int = 32 # clips
     epochs: int = 30 # for actions
@@ -170,7 +170,7 @@ class Clips(Dataset):
     def __init__(self,
         source:Sequence, # clips, uint8 [3, T, S, S] each: a tensor, or anything with a length and numbers
         labels:Tensor, # int64 [n]
-        mirrored:Tensor|None=None, # int64 [classes], the class of a clip in the mirror; the clips are never mirrored if not given
+        mirrored:Tensor|None=None, # int64 [classes], the class of a mirrored clip; no clip is mirrored if None
     ):
         self.source, self.labels, self.mirrored = source, labels, mirrored
 
@@ -233,7 +233,7 @@ def train_network(
     epochs:int, # passes over the training clips
     seed:int, # of weights, order, mirrors and dropout
     progress:bool=False, # show a bar
-) -> tuple[ClipClassifier, pd.DataFrame]: # trained; epoch, training precision, validation precision, training loss, validation loss, seconds
+) -> tuple[ClipClassifier, pd.DataFrame]: # trained; epoch, precision and loss of both parts, seconds
     "A network and its history."
     model = new_model(lambda: NETWORKS[name](settings if name == '3D' else flat_settings(settings)), seed)
     some = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:len(validation)]

@@ -37,20 +37,29 @@ from ..media.render import filmstrip
 from ..media.survey import Survey
 from ..media.video import MediaError, iter_frames
 from ..experiments import fit_scheduled
-from ..training import load_model
+from ..training import evaluating, load_model
 
 # %% ../../nbs/classify/04_video.ipynb #735427fb
 @dataclass(frozen=True)
 class VideoToClassSettings:
-    "Everything from a file to an answer; where the paper is silent, the defaults are those of Simonyan and Zisserman."
+    """Everything from a file to an answer; `ValueError` for values out of bounds.
+
+    Where the paper is silent, the defaults are those of Simonyan and Zisserman.
+    """
     scenes: tuple[str, ...] = tuple(SCENES) # names of the scenes, N_s
     behaviours: tuple[str, ...] = tuple(ACTIONS) # names of the behaviours, N_a
     scene: SceneSettings = field(default_factory=SceneSettings) # the two VGGs
     streams: TwoStreamSettings = field(default_factory=TwoStreamSettings) # appearance and motion
-    fps: float = 25. # looks a second
+    fps: float = 25. # frames a second that are read
     side: int = 224 # pixels; the networks see squares
-    hop: int = 5 # looks from one moment to the next
-    moments: int = 64 # of a video, at most; a long one is looked at less often
+    hop: int = 5 # frames from one moment to the next
+    moments: int = 64 # of a video, at most; in a long one they are further apart
+
+    def __post_init__(self):
+        if not (0 < self.fps <= 1000 and 16 <= self.side <= 4096):
+            raise ValueError(f'expected fps above 0 up to 1000 and a side from 16 to 4096, found {self}')
+        if not (1 <= self.hop <= 100_000 and 1 <= self.moments <= 10_000):
+            raise ValueError(f'expected a hop from 1 to 100,000 and moments from 1 to 10,000, found {self}')
 
 # %% ../../nbs/classify/04_video.ipynb #4e739299
 def thinned(
@@ -101,7 +110,7 @@ def moments_of(
     return VideoMoments(torch.stack(pictures), torch.stack(stacks), np.array(times), list(images))
 
 # %% ../../nbs/classify/04_video.ipynb #ed2ea630
-SHOWN = 160 # pixels of the short side of frames that are shown
+SHORT_SIDE = 160 # pixels of the short side of frames that are shown
 
 def read_moments(
     path, # a video file, or a `Survey` of one
@@ -109,7 +118,7 @@ def read_moments(
 ) -> VideoMoments: # at least one
     "The moments of a file; `MediaError` if there is no picture in it."
     path, part = (path.path, path.part) if isinstance(path, Survey) else (path, ())
-    return moments_of(iter_frames(path, settings.fps, max(SHOWN, settings.side), *part), settings)
+    return moments_of(iter_frames(path, settings.fps, max(SHORT_SIDE, settings.side), *part), settings)
 
 # %% ../../nbs/classify/04_video.ipynb #fcc598f5
 class LocalFeatures(NamedTuple):
@@ -195,10 +204,10 @@ def classify(self:VideoToClass,
 ) -> Classification: # tables and weights
     "What a video shows (Eq. 1-6, 10-13)."
     s, device = self.settings, self.attention.w.device
-    local = self.local_features(
-        moments._replace(pictures=moments.pictures.to(device), stacks=moments.stacks.to(device))
-    )
-    whole, weights = self(LocalFeatures(*(part[None] for part in local)))
+    moved = moments._replace(pictures=moments.pictures.to(device), stacks=moments.stacks.to(device))
+    with evaluating(self):
+        local = self.local_features(moved)
+        whole, weights = self(LocalFeatures(*(part[None] for part in local)))
     scene, rgb, flow = (scores.softmax(-1).cpu() for scores in whole[1:])
     then = [scores.softmax(-1).cpu().numpy() for scores in local[1:]]
     times = pd.Index(moments.times, name='seconds')
@@ -311,10 +320,10 @@ def mirror(
 ) -> Moments: # the others stay
     "Moments in the mirror."
     turned = batch.stacks.flip(-1)*torch.tensor([-1., 1.]).repeat(batch.stacks.shape[1]//2)[:, None, None]
-    there = chosen[:, None, None, None]
+    rows = chosen[:, None, None, None]
     return batch._replace(
-        pictures=torch.where(there, batch.pictures.flip(-1), batch.pictures),
-        stacks=torch.where(there, turned, batch.stacks),
+        pictures=torch.where(rows, batch.pictures.flip(-1), batch.pictures),
+        stacks=torch.where(rows, turned, batch.stacks),
         action=torch.where(chosen, torch.tensor(MIRRORED)[batch.action], batch.action),
     )
 
@@ -388,17 +397,15 @@ class VideoBatch(NamedTuple):
 # %% ../../nbs/classify/04_video.ipynb #2c3cfb01
 @torch.no_grad()
 def video_batch(
-    model:VideoToClass, # in evaluation mode
+    model:VideoToClass, # in any mode
     stories:Sequence[StoryMoments], # any
 ) -> VideoBatch: # all of them
-    "What the networks say about stories."
+    "Local features of stories, and what is true of them."
     device = model.attention.w.device
-    said = [
-        model.local_features(Moments(story.pictures.to(device), story.stacks.to(device).float(), None, None))
-        for story in stories
-    ]
+    def moved(story): return Moments(story.pictures.to(device), story.stacks.to(device).float(), None, None)
+    with evaluating(model): features = [model.local_features(moved(story)) for story in stories]
     lengths = torch.tensor([len(story.scenes) for story in stories], device=device)
-    local = LocalFeatures(*(pad_sequence(list(part), batch_first=True) for part in zip(*said)))
+    local = LocalFeatures(*(pad_sequence(list(part), batch_first=True) for part in zip(*features)))
     truth = (torch.tensor([story[k] for story in stories], device=device) for k in (3, 4))
     return VideoBatch(local, torch.arange(local.x.shape[1], device=device) < lengths[:, None], *truth)
 
@@ -445,7 +452,7 @@ def train_attention(
 ) -> pd.DataFrame: # the history
     "Trains the attention on whole videos."
     nn.init.zeros_(model.attention.w)
-    batch, kept = video_batch(model.eval(), stories), max(1, len(stories)//3)
+    batch, kept = video_batch(model, stories), max(1, len(stories)//3)
     held, rest = (rows_of(batch, torch.arange(*ends)) for ends in ((kept,), (kept, len(stories))))
     loader = DataLoader(VideoRows(rest), training.batch, shuffle=True, collate_fn=as_is)
     model.requires_grad_(False)
@@ -484,22 +491,22 @@ def train_classifier(
 def right_answers(
     model:VideoToClass, # trained
     stories:Sequence[StoryMoments], # on which it wasn't
-) -> pd.DataFrame: # a row a pooling: shares of videos whose scene and behaviour are found (scene; appearance, motion, both), and nats
-    "How many videos are classified rightly, with attention and with the mean, and the negative log-likelihood of the truth."
+) -> pd.DataFrame: # a row a pooling: shares of videos that are right (scene, appearance, motion, both), and nats
+    "How many videos are right with attention and with the mean, and the negative log-likelihood of the truth."
     batch, rows = video_batch(model, stories), {}
     for name, weights in {
         'mean': batch.mask / batch.mask.sum(1, keepdim=True),
         'attention': model(batch.local, batch.mask)[1],
     }.items():
         whole = LocalFeatures(*(torch.einsum('bl,bld->bd', weights, part) for part in batch.local))
-        said = {
+        answers = {
             'scene': (whole.scene, batch.scene),
             'appearance': (whole.rgb, batch.action),
             'motion': (whole.flow, batch.action),
             'both': (whole.rgb.softmax(1) + whole.flow.softmax(1), batch.action),
         }
         rows[name] = {
-            what: (scores.argmax(1) == truth).float().mean().item() for what, (scores, truth) in said.items()
+            what: (scores.argmax(1) == truth).float().mean().item() for what, (scores, truth) in answers.items()
         } | {'nats': negative_log_likelihood(whole, batch).item()}
     return pd.DataFrame(rows).T.rename_axis('pooling')
 

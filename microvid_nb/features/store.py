@@ -27,7 +27,9 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from .extractors import Extractor, file_digest, identity, learn_titles, make_extractor
+from ..extras import require
+from .extractors import Extractor, identity, learn_titles, make_extractor
+from .pretrained import file_digest
 from ..media.video import MediaError, MediaWarning
 
 # %% ../../nbs/features/08_store.ipynb #5f739161
@@ -515,13 +517,12 @@ def connect(
     scheduler:str|None=None, # address of a Dask scheduler, such as tcp://10.0.0.1:8786, instead
     extractor:Extractor|None=None, # what they shall do
 ) -> Iterator: # gives a distributed.Client, or None
-    "Workers for `extract_features`; `ConnectionError` where no scheduler answers, `ValueError` for fewer than one worker, or several without Dask."
+    "Workers for `extract_features`; `ConnectionError` where no scheduler answers, `ValueError` for fewer than one worker, `ImportError` for several without Dask."
     if workers < 1: raise ValueError(f'workers should be 1 or more, not {workers}')
     if scheduler is None and workers == 1:
         yield None
         return
-    try: from distributed import Client
-    except ImportError: raise ValueError("several workers need Dask: pip install 'dask[distributed]'") from None
+    Client = require('distributed', 'scale').Client
     if scheduler is not None:
         try: client = Client(scheduler, timeout='20s')
         except (OSError, ValueError) as error:
@@ -540,7 +541,9 @@ def local_client(
     import dask
     from distributed import Client, LocalCluster
     cards = graphics_cards() if extractor is not None and extractor.uses_gpu else []
-    plain = dict(threads_per_worker=1, dashboard_address=':0', silence_logs='CRITICAL')
+    # all sockets on loopback: nobody outside this machine can reach the workers
+    plain = dict(threads_per_worker=1, host='127.0.0.1', dashboard_address='127.0.0.1:0', worker_dashboard_address=None,
+                 silence_logs='CRITICAL')
     with dask.config.set({'distributed.scheduler.allowed-failures': 1}), \
             LocalCluster(n_workers=min(workers, len(cards) or workers), **plain) as cluster, Client(cluster) as client:
         if cards: client.register_plugin(one_card_each(cards))

@@ -6,37 +6,112 @@
 __all__ = ['read_audio']
 
 # %% ../../nbs/media/01_audio.ipynb #02aac4a3
+import math
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import av
 import numpy as np
 
-from .video import Damage, MediaError, decode, describe_error, open_media
+from microvid_nb.media.video import (
+    MAX_GAP, Damage, MediaError, MediaWarning, choose_stream, clock_origin, decode, describe_error, open_media
+)
 
 # %% ../../nbs/media/01_audio.ipynb #48f984d1
 MAX_SAMPLES = 2**26  # a quarter of a gigabyte: 50 minutes at 22,050 Hz; longer sound is read in parts
 MAX_RATE = 2**24  # samples a second that a file may say it has; a resampler's filter grows with the rate, to gigabytes
 
 # %% ../../nbs/media/01_audio.ipynb #bbab652e
+HALF, CENTRE = .5, math.sqrt(.5)
+CHANNEL_WEIGHTS = {
+    'FL': HALF, 'FR': HALF, 'DL': HALF, 'DR': HALF, 'FC': CENTRE, 'LFE': 0., 'LFE2': 0., 'BC': HALF, 'TC': HALF, 'TFC': HALF, 'TBC': HALF,
+    'FLC': HALF, 'FRC': HALF, 'WL': HALF, 'WR': HALF,
+} | {name: HALF * CENTRE for name in ('BL', 'BR', 'SL', 'SR', 'SDL', 'SDR', 'TFL', 'TFR', 'TBL', 'TBR', 'TSL', 'TSR', 'SSL', 'SSR', 'TTL', 'TTR')}
+
+def downmix_weights(
+    names:list[str] # FFmpeg's names of the channels
+) -> np.ndarray: # float32 [channels]
+    "The weight of each channel in the mono mix; equal ones where the channels are not known"
+    if len(names) == 1: return np.ones(1, np.float32)
+    if names[0].startswith('AMBI'): return np.eye(len(names), dtype=np.float32)[0]  # the first is what a single microphone hears
+    if not all(name in CHANNEL_WEIGHTS for name in names): return np.full(len(names), 1 / len(names), np.float32)
+    weights = np.array([CHANNEL_WEIGHTS[name] for name in names], np.float32)
+    return weights if weights.any() else np.full(len(names), 1 / len(names), np.float32)
+
+# %% ../../nbs/media/01_audio.ipynb #fffacaff
+CANCELLED = .7 # of the strongest weighted channel's energy
+
+@dataclass
+class Mixer:
+    "Mixes channels to one, and keeps account of what is lost by it"
+    only:int|None = None # the single channel that is used; None mixes
+    energy:np.ndarray = field(default_factory=lambda: np.zeros(1)) # of each channel, weighted [channels]
+    mixed:float = 0. # energy of the mix
+
+    def __call__(self,
+                 channels:np.ndarray, # float32 [n, channels]
+                 names:list[str] # FFmpeg's names of the channels
+    ) -> np.ndarray: # float32 [n]
+        "One channel out of many"
+        if len(names) == 1: return channels[:, 0]
+        if self.only is not None: return channels[:, min(self.only, len(names) - 1)]
+        weights = downmix_weights(names)
+        mix = channels @ weights
+        if len(self.energy) != len(names): self.energy, self.mixed = np.zeros(len(names)), 0.
+        self.energy = self.energy + np.square(channels * weights, dtype=np.float64).sum(0)
+        self.mixed += float(np.square(mix, dtype=np.float64).sum())
+        return mix
+
+    @property
+    def strongest(self) -> int|None: # number of a channel, or None
+        "The channel to use alone, if the others cancel it"
+        return int(np.argmax(self.energy)) if self.mixed < CANCELLED * self.energy.max() else None
+
+# %% ../../nbs/media/01_audio.ipynb #a4cbe8dd
 def read_audio(
     path, # a video or sound file
     sr:int=22050, # sampling rate in Hz
-    start:float=0., # seconds of sound that are left out at the beginning
-    end:float|None=None # seconds; None goes to the end of the sound
+    start:float=0., # seconds, on the clock of the presentation times
+    end:float|None=None, # seconds; None goes to the end of the sound
+    stream:int|None=None # number of the sound's stream in the file; None takes what a player would take
 ) -> np.ndarray|None: # float32 [N] mono, or None where there is no audio track
-    "The sound of a file as mono samples; damaged packets are skipped, `MediaError` if it is no media file or too long, `ValueError` for a rate or a part that can't be"
-    if not sr > 0: raise ValueError(f'sr must be a positive rate in Hz, not {sr}')
-    if not (start >= 0 and (end is None or end > start)):
+    """
+    The sound of a file as mono samples; damaged packets are skipped. `MediaError` if it is no media file or too long, `ValueError` for a
+    rate or a part that cannot be, `MediaWarning` if channels cancel each other
+    """
+    if not 0 < sr <= MAX_RATE: raise ValueError(f'sr must be a positive rate in Hz and at most {MAX_RATE}, not {sr}')
+    if not (0 <= start < math.inf and (end is None or end > start)):
         raise ValueError(f'a part of a sound begins at 0 s or later and ends after that, not from {start} to {end}')
+    mixer = Mixer()
+    samples = read_track(path, sr, start, end, stream, mixer)
+    if samples is None or mixer.strongest is None: return samples
+    warnings.warn(
+        MediaWarning(f'{path}: its sound channels cancel each other, so that only channel {mixer.strongest + 1} is used'), stacklevel=2
+    )
+    return read_track(path, sr, start, end, stream, Mixer(mixer.strongest))
+
+# %% ../../nbs/media/01_audio.ipynb #b1c4e6d9
+def read_track(
+    path, # a video or sound file
+    sr:int, # sampling rate in Hz
+    start:float, # seconds
+    end:float|None, # seconds
+    wanted:int|None, # number of the stream
+    mixer:Mixer # makes one channel of many
+) -> np.ndarray|None: # float32 [N] mono, or None where there is no audio track
+    "`read_audio` with a given way to mix"
     first, sound = round(start * sr), bytearray()
-    last = first + MAX_SAMPLES + 1 if end is None else min(first + MAX_SAMPLES + 1, round(end * sr))
+    last = first + MAX_SAMPLES + 1 if end is None or math.isinf(end) else min(first + MAX_SAMPLES + 1, round(end * sr))
     with open_media(path) as container:
-        if not container.streams.audio: return None
-        stream, damage = container.streams.audio[0], Damage()
+        stream, damage = choose_stream(container, path, 'audio', wanted), Damage()
+        if stream is None: return None
         if stream.codec_context is None: raise MediaError(path, 'needs an audio decoder that this FFmpeg lacks')
+        origin = clock_origin(container, choose_stream(container, path, 'video'))
         try:
-            for piece in cut(resample(decode(container, stream, damage), sr), first, last): sound += piece.tobytes()
-        except (av.error.FFmpegError, ValueError) as error: raise MediaError(path, f'has sound that cannot be resampled ({describe_error(error)})') from None
+            for piece in cut(resample(decode(container, stream, damage), sr, origin, mixer), first, last): sound += piece.tobytes()
+        except (av.error.FFmpegError, ValueError) as error:
+            raise MediaError(path, f'has sound that cannot be resampled ({describe_error(error)})') from None
         if not sound and not first and damage.packets:
             raise MediaError(path, f'has a sound track of which nothing can be decoded: {damage.last_error}')
     if len(sound) > 4 * MAX_SAMPLES:
@@ -60,28 +135,98 @@ def cut(
         if begin >= last: return
 
 # %% ../../nbs/media/01_audio.ipynb #311fcbbf
+MIN_SILENCE = .04 # seconds: a shorter gap is rounding
+
+@dataclass
+class SoundClock:
+    "Where on the time axis the next sound belongs"
+    sr:int # sampling rate in Hz
+    origin:float # seconds on the file's clock that are zero
+    done:int = 0 # samples so far
+    begun:bool = False # whether any sound came
+
+    def silence(self,
+                time:float|None, # of the next frame on the file's clock, in seconds
+                length:float # of that frame, in seconds
+    ) -> int: # samples; negative for a first frame that begins before zero
+        "How many samples are missing before the next frame"
+        if time is None: return 0
+        gap, first, self.begun = time - self.origin - self.done / self.sr, not self.begun, True
+        if MIN_SILENCE < gap <= MAX_GAP: return round(gap * self.sr)
+        if first and -length < gap <= MIN_SILENCE: return round(gap * self.sr)
+        if not -MIN_SILENCE <= gap <= MAX_GAP: self.origin += gap
+        return 0
+
+# %% ../../nbs/media/01_audio.ipynb #9e9bc9d5
 def resample(
     frames:Iterator[av.AudioFrame], # decoded sound of any rate and layout
-    sr:int # sampling rate in Hz
-) -> Iterator[np.ndarray]: # float32 [n] pieces
+    sr:int, # sampling rate in Hz
+    origin:float, # seconds on the file's clock that are zero
+    mixer:Mixer # makes one channel of many
+) -> Iterator[np.ndarray]: # float32 [n] pieces, the first at zero seconds
     "Pieces of mono sound at one rate; a change of format midway is followed, `ValueError` for a rate that no sound has"
-    resampler = shape = None
+    clock, run, shape = SoundClock(sr, origin), None, None
     for frame in frames:
-        if resampler is None or shape != (frame.sample_rate, frame.layout.name, frame.format.name):
-            if resampler: yield from pieces(resampler, None)
-            if frame.sample_rate > MAX_RATE:
-                raise ValueError(f'{frame.sample_rate:,} samples a second are more than any sound has')
-            resampler = av.AudioResampler(format='flt', layout=frame.layout, rate=sr)
+        if frame.sample_rate > MAX_RATE:
+            raise ValueError(f'{frame.sample_rate:,} samples a second are more than any sound has')
+        if not frame.samples or frame.sample_rate <= 0: continue
+        length = frame.samples / frame.sample_rate
+        if run: clock.done = run.begin + round(run.given * sr)
+        missing = clock.silence(frame.time, length)
+        if run is None or missing > 0 or shape != (frame.sample_rate, frame.layout.name, frame.format.name):
+            if run: yield from run.rest()
+            if missing > 0: yield np.zeros(missing, np.float32)
+            run = Run(frame, sr, clock.done + max(0, missing), -min(0, missing), mixer)
             shape = (frame.sample_rate, frame.layout.name, frame.format.name)
-        frame.pts = None  # samples follow one another; a damaged clock must not leave gaps
-        yield from pieces(resampler, frame)
-    if resampler: yield from pieces(resampler, None)
+        yield from run.add(frame)
+    if run: yield from run.rest()
 
-# %% ../../nbs/media/01_audio.ipynb #311fcb01
-def pieces(
-    resampler:av.AudioResampler, # to interleaved float32 at the wanted rate; PyAV reads beyond the planes of planar sound with 8 channels or more
-    frame:av.AudioFrame|None # the next frame, or None for what is left inside
-) -> Iterator[np.ndarray]: # float32 [n], the mean of all channels
-    "What the resampler has ready after one more frame"
-    for out in resampler.resample(frame):
-        if out.samples: yield out.to_ndarray().reshape(-1, out.layout.nb_channels).mean(1)
+# %% ../../nbs/media/01_audio.ipynb #5d1a79db
+PADDING = .05 # seconds of silence that push the last samples out
+
+class Run:
+    "Sound without a gap and of one format, on its way through a resampler"
+    def __init__(self,
+                 frame:av.AudioFrame, # the first
+                 sr:int, # sampling rate in Hz
+                 begin:int, # number of its first sample on the time axis
+                 skip:int, # samples before zero seconds that are left out
+                 mixer:Mixer): # makes one channel of many
+        # to interleaved float32; PyAV reads beyond the planes of planar sound with 8 channels or more
+        self.resampler = av.AudioResampler(format='flt', layout=frame.layout, rate=sr)
+        self.sr, self.begin, self.skip, self.mixer = sr, begin - skip, skip, mixer
+        self.names = [channel.name for channel in frame.layout.channels]
+        self.kind = frame.format.name, frame.layout, frame.sample_rate
+        self.given, self.taken = 0., 0 # seconds that went in, samples that came out
+
+    def add(self,
+            frame:av.AudioFrame # the next
+    ) -> Iterator[np.ndarray]: # float32 [n]
+        "The samples that are ready after one more frame"
+        self.given += frame.samples / frame.sample_rate
+        frame.pts = None  # samples follow one another; a damaged clock must not leave gaps
+        yield from self.pieces(frame)
+
+    def rest(self) -> Iterator[np.ndarray]: # float32 [n]
+        "The samples that are still inside"
+        yield from self.pieces(self.padding())
+        yield from self.pieces(None)
+
+    def padding(self) -> av.AudioFrame: # of the same format
+        "A moment of silence"
+        name, layout, rate = self.kind
+        frame = av.AudioFrame(format=name, layout=layout, samples=max(64, math.ceil(PADDING * rate)))
+        frame.sample_rate = rate
+        for plane in frame.planes: plane.update((b'\x80' if name.startswith('u8') else b'\0') * plane.buffer_size)
+        return frame
+
+    def pieces(self,
+               frame:av.AudioFrame|None # the next frame, or None for what is left inside
+    ) -> Iterator[np.ndarray]: # float32 [n] mono
+        "What the resampler has ready, no longer than what went in"
+        for out in self.resampler.resample(frame):
+            left = round(self.given * self.sr) - self.taken
+            channels = out.to_ndarray().reshape(-1, len(self.names))[:max(0, left)]
+            skip = min(len(channels), max(0, self.skip - self.taken))
+            self.taken += len(channels)
+            if len(channels) > skip: yield self.mixer(channels[skip:], self.names)

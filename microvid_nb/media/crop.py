@@ -108,16 +108,16 @@ def box_area(box:tuple) -> float:
     "The share of the picture that a box covers."
     return (box[2] - box[0]) * (box[3] - box[1])
 
-# %% ../../nbs/media/13_crop.ipynb #f748069e
+# %% ../../nbs/media/13_crop.ipynb #6a8dec3a
 def cut_out(
     images:np.ndarray, # uint8 [..., H, W, 3]
     box:tuple # (left, top, right, bottom) as shares of the sides
 ) -> np.ndarray: # a view of them
     "The part of pictures that a box holds, one pixel at least."
     height, width = images.shape[-3:-1]
-    left, top = min(round(box[0] * width), width - 1), min(round(box[1] * height), height - 1)
-    right, bottom = max(left + 1, round(box[2] * width)), max(top + 1, round(box[3] * height))
-    return images[..., top:bottom, left:right, :]
+    columns, rows = max(1, round((box[2] - box[0]) * width)), max(1, round((box[3] - box[1]) * height))
+    left, top = min(round(box[0] * width), width - columns), min(round(box[1] * height), height - rows)
+    return images[..., top:top + rows, left:left + columns, :]
 
 # %% ../../nbs/media/13_crop.ipynb #06721246
 def crop_to(

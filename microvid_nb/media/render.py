@@ -195,24 +195,30 @@ def palette_graph(
     colours.push(None)
     return graph, source
 
+# %% ../../nbs/media/03_render.ipynb #b9cb616c
+def packed(colours:np.ndarray) -> np.ndarray: # [n], in the order of the rows
+    "Colours, uint8 RGB [n, 3], as one number each."
+    return colours.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+
 # %% ../../nbs/media/03_render.ipynb #e0a9de06
 def nearest_colours(
     images:np.ndarray, # uint8 RGB [T, H, W, 3]
-    palette:np.ndarray, # uint8 RGB [n, 3]
+    palette:np.ndarray, # uint8 RGB [n, 3], in the order of `gif_palette`
     rule:str='none' # of FFmpeg's `paletteuse`
 ) -> np.ndarray: # uint8 [T, H, W] palette indices
-    "Pictures in the colours of a palette, by FFmpeg's exact search."
+    "Pictures in the colours of a palette. FFmpeg searches in a space of equal steps to the eye, and sorts the palette."
     graph, source = palette_graph(*images.shape[1:3], palette, rule)
-    indices = []
+    known, indices = packed(palette), []
     for number, image in enumerate([*images, None]):
         frame = None if image is None else av.VideoFrame.from_ndarray(np.ascontiguousarray(image), 'rgb24')
         if frame: frame.pts, frame.time_base = number, Fraction(1, 100)
         source.push(frame)
         while True:
-            try: indices.append(graph.pull().to_ndarray()[0])
+            try: picture, table = graph.pull().to_ndarray()
             except (BlockingIOError, EOFError): break
-    found = np.stack(indices)
-    return np.where(found < len(palette), found, 0).astype(np.uint8)  # what fills the table is the first colour
+            place = np.searchsorted(known, packed(table[:, 1:])).clip(max=len(palette) - 1)
+            indices.append(place.astype(np.uint8)[picture])
+    return np.stack(indices)
 
 # %% ../../nbs/media/03_render.ipynb #e8b104f7
 _DITHERS = {'none': 'none', 'bayer': 'bayer:bayer_scale=4', 'floyd': 'floyd_steinberg'}

@@ -143,7 +143,7 @@ def first_picture_stream(
     stream.codec_context.options = {'max_pixels': str(MAX_PIXELS)}
     return stream
 
-# %% ../../nbs/media/00_video.ipynb #eb272cac
+# %% ../../nbs/media/00_video.ipynb #1cced040
 COUNTED_PACKETS = 400 # at the beginning of a file
 NOT_MAIN = 'attached_pic', 'timed_thumbnails', 'still_image', 'dependent', 'comment', 'visual_impaired', 'hearing_impaired'
 
@@ -160,7 +160,7 @@ def count_packets(
         except (av.error.FFmpegError, ValueError): pass  # what was counted so far is used
     return counts
 
-# %% ../../nbs/media/00_video.ipynb #1c2e909c
+# %% ../../nbs/media/00_video.ipynb #801b486a
 def choose_stream(
     container:av.container.InputContainer, # an open file
     path, # its path
@@ -197,7 +197,10 @@ def believable_duration(
     stream:av.video.stream.VideoStream # its video stream
 ) -> float: # seconds, 0 if the file does not say or cannot be right
     "How long the header says that the video lasts"
-    if stream.duration and stream.time_base: seconds = float(stream.duration * stream.time_base)
+    # Matroska notes the length of a stream among its titles
+    noted = re.fullmatch(r'(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)', stream.metadata.get('DURATION', ''))
+    if noted: seconds = 3600 * int(noted[1]) + 60 * int(noted[2]) + float(noted[3])
+    elif stream.duration and stream.time_base: seconds = float(stream.duration * stream.time_base)
     else: seconds = (container.duration or 0) / av.time_base
     return seconds if 0 < seconds * MIN_BYTES_PER_SECOND <= container.size else 0.
 
@@ -276,7 +279,7 @@ def alpha_decoder(
     decoder.thread_count, decoder.options = max(1, decoder_threads()), {'max_pixels': str(MAX_PIXELS)}
     return decoder
 
-# %% ../../nbs/media/00_video.ipynb #a8a07af7
+# %% ../../nbs/media/00_video.ipynb #e78d5a7b
 MAX_GAP = 60. # seconds: a longer wait between frames, beyond what the header promises, is a damaged clock
 MAX_BACK = 1. # seconds: a frame that is earlier than the one before by more than this begins a new clock
 MAX_START = 60. # seconds: a clock that begins later is moved to zero
@@ -311,7 +314,7 @@ def presentation_times(
         due = time + (length if 0 < length < MAX_GAP else 1 / (info.fps or 25))
         yield time, due, frame
 
-# %% ../../nbs/media/00_video.ipynb #f16eabaf
+# %% ../../nbs/media/00_video.ipynb #23581171
 ANIMATIONS = {'gif', 'apng'} # FFmpeg's names of their containers
 SHORTEST_DELAY, USUAL_DELAY = .0105, .1 # seconds
 
@@ -423,7 +426,7 @@ def streamed_frames(
     timed = presentation_times(frames, info, origin)
     yield from browser_pace(timed) if animation else timed
 
-# %% ../../nbs/media/00_video.ipynb #0a53f0f3
+# %% ../../nbs/media/00_video.ipynb #772a2f86
 def watch_aspect(
     frames:Iterator[av.VideoFrame], # decoded frames
     source:Source, # learns the shape of the pixels when it changes
@@ -548,7 +551,7 @@ def sample_on_screen(
         yield shown
         k += 1
 
-# %% ../../nbs/media/00_video.ipynb #e04d88d4
+# %% ../../nbs/media/00_video.ipynb #d9d16caa
 MAX_SIDE = 16_384 # pixels of a side of a picture that is asked for
 
 def output_size(
@@ -561,7 +564,7 @@ def output_size(
     scale = short_side / min(info.width, info.height)
     return max(1, round(info.width * scale)), max(1, round(info.height * scale))
 
-# %% ../../nbs/media/00_video.ipynb #c0600e0a
+# %% ../../nbs/media/00_video.ipynb #00a3d4bd
 WHITE = (255, 255, 255)
 SCALER_MATRICES = {'bt709': 1, 'fcc': 4, 'bt470bg': 5, 'smpte170m': 5, 'smpte240m': 7, 'bt2020nc': 9, 'bt2020c': 9}
 
@@ -590,7 +593,7 @@ def check_background(
         raise ValueError(f'background must be red, green and blue from 0 to 255, not {colour}')
     return tuple(int(part) for part in colour)
 
-# %% ../../nbs/media/00_video.ipynb #6f0e5e3f
+# %% ../../nbs/media/00_video.ipynb #e14a1889
 @dataclass(frozen=True)
 class Development:
     "How the frames of one kind become pictures"
@@ -616,7 +619,7 @@ class Development:
             src_color_range=levels, dst_color_range=2,
         ).to_ndarray()
 
-# %% ../../nbs/media/00_video.ipynb #75427865
+# %% ../../nbs/media/00_video.ipynb #acbcd8a4
 class Screen:
     "Turns decoded frames into upright RGB pictures of one size"
     def __init__(self,

@@ -19,7 +19,8 @@ from torchvision.transforms.functional import to_pil_image
 
 from ..features.text import SemanticSpace
 from ..features.visual import backbone, freeze, xavier
-from .amuse import evaluating, hinge_rank_loss
+from .amuse import hinge_rank_loss
+from ..training import evaluating
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #695f9f8c
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from sklearn.dummy import DummyClassifier
 from torch import Tensor, nn
 
-from microvid_nb.training import fit as fit_model
+from microvid_nb.training import evaluating, fit as fit_model
 from microvid_nb.venue.dictionaries import D3L, MDL, MTDL, DictionarySettings, batches
 from microvid_nb.venue.fusion import VenueNetwork, squared_error
 from microvid_nb.venue.tree import TRUMANN, TRUMANNSettings
@@ -105,6 +105,5 @@ def predict(self:AlexNetFusion,
     videos:Videos, # any
 ) -> Tensor: # int64 [N], on the CPU
     "The most probable venues."
-    return torch.cat(
-        [self(pick_rows(videos, rows)).argmax(1).cpu() for rows in torch.arange(len(videos.venue)).split(4096)]
-    )
+    rows = torch.arange(len(videos.venue)).split(4096)
+    with evaluating(self): return torch.cat([self(pick_rows(videos, part)).argmax(1).cpu() for part in rows])

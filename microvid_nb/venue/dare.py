@@ -6,6 +6,7 @@
 __all__ = ['DARESettings', 'DARE', 'joint_loss', 'VenuePrediction', 'sample_pairs', 'similarity_loss']
 
 # %% ../../nbs/venue/03_dare.ipynb #ac7d7e41
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,7 +28,7 @@ _all_ = ['sample_pairs', 'similarity_loss']
 # %% ../../nbs/venue/03_dare.ipynb #f5816c6b
 @dataclass(frozen=True)
 class DARESettings:
-    "Sizes of DARE; the defaults are the paper's, but for the deviation, of which the page says why; `ValueError` for sizes that can't be"
+    "Sizes of DARE, by default the paper's except for the deviation; `ValueError` for sizes that can't be."
     visual: int = 4096 # D_v, and the width of a^v, since D^v is the identity
     acoustic: int = 200 # D_a, codes of the denoising autoencoder
     text: int = 100 # D_t, paragraph vectors
@@ -36,7 +37,7 @@ class DARESettings:
     venues: int = 188 # K
     hidden: tuple[int, ...] = (1024,) # sizes of the hidden layers
     dropout: float = .1 # rho, of a and of each hidden layer
-    samples: int = 5 # S, positive and negative partners of a video; the paper doesn't print it; 0 leaves J2 out (DARE-sparsity)
+    samples: int = 5 # S, positive and negative partners of a video, not printed; 0 leaves J2 out (DARE-sparsity)
     deviation: float|None = None # of the Gaussian initial weights: sqrt(2 / inputs) if None; 1 in the paper
     free: int = 0 # videos that have an a of their own in training (second reading of J1); 0: a = D x
 
@@ -44,6 +45,10 @@ class DARESettings:
         sizes = [self.visual, self.acoustic, self.text, self.concepts, self.text_concepts, *self.hidden]
         if min(sizes) < 1 or self.venues < 2 or min(self.samples, self.free) < 0:
             raise ValueError(f'expected sizes from 1, venues from 2, samples and free from 0, found {self}')
+        if max(*sizes, self.venues, self.samples) > 1_000_000:
+            raise ValueError(f'expected sizes, venues and samples up to 1,000,000, found {self}')
+        if self.deviation is not None and not 0 < self.deviation < math.inf:
+            raise ValueError(f'expected a deviation above 0, or none, found {self.deviation}')
 
 # %% ../../nbs/venue/03_dare.ipynb #b0d27706
 class DARE(nn.Module):
@@ -58,7 +63,7 @@ class DARE(nn.Module):
         self.text_map = nn.Linear(s.text, s.text_concepts, bias=False)
         width = s.visual + s.concepts + s.text_concepts
         self.network = VenueNetwork(width, s.venues, s.hidden, s.dropout, s.deviation)
-        self.own = nn.Embedding(s.free, width) if s.free else None
+        self.free_concepts = nn.Embedding(s.free, width) if s.free else None
         for mapping in (self.acoustic_map, self.text_map): draw_gaussian(mapping, s.deviation)
 
     def concepts(self,
@@ -85,7 +90,10 @@ def transfer_error(
     heard:Tensor, # D^a of external sounds, [B, K']
     concepts:Tensor, # their concepts, [B, k], k <= K'
 ) -> Tensor: # scalar
-    "The squared distance of what is heard from what is known, averaged over sounds (Eq. 1, second term); `ValueError` where there are more concepts than it hears."
+    """The squared distance of what is heard from what is known, averaged over sounds (Eq. 1, second term).
+
+    `ValueError` where there are more concepts than are heard.
+    """
     if concepts.shape[1] > heard.shape[1]:
         raise ValueError(f'expected {heard.shape[1]} concepts at most, found {concepts.shape[1]}')
     return (heard[:, :concepts.shape[1]] - concepts).square().sum(1).mean()
@@ -95,20 +103,20 @@ def mapping_error(
     mapped:Tensor, # D x, [B, D]
     representation:Tensor, # a, [B, D]
 ) -> Tensor: # scalar
-    "The squared distance of a video's own representation from what the mappings give, averaged over videos (Eq. 1, first term)."
+    "The squared distance of the desired representation from what the mappings give (Eq. 1, first term), a mean."
     return (mapped - representation).square().sum(1).mean()
 
 # %% ../../nbs/venue/03_dare.ipynb #61c12801
 @patch
-def own_concepts(self:DARE,
+def training_concepts(self:DARE,
     videos:Videos, # of the training
     index:Tensor, # their numbers, int64 [B]
 ) -> Tensor: # a, [B, D_v + K' + text_concepts], 0 where a modality is missing
-    "What J2 and J3 look at in training: D x, or in the second reading a video's own a."
-    if self.own is None: return self.concepts(videos)
+    "What J2 and J3 look at in training: D x, or in the second reading the free a of each video."
+    if self.free_concepts is None: return self.concepts(videos)
     s = self.settings
     widths = torch.tensor([s.visual, s.concepts, s.text_concepts], device=index.device)
-    return self.own(index)*videos.present.repeat_interleave(widths, 1)
+    return self.free_concepts(index)*videos.present.repeat_interleave(widths, 1)
 
 # %% ../../nbs/venue/03_dare.ipynb #61c12802
 @patch
@@ -116,15 +124,18 @@ def own_concepts(self:DARE,
 def learn_scale(self:DARE,
     videos:Videos, # all of the training
 ):
-    "Learns the scale of the features and, in the second reading, sets every video's own a to D x; `ValueError` for another number of videos."
+    """Learns the scale of the features and, in the second reading, sets the free a of each video to D x.
+
+    `ValueError` for another number of videos.
+    """
     self.scaler.learn(videos)
-    if self.own is None: return
+    if self.free_concepts is None: return
     if len(videos.venue) != self.settings.free:
         raise ValueError(
             f'the model has a representation for each of {self.settings.free} videos, found {len(videos.venue)}'
         )
     for rows in torch.arange(self.settings.free).split(4096):
-        self.own.weight[rows] = self.concepts(pick_rows(videos, rows))
+        self.free_concepts.weight[rows] = self.concepts(pick_rows(videos, rows))
 
 # %% ../../nbs/venue/03_dare.ipynb #af6790da
 class DAREBatch(NamedTuple):
@@ -171,7 +182,7 @@ class DAREData(Dataset):
         return DAREBatch(pick_rows(self.videos, index), index, partners, places, sign, sounds)
 
 # %% ../../nbs/venue/03_dare.ipynb #ea167601
-def as_it_is(batch:DAREBatch) -> DAREBatch:
+def _whole_batch(batch:DAREBatch) -> DAREBatch:
     "The batch, which is whole already."
     return batch
 
@@ -187,7 +198,7 @@ def dare_loader(
     if batch < 1 or not len(videos.venue):
         raise ValueError(f'expected batches of at least one video, found {batch} of {len(videos.venue)}')
     data = DAREData(videos, sounds, samples, seed)
-    return DataLoader(data, batch, shuffle=True, generator=torch.Generator().manual_seed(seed), collate_fn=as_it_is)
+    return DataLoader(data, batch, shuffle=True, generator=torch.Generator().manual_seed(seed), collate_fn=_whole_batch)
 
 # %% ../../nbs/venue/03_dare.ipynb #744975fb
 def knowledge_loss(
@@ -197,8 +208,8 @@ def knowledge_loss(
     "Sound knowledge transfer (Eq. 1)."
     loss = 0.
     if batch.sounds is not None: loss = loss + transfer_error(model.hear(batch.sounds.codes), batch.sounds.concepts)
-    if model.own is not None:
-        loss = loss + mapping_error(model.concepts(batch.videos), model.own_concepts(batch.videos, batch.index))
+    if model.free_concepts is not None:
+        loss = loss + mapping_error(model.concepts(batch.videos), model.training_concepts(batch.videos, batch.index))
     return loss
 
 # %% ../../nbs/venue/03_dare.ipynb #74497501
@@ -207,9 +218,9 @@ def embedding_loss(
     batch:DAREBatch, # with partners
 ) -> Tensor: # J2, scalar
     "Similarity preservation (Eq. 5) over S positive and S negative partners."
-    partners = model.own_concepts(batch.partners, batch.partner_index)
+    partners = model.training_concepts(batch.partners, batch.partner_index)
     return similarity_loss(
-        model.own_concepts(batch.videos, batch.index), partners.unflatten(0, batch.sign.shape), batch.sign
+        model.training_concepts(batch.videos, batch.index), partners.unflatten(0, batch.sign.shape), batch.sign
     )
 
 # %% ../../nbs/venue/03_dare.ipynb #74497502
@@ -218,7 +229,7 @@ def venue_loss(
     batch:DAREBatch, # any
 ) -> Tensor: # J3, scalar
     "The squared error of the softmax (Eq. 8)."
-    return squared_error(model.network(model.own_concepts(batch.videos, batch.index)), batch.videos.venue)
+    return squared_error(model.network(model.training_concepts(batch.videos, batch.index)), batch.videos.venue)
 
 # %% ../../nbs/venue/03_dare.ipynb #06c6636b
 def dare_losses(
@@ -276,6 +287,17 @@ class VenuePrediction(NamedTuple):
         "The most probable venues."
         return self.probabilities.argmax(1)
 
+# %% ../../nbs/venue/03_dare.ipynb #d18f6c02
+@patch
+def predict_batch(self:DARE,
+    videos:Videos, # any
+) -> tuple[Tensor, Tensor]: # probabilities [B, K] and a^a [B, K'], NaN where there is no sound; on the CPU
+    "Venues and heard concepts of a few videos, in the mode in which the model is."
+    a = self.concepts(videos)
+    heard = a[:, self.settings.visual:][:, :self.settings.concepts]
+    with_sound = videos.present[:, 1, None].to(a.device)
+    return self.network(a).softmax(1).float().cpu(), torch.where(with_sound, heard, torch.nan).float().cpu()
+
 # %% ../../nbs/venue/03_dare.ipynb #d18f6c01
 @patch
 @torch.no_grad()
@@ -284,12 +306,7 @@ def predict(self:DARE,
     batch:int=4096, # that are looked at together
 ) -> VenuePrediction: # on the CPU
     "Venues and heard concepts; `ValueError` where a width does not fit."
-    found, sound = [], slice(self.settings.visual, self.settings.visual + self.settings.concepts)
     with evaluating(self):
-        for rows in torch.arange(len(videos.venue)).split(batch):
-            part = pick_rows(videos, rows)
-            a = self.concepts(part)
-            heard = torch.where(part.present[:, 1, None].to(a.device), a[:, sound], torch.nan)
-            found.append((self.network(a).softmax(1).cpu(), heard.cpu()))
-    probabilities, heard = map(torch.cat, zip(*found))
+        parts = [self.predict_batch(pick_rows(videos, rows)) for rows in torch.arange(len(videos.venue)).split(batch)]
+    probabilities, heard = map(torch.cat, zip(*parts))
     return VenuePrediction(probabilities, heard, missing_modalities(videos))

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..training import fit as fit_model
+from ..training import evaluating, fit as fit_model
 from .videos import Scaler, Videos, check_venues, pick_rows
 
 # %% ../../nbs/venue/04_dictionaries.ipynb #d260d1cd
@@ -42,11 +42,11 @@ def solve_codes(
     steps:int=2000, # at most
 ) -> Tensor: # [B, M, p]
     "The joint sparse codes, by accelerated proximal gradients."
-    there, size = present[..., None], 1/(torch.linalg.eigvalsh(gram)[:, -1].max() + ridge)
+    weight, size = present[..., None], 1/(torch.linalg.eigvalsh(gram)[:, -1].max() + ridge)
     codes = ahead = torch.zeros_like(product)
     momentum = torch.ones_like(product[:, :1, :1])
     for _ in range(steps):
-        slope = there*(torch.einsum('bmp,mpq->bmq', ahead, gram) - product) + ridge*ahead
+        slope = weight*(torch.einsum('bmp,mpq->bmq', ahead, gram) - product) + ridge*ahead
         new = shorten(ahead - size*slope, size*sparsity)
         move = new - codes
         back = ((ahead - new)*move).sum((1, 2), keepdim=True) > 0
@@ -89,15 +89,16 @@ def joint_codes(
     tolerance:float=1e-5, # of the solver
 ) -> Tensor: # alpha, [B, M, p]; differentiable in blocks and dictionaries
     "Sparse codes of several modalities that share their atoms."
-    there = present.to(blocks[0])
-    gram = torch.stack([d.T @ d for d in dictionaries])
-    product = torch.stack([x @ d for x, d in zip(blocks, dictionaries)], 1)*there[..., None]
-    codes = solve_codes(gram.detach(), product.detach(), there, sparsity, ridge, tolerance)
-    length = codes.norm(dim=1, keepdim=True)
-    slope = there[..., None]*torch.einsum('bmp,mpq->bmq', codes, gram) - product
-    slope = slope + ridge*codes + sparsity*codes/length.clamp(min=1e-30)
-    step = torch.linalg.solve(slope_derivative(codes, gram, there, sparsity, ridge), (slope*(length > 0)).flatten(1))
-    return codes - step.view_as(codes)
+    known = present.to(blocks[0])
+    with torch.autocast(known.device.type, enabled=False):  # the solver needs all digits of float32
+        gram = torch.stack([d.T @ d for d in dictionaries])
+        product = torch.stack([x @ d for x, d in zip(blocks, dictionaries)], 1)*known[..., None]
+        codes = solve_codes(gram.detach(), product.detach(), known, sparsity, ridge, tolerance)
+        length = codes.norm(dim=1, keepdim=True)
+        slope = known[..., None]*torch.einsum('bmp,mpq->bmq', codes, gram) - product
+        slope = slope + ridge*codes + sparsity*codes/length.clamp(min=1e-30)
+        change = slope_derivative(codes, gram, known, sparsity, ridge)
+        return codes - torch.linalg.solve(change, (slope*(length > 0)).flatten(1)).view_as(codes)
 
 # %% ../../nbs/venue/04_dictionaries.ipynb #59e307d3
 @dataclass(frozen=True)
@@ -268,7 +269,10 @@ def fit(self:TaskDrivenDictionary,
     progress:bool=True, # show a bar where it takes more than two seconds
     **options, # of the training loop
 ) -> TaskDrivenDictionary: # itself; `history` keeps the losses
-    "Learns an unsupervised dictionary, then dictionary and classifier for venues; `ValueError` where the videos do not fit."
+    """Learns an unsupervised dictionary, then dictionary and classifier for venues.
+
+    `ValueError` where the videos do not fit.
+    """
     s = self.settings
     check_venues(videos.venue, s.venues)
     self.scaler.learn(videos)
@@ -289,4 +293,4 @@ def predict(self:TaskDrivenDictionary,
 ) -> Tensor: # int64 [N], on the CPU
     "The most probable venues."
     rows = torch.arange(len(videos.venue)).split(self.settings.batch)
-    return torch.cat([self(pick_rows(videos, part)).argmax(1).cpu() for part in rows])
+    with evaluating(self): return torch.cat([self(pick_rows(videos, part)).argmax(1).cpu() for part in rows])

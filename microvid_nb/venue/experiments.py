@@ -75,7 +75,10 @@ class VenueRound:
     ) -> pd.DataFrame: # round, `column`, Micro-F1, Macro-F1
         "A row a model."
         return pd.DataFrame(
-            [{'round': self.seed, column: name, **venue_f1(self.split.test.venue, each)} for name, each in predicted.items()]
+            [
+                {'round': self.seed, column: name, **venue_f1(self.split.test.venue, each)}
+                for name, each in predicted.items()
+            ]
         )
 
 # %% ../../nbs/venue/09_experiments.ipynb #26b5f7d0
@@ -106,7 +109,8 @@ def predictions(self:VenueRound,
     if changes.get('dropout') == DARESettings().dropout: del changes['dropout']
     key = modalities, *sorted(changes.items())
     if key not in self.known:
-        self.known[key] = predicted_venues(self.train(modalities, **changes)[0], keep_modalities(self.split.test, *modalities))
+        model, _ = self.train(modalities, **changes)
+        self.known[key] = predicted_venues(model, keep_modalities(self.split.test, *modalities))
     return self.known[key]
 
 # %% ../../nbs/venue/09_experiments.ipynb #4e1b5518
@@ -241,14 +245,18 @@ def modalities(trial:VenueRound) -> pd.DataFrame: # round, modalities, sound, Mi
     "DARE on some modalities, with better and better ears."
     tables = []
     for names in (MODALITIES, MODALITIES[:2], MODALITIES[1:2]):
-        predicted = {'none': trial.predictions(tuple(name for name in names if name != 'acoustic'), concepts=0)} if names[1:] else {}
+        silent = tuple(name for name in names if name != 'acoustic')
+        predicted = {'none': trial.predictions(silent, concepts=0)} if names[1:] else {}
         predicted |= {'codes': trial.predictions(names, concepts=0), 'codes + external': trial.predictions(names)}
         if trial.study.sources is not None:
             true = trial.study._replace(videos=trial.study.videos._replace(acoustic=trial.study.sources), sounds=None)
             predicted['true sources'] = VenueRound(true, trial.scale, trial.seed).predictions(names)
         tables.append(trial.rows(predicted, 'sound').assign(modalities=' + '.join(names)))
     return pd.concat(
-        [*tables, trial.rows({'none': trial.predictions(MODALITIES[2:], concepts=0)}, 'sound').assign(modalities='text')],
+        [
+            *tables,
+            trial.rows({'none': trial.predictions(MODALITIES[2:], concepts=0)}, 'sound').assign(modalities='text'),
+        ],
         ignore_index=True,
     )
 
@@ -385,7 +393,7 @@ def read_vine(
     folder, # with a feature file, leaf_venue_name.txt and tree.json
     scale:VenueScale, # at most so many videos for training and testing are read
 ) -> VenueStudy: # without external sounds
-    "Published features for the experiments; `FileNotFoundError` or `ValueError` where something is missing or malformed."
+    "Published features for the experiments; `FileNotFoundError` or `ValueError` where one is missing or malformed."
     folder = Path(folder)
     files = sorted(path for path in folder.glob('*') if path.suffix in ('.h5', '.hdf5'))
     if not files: require_file(folder/'alexnet.h5', 'a feature file of VENUE-188', PUBLISHED)

@@ -47,15 +47,18 @@ def sample_pairs(
     samples:int, # S
     generator:torch.Generator|None=None, # source of chance, on the CPU
 ) -> Pairs: # uniformly drawn, with replacement
-    "S positive and S negative partners for each video, with the sign of Eq. 3 (section 4.2); `ValueError` if S < 1 or a row is not there."
+    """S positive and S negative partners for each video, with the sign of Eq. 3 (section 4.2).
+
+    `ValueError` if S < 1 or a number is that of no video.
+    """
     if samples < 1: raise ValueError(f'expected at least one positive and one negative sample, found {samples}')
     n = len(by_venue.order)
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < n:
         raise ValueError(f'expected rows from 0 to {n - 1}, found {int(rows.min())} to {int(rows.max())}')
     start, count = (x[by_venue.venue[rows], None] for x in (by_venue.start, by_venue.count))
-    own, other = torch.rand(2, len(rows), samples, dtype=torch.float64, generator=generator)
-    own, other = start + (own*count).long(), (other*(n - count)).long()
-    place = torch.cat([own, other + count*(other >= start)], 1)
+    same, other = torch.rand(2, len(rows), samples, dtype=torch.float64, generator=generator)
+    same, other = start + (same*count).long(), (other*(n - count)).long()
+    place = torch.cat([same, other + count*(other >= start)], 1)
     sign = torch.tensor([1.]*samples + [-1.]*samples).expand(len(rows), -1)
     return Pairs(by_venue.order[place], sign, torch.where(sign > 0, count, n - count)/samples)
 
@@ -67,5 +70,7 @@ def similarity_loss(
     weight:Tensor|None=None, # of each pair; each counts 1/P if not given
 ) -> Tensor: # scalar
     "How badly inner products tell pairs of one venue from pairs of two (Eq. 4 and 5), averaged over videos."
-    surprise = -F.logsigmoid(sign*torch.einsum('bd,bpd->bp', a, partners))
-    return surprise.mean() if weight is None else (weight*surprise).sum(1).mean()
+    with torch.autocast(a.device.type, enabled=False):  # a sum of thousands of products needs float32
+        if a.dtype in (torch.bfloat16, torch.float16): a, partners = a.float(), partners.float()
+        negative_log = -F.logsigmoid(sign*torch.einsum('bd,bpd->bp', a, partners.to(a.dtype)))
+        return negative_log.mean() if weight is None else (weight*negative_log).sum(1).mean()

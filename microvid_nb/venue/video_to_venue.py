@@ -39,14 +39,20 @@ from .videos import Videos
 # %% ../../nbs/venue/07_video_to_venue.ipynb #eb835eb8
 @dataclass(frozen=True)
 class PictureSettings:
-    "How frames become features; the network is the paper's."
+    "How frames become features, by default by the paper's network; `ValueError` for sizes that can't be."
     network: str = 'alexnet' # name of the backbone
     width: float = 1. # multiplies its channels
     frames: int = 3 # of a video, evenly spread
     side: int = 224 # of the squares that they are squeezed to, pixels
 
+    def __post_init__(self):
+        if not (1 <= self.frames <= 1000 and 1 <= self.side <= 4096 and 0 < self.width <= 16):
+            raise ValueError(
+                f'expected frames from 1 to 1000, a side from 1 to 4096 and a width up to 16, found {self}'
+            )
+
 # %% ../../nbs/venue/07_video_to_venue.ipynb #eb835e01
-class Clip(NamedTuple):
+class ClipParts(NamedTuple):
     "What there is of a micro-video."
     frames: Tensor|None # uint8 [k, 3, S, S]
     sound: np.ndarray|None # float32 [N] at 22,050 Hz
@@ -64,18 +70,21 @@ def even_frames(
     return torch.from_numpy(squared(survey.frames.images[nearest], settings.side)).permute(0, 3, 1, 2).contiguous()
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #b435116e
-LISTENED = 600. # seconds of sound that are listened to
+LONGEST_SOUND = 600. # seconds of sound that are described
 
-def read_clip(
+def read_parts(
     path, # a video or sound file, or a `Survey` of one
     settings:PictureSettings=PictureSettings(), # how many frames, and how large
     text:str|None=None, # title, description, tags
-) -> Clip: # with what could be read
-    "The parts of a clip, of a long one the first ten minutes of its sound; `MediaError` where it shows nothing and sounds of nothing."
+) -> ClipParts: # with what could be read
+    """The parts of a clip, of a long one the first ten minutes of its sound.
+
+    `MediaError` where there is nothing to see and nothing to hear.
+    """
     try: frames, unseen = even_frames(as_survey(path), settings), None
     except MediaError as error: frames, unseen = None, error
     file, (start, end, _) = (path.path, path.part) if isinstance(path, Survey) else (path, (0., None, None))
-    latest = start + LISTENED
+    latest = start + LONGEST_SOUND
     try: sound = read_audio(file, RATE, start, latest if end is None else min(end, latest))
     except MediaError:
         if unseen: raise unseen from None
@@ -84,10 +93,10 @@ def read_clip(
     if sound is not None and not sound.any(): sound = None
     if frames is None and sound is None:
         raise MediaError(unseen.path, f'{unseen.reason}, and its sound is empty or silent')
-    return Clip(frames, sound, text if text and text.strip() else None)
+    return ClipParts(frames, sound, text if text and text.strip() else None)
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #2bd36a39
-LABELS = *NAMES, *SCENES # what the picture network names
+FRAME_LABELS = *NAMES, *SCENES # what the picture network names
 
 class PictureNetwork(nn.Module):
     "A network that names concepts and scenes in frames; a video's features are the mean over its frames."
@@ -95,7 +104,8 @@ class PictureNetwork(nn.Module):
         settings:PictureSettings=PictureSettings(), # network and its input
     ):
         super().__init__()
-        self.settings, self.backbone = settings, backbone(settings.network, width=settings.width, classes=len(LABELS))
+        self.settings = settings
+        self.backbone = backbone(settings.network, width=settings.width, classes=len(FRAME_LABELS))
 
     def forward(self,
         images:Tensor, # uint8 [B, 3, S, S]
@@ -109,8 +119,11 @@ class PictureNetwork(nn.Module):
     ) -> Tensor: # x^v, float32 [N, D_v], on the CPU
         "The features of videos."
         device = next(self.parameters()).device
-        def mean_feature(part): return self.backbone(part.flatten(0, 1).to(device)).unflatten(0, part.shape[:2]).mean(1)
-        with evaluating(self): found = [mean_feature(part).cpu() for part in frames.split(32)]
+        with evaluating(self):
+            found = [
+                self.backbone(part.flatten(0, 1).to(device)).unflatten(0, part.shape[:2]).mean(1).cpu()
+                for part in frames.split(32)
+            ]
         return torch.cat(found) if found else torch.zeros(0, self.backbone.feature_dim)
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #cf60b37c
@@ -129,7 +142,7 @@ def frame_labels(
     frames:int, # evenly spread
 ) -> Tensor: # float32 [frames, labels], 0 or 1
     "The concepts and the scene that can be made out in frames."
-    story, labels = world.story(i), np.zeros((frames, len(LABELS)), np.float32)
+    story, labels = world.story(i), np.zeros((frames, len(FRAME_LABELS)), np.float32)
     for k in range(frames):
         time = min((k + .5)/frames*story.duration, story.duration - 1e-3)
         seen, scene = moment(story, time), story.shots[shot_at(story, time)].scene
@@ -228,7 +241,8 @@ class VideoToVenue(nn.Module):
         widths = self.pictures.backbone.feature_dim, s.autoencoder.sizes[-1], s.text.dim
         if widths != (s.dare.visual, s.dare.acoustic, s.dare.text):
             raise ValueError(
-                f'expected {s.dare.visual} visual, {s.dare.acoustic} acoustic and {s.dare.text} text features, found {widths}'
+                f'expected {s.dare.visual} visual, {s.dare.acoustic} acoustic and {s.dare.text} text features, '
+                f'found {widths}'
             )
 
     @cached_property
@@ -285,7 +299,7 @@ def load_venue_model(
 # %% ../../nbs/venue/07_video_to_venue.ipynb #85bb3436
 @patch
 def describe(self:VideoToVenue,
-    clip:Clip, # of any parts
+    clip:ClipParts, # of any parts
 ) -> Videos: # one row, whose venue is not known and is 0
     "The features of a clip, and which modalities there are."
     visual, acoustic = torch.zeros(1, self.settings.dare.visual), torch.zeros(1, self.settings.dare.acoustic)
@@ -302,7 +316,7 @@ def describe(self:VideoToVenue,
 class VenueEstimate:
     "Where a clip may have been filmed, and why."
     venues: pd.DataFrame # venue, probability; the most probable first
-    concepts: pd.DataFrame # concept, strength: sounds that were heard, the strongest first; about 1 where surely heard; no rows without sound
+    concepts: pd.DataFrame # concept, strength: the loudest first, about 1 where it is heard; no rows without sound
     missing: tuple # names of the modalities that weren't there
 
     @property
@@ -313,16 +327,16 @@ class VenueEstimate:
 # %% ../../nbs/venue/07_video_to_venue.ipynb #4c93f301
 @patch
 def estimate(self:VideoToVenue,
-    clip:Clip, # of any parts
+    clip:ClipParts, # of any parts
 ) -> VenueEstimate: # by the parts that there are
     "Where a clip was filmed."
-    said = self.dare.predict(self.describe(clip))
-    venues = pd.DataFrame({'venue': self.settings.venues, 'probability': said.probabilities[0].numpy()})
-    heard = pd.DataFrame({'concept': self.settings.concepts, 'strength': said.concepts[0].numpy()}).dropna()
+    prediction = self.dare.predict(self.describe(clip))
+    venues = pd.DataFrame({'venue': self.settings.venues, 'probability': prediction.probabilities[0].numpy()})
+    heard = pd.DataFrame({'concept': self.settings.concepts, 'strength': prediction.concepts[0].numpy()}).dropna()
     return VenueEstimate(
         venues.sort_values('probability', ascending=False, ignore_index=True),
         heard.sort_values('strength', ascending=False, ignore_index=True),
-        said.missing[0],
+        prediction.missing[0],
     )
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #4c93f302
@@ -332,7 +346,7 @@ def estimate_venue(
     text:str|None=None, # title, description, tags
 ) -> VenueEstimate: # by the modalities that there are
     "Where a clip was filmed and what is heard in it; `MediaError` where it shows nothing and sounds of nothing."
-    return model.estimate(read_clip(path, model.settings.pictures, text))
+    return model.estimate(read_parts(path, model.settings.pictures, text))
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #19f6b8f8
 @patch
@@ -383,7 +397,7 @@ def show_sound(
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #a614aba0
 def show_estimate(
-    clip:Clip, # of any parts
+    clip:ClipParts, # of any parts
     model:VideoToVenue, # any
     top:int=5, # venues and concepts that are shown
 ) -> object: # matplotlib Figure

@@ -199,7 +199,7 @@ def colour_layout(
 def world_sounds(
     world:MicroWorld, # its library
     clips:int=1500, # in the library
-    least:tuple[int, int]=(10, 20), # clips that a tag must be on to become a concept, and to stay one; 50 and 100 in the paper
+    least:tuple[int, int]=(10, 20), # clips of a tag, to become a concept and to stay one; 50, 100 in the paper
     longest:float=2., # seconds of a clip
     progress:bool=True, # show a bar
 ) -> tuple[list[Tensor], Tensor, list[str]]: # samples of each sound, concepts bool [N', K'], names of the concepts
@@ -236,7 +236,10 @@ def world_videos(
     longest:float=2., # seconds of each sound
     progress:bool=True, # show a bar
 ) -> VenueWorld: # videos, sounds, and what made their features
-    "Micro-videos of a world as features; autoencoder and paragraph vectors learn from training videos and external sounds only."
+    """Micro-videos of a world as features.
+
+    The autoencoder and the paragraph vectors learn from training videos and external sounds only.
+    """
     posts = draw_all(VenuePosts(world, range(train + test), *frames, longest), progress=progress)
     samples, concepts, names = world_sounds(world, clips, longest=longest, progress=progress)
     heard = torch.tensor([post.sound is not None for post in posts])

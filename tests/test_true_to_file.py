@@ -1,0 +1,469 @@
+"""Colour, transparency, geometry, streams, sound and time come out as the best players show them."""
+import math
+import pickle
+import warnings
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from microvid_nb.media.audio import read_audio
+from microvid_nb.media.colour import TONE_MAPS
+from microvid_nb.media.video import MediaError, MediaWarning, iter_frames, probe, read_frames
+
+
+def video_stream(container, codec, size, pixel_format, fps=25, options=None, **tags):
+    """A stream with colour tags, ready for `put`."""
+    stream = container.add_stream(codec, rate=fps, options=options or {})
+    stream.width, stream.height, stream.pix_fmt = *size, pixel_format
+    for name, value in tags.items():
+        setattr(stream.codec_context, name, value)
+    return stream
+
+
+def put(container, stream, frames, first=0):
+    """Encodes frames one after the other."""
+    for number, frame in enumerate(frames):
+        frame.pts, frame.time_base = first + number, 1 / Fraction(stream.codec_context.framerate)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def rgb_frames(images):
+    return [av.VideoFrame.from_ndarray(np.ascontiguousarray(image), 'rgb24') for image in images]
+
+
+def moving(width, height, count=20, colour=(200, 60, 30)):
+    """A plain picture with a bright square that moves."""
+    images = np.full((count, height, width, 3), colour, np.uint8)
+    for number, image in enumerate(images):
+        image[4:20, 2 * number:2 * number + 16] = 255
+    return images
+
+
+# ---- colour
+
+WEIGHTS = {1: (.2126, .0722), 6: (.299, .114), 9: (.2627, .0593)}
+
+
+def planes(rgb, matrix, full=False, bits=8):
+    """Y, Cb and Cr of one colour in [0, 1], by the definition in H.273."""
+    red, green, blue = rgb
+    kr, kb = WEIGHTS[matrix]
+    y = kr * red + (1 - kr - kb) * green + kb * blue
+    numbers = np.array([y, (blue - y) / 2 / (1 - kb), (red - y) / 2 / (1 - kr)])
+    if full:
+        return np.round(numbers * (2**bits - 1) + [0, 2**(bits - 1), 2**(bits - 1)]).astype(int)
+    return np.round((numbers * [219, 224, 224] + [16, 128, 128]) * 2**(bits - 8)).astype(int)
+
+
+def flat_file(path, patches, size=(320, 192), matrix=1, full=False, bits=8, tags=(1, 1, 1, 1)):
+    """A lossless file with patches of known numbers side by side, tagged (primaries, transfer, matrix, range)."""
+    width, height = size
+    pixel_format = 'yuv444p' if bits == 8 else 'yuv444p10le'
+    numbers = [planes(patch, matrix, full, bits) for patch in patches]
+    dtype = np.uint8 if bits == 8 else '<u2'
+    with av.open(str(path), 'w') as container:
+        stream = video_stream(
+            container, 'ffv1', size, pixel_format, color_primaries=tags[0], color_trc=tags[1], colorspace=tags[2], color_range=tags[3]
+        )
+        pictures = []
+        for _ in range(3):
+            frame = av.VideoFrame(width, height, pixel_format)
+            for part, plane in enumerate(frame.planes):
+                row = np.repeat([number[part] for number in numbers], width // len(numbers)).astype(dtype)
+                lines = np.zeros((height, plane.line_size // row.itemsize), dtype)
+                lines[:, :len(row)] = row
+                plane.update(lines.tobytes())
+            frame.color_primaries, frame.color_trc, frame.colorspace, frame.color_range = tags
+            pictures.append(frame)
+        put(container, stream, pictures)
+    return path
+
+
+def shown(path, patches=1, **options):
+    """The colour in the middle of each patch."""
+    image = read_frames(path, **options).images[1].astype(int)
+    step = image.shape[1] // patches
+    return image[image.shape[0] // 2, step // 2::step][:patches]
+
+
+@pytest.mark.parametrize('size, matrix', [((320, 192), 6), ((704, 576), 6), ((704, 578), 1), ((1280, 720), 1), ((1080, 1920), 1)])
+@pytest.mark.parametrize('short_side', [None, 96])
+def test_untagged_colour_is_taken_as_players_do(tmp_path, size, matrix, short_side):
+    path = flat_file(tmp_path / 'a.mkv', [np.array([200, 60, 30]) / 255], size, matrix, tags=(2, 2, 2, 0))
+    np.testing.assert_allclose(shown(path, short_side=short_side)[0], (200, 60, 30), atol=3)
+
+
+@pytest.mark.parametrize('matrix', [1, 6, 9])
+@pytest.mark.parametrize('full', [False, True])
+def test_matrix_and_range_by_tag(tmp_path, matrix, full):
+    patches = np.array([[200, 60, 30], [20, 220, 90], [255, 255, 255], [0, 0, 0]])
+    path = flat_file(tmp_path / 'a.mkv', patches / 255, matrix=matrix, full=full, tags=(1, 1, matrix, 1 + full))
+    info = probe(path)
+    assert (info.matrix, info.full_range) == ({1: 'bt709', 6: 'smpte170m', 9: 'bt2020nc'}[matrix], full) and not info.hdr
+    np.testing.assert_allclose(shown(path, 4), patches, atol=2)
+
+
+def test_plain_colour_is_ffmpegs_own(tmp_path, pictures):
+    with av.open(str(tmp_path / 'a.mp4'), 'w') as container:
+        stream = video_stream(container, 'libx264', (128, 96), 'yuv420p', colorspace=1, color_primaries=1, color_trc=1, color_range=1)
+        put(container, stream, [frame.reformat(format='yuv420p', dst_colorspace=1) for frame in rgb_frames(pictures)])
+    with av.open(str(tmp_path / 'a.mp4')) as container:
+        expected = [frame.to_ndarray(format='rgb24', src_colorspace=1, src_color_range=1) for frame in container.decode(video=0)]
+    assert np.abs(read_frames(tmp_path / 'a.mp4').images.astype(int) - expected).max() <= 2
+
+
+BT709_TO_2020 = np.array([[.6274, .3293, .0433], [.0691, .9195, .0114], [.0164, .0880, .8956]])
+
+
+def pq(light):
+    power = (np.asarray(light) * 203 / 10000) ** .1593017578125
+    return ((.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+
+
+def pq_light(signal):
+    root = signal ** (1 / 78.84375)
+    return (np.maximum(root - .8359375, 0) / (18.8515625 - 18.6875 * root)) ** (1 / .1593017578125) * 10000 / 203
+
+
+def hlg(light):
+    """The signal of light on a screen, 1 is 203 cd/m2: the system gamma undone, then the camera's curve."""
+    display = np.asarray(light) * .203
+    luminance = display @ [.2627, .6780, .0593]
+    scene = display * np.maximum(luminance, 1e-9)[..., None] ** (1 / 1.2 - 1)
+    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), .17883277 * np.log(np.maximum(12 * scene - .28466892, 1e-9)) + .55991073)
+
+
+def srgb(light):
+    light = np.clip(light, 0, 1)
+    return 255 * np.where(light <= .0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - .055)
+
+
+def bent(light, peak, name):
+    """A tone mapping of the brightest component, by its formula."""
+    if name == 'clip':
+        return min(light, 1)
+    if name == 'hable':
+        def film(x):
+            return (x * (.15 * x + .1 * .5) + .2 * .02) / (x * (.15 * x + .5) + .2 * .3) - .02 / .3
+        return film(light) / film(peak)
+    top = pq(peak)
+    level, limit = pq(light) / top, pq(1) / top
+    knee = 1.5 * limit - .5
+    if level > knee:
+        t = (level - knee) / (1 - knee)
+        level = (2 * t**3 - 3 * t**2 + 1) * knee + (t**3 - 2 * t**2 + t) * (1 - knee) + (3 * t**2 - 2 * t**3) * limit
+    return pq_light(level * top)
+
+
+CALM = np.array([[1, 1, 1], [1, 0, 0], [.18, .18, .18], [.05, .2, .6]])
+
+
+@pytest.mark.parametrize('transfer, encode', [(16, pq), (18, hlg)])
+@pytest.mark.parametrize('name', TONE_MAPS)
+@pytest.mark.parametrize('lamp', [0, 3.])
+def test_hdr_is_tone_mapped(tmp_path, transfer, encode, name, lamp):
+    light = np.vstack([CALM, [[lamp] * 3]]) if lamp else CALM
+    patches = encode(light @ BT709_TO_2020.T)
+    path = flat_file(tmp_path / 'a.mkv', patches, matrix=9, bits=10, tags=(9, transfer, 9, 1), size=(64 * len(light), 96))
+    info = probe(path)
+    assert info.hdr and info.primaries == 'bt2020' and info.transfer == {16: 'smpte2084', 18: 'arib-std-b67'}[transfer]
+    peak = max(1, lamp)
+    expected = srgb([patch * bent(patch.max(), peak, name) / patch.max() for patch in light])
+    for options in ({}, {'short_side': 48}):
+        found = shown(path, len(light), tone_map=name, **options)
+        np.testing.assert_allclose(found, expected, atol=12)
+        assert lamp or name == 'hable' or (found[0] >= 230).all()
+
+
+def test_sdr_of_a_wide_gamut_and_other_curves(tmp_path):
+    red_2020 = BT709_TO_2020 @ [1, 0, 0]
+    signal = 1.099 * red_2020 ** .45 - .099
+    path = flat_file(tmp_path / 'wide.mkv', [signal], matrix=9, bits=10, tags=(9, 14, 9, 1))
+    np.testing.assert_allclose(shown(path)[0], (255, 0, 0), atol=12)
+    p3 = np.array([[.8225, .1774, 0], [.0332, .9669, 0], [.0171, .0724, .9108]]) @ [.5, .1, .05]
+    path = flat_file(tmp_path / 'p3.mkv', [srgb(p3) / 255], bits=10, tags=(12, 13, 1, 1))
+    np.testing.assert_allclose(shown(path)[0], srgb(np.array([.5, .1, .05])), atol=3)
+    for transfer, power in ((8, 1), (4, 2.2), (5, 2.8)):
+        light = np.array([.18, .5, .02])
+        path = flat_file(tmp_path / f'{transfer}.mkv', [light ** (1 / power)], bits=10, tags=(1, transfer, 1, 1))
+        np.testing.assert_allclose(shown(path)[0], srgb(light), atol=5)
+
+
+# ---- transparency
+
+def transparent(count=6):
+    """Noise that must not be seen, and an opaque rectangle."""
+    rng, images = np.random.default_rng(0), []
+    for number in range(count):
+        image = np.zeros((96, 128, 4), np.uint8)
+        image[..., :3] = rng.integers(0, 256, (96, 128, 3))
+        image[30:70, 20 + 4 * number:70 + 4 * number] = (220, 40, 40, 255)
+        images.append(image)
+    return images
+
+
+@pytest.mark.parametrize('name, codec, pixel_format', [
+    ('a.webm', 'libvpx-vp9', 'yuva420p'), ('a.mov', 'prores_ks', 'yuva444p10le'), ('b.mov', 'qtrle', 'argb'), ('a.apng', 'apng', 'rgba'),
+    ('a.mkv', 'ffv1', 'bgra'),
+])
+@pytest.mark.parametrize('background', [(255, 255, 255), (0, 90, 200)])
+def test_nothing_hidden_is_seen(tmp_path, name, codec, pixel_format, background):
+    if codec not in av.codecs_available:
+        pytest.skip(f'this FFmpeg has no {codec}')
+    frames = [av.VideoFrame.from_ndarray(image, 'rgba').reformat(format=pixel_format) for image in transparent()]
+    with av.open(str(tmp_path / name), 'w') as container:
+        options = {'crf': '10', 'b': '0'} if codec == 'libvpx-vp9' else {}
+        put(container, video_stream(container, codec, (128, 96), pixel_format, 10, options), frames)
+    for options in ({}, {'short_side': 48}):
+        image = read_frames(tmp_path / name, background=background, **options).images[3]
+        scale = image.shape[0] / 96
+        np.testing.assert_allclose(image[round(50 * scale), round(60 * scale)], (220, 40, 40), atol=12)
+        np.testing.assert_allclose(image[:round(20 * scale)].reshape(-1, 3), np.tile(background, (image[:round(20 * scale)].size // 3, 1)), atol=3)
+
+
+@pytest.mark.parametrize('suffix', ['webp', 'gif', 'png', 'avif'])
+def test_animated_pictures(tmp_path, suffix):
+    images = [Image.fromarray(image) for image in moving(64, 48, 4)]
+    images[0].save(tmp_path / f'a.{suffix}', save_all=True, append_images=images[1:], duration=[200, 100, 300, 100], loop=0)
+    frames = read_frames(tmp_path / f'a.{suffix}')
+    np.testing.assert_allclose(frames.times, [0, .2, .3, .6], atol=2e-3)
+    assert np.abs(frames.images.astype(int) - moving(64, 48, 4)).mean() < 12
+    np.testing.assert_allclose([time for time, _ in iter_frames(tmp_path / f'a.{suffix}', start=.25, end=.5)], [.3], atol=2e-3)
+
+
+@pytest.mark.parametrize('suffix', ['webp', 'gif', 'png'])
+def test_animations_run_at_the_pace_of_browsers(tmp_path, suffix):
+    images = [Image.fromarray(image) for image in moving(64, 48, 4)]
+    images[0].save(tmp_path / f'a.{suffix}', save_all=True, append_images=images[1:], duration=10, loop=0)
+    np.testing.assert_allclose(read_frames(tmp_path / f'a.{suffix}').times, [0, .1, .2, .3], atol=2e-3)
+
+
+# ---- geometry
+
+def disc(width, height, squeeze=1.):
+    """A bright disc, narrower in stored pixels if those are wide."""
+    y, x = np.mgrid[:height, :width]
+    image = np.full((height, width, 3), 60, np.uint8)
+    image[((x - width / 2) * squeeze) ** 2 + (y - height / 2) ** 2 < 40 ** 2] = (230, 200, 30)
+    return image
+
+
+def roundness(image):
+    rows, columns = np.nonzero(image[..., 0] > 150)
+    return (np.ptp(columns) + 1) / (np.ptp(rows) + 1)
+
+
+def test_a_circle_stays_a_circle_when_the_size_changes(tmp_path):
+    parts = []
+    for number, (width, height) in enumerate([(96, 176), (176, 96), (192, 352)]):
+        part = tmp_path / f'{number}.h264'
+        with av.open(str(part), 'w') as container:
+            put(container, video_stream(container, 'libx264', (width, height), 'yuv420p'), rgb_frames([disc(width, height)] * 10))
+        parts.append(part.read_bytes())
+    (tmp_path / 'a.h264').write_bytes(b''.join(parts))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        frames = read_frames(tmp_path / 'a.h264')
+    assert [warning.category for warning in caught] == [MediaWarning] and 'shape' in str(caught[0].message)
+    assert frames.images.shape == (30, 176, 96, 3)
+    np.testing.assert_allclose([roundness(image) for image in frames.images], 1, atol=.05)
+
+
+def test_pixel_shape(tmp_path):
+    with av.open(str(tmp_path / 'a.mkv'), 'w') as container:
+        stream = video_stream(container, 'libx264', (128, 96), 'yuv420p')
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        put(container, stream, rgb_frames([disc(128, 96, 2.)] * 3))
+    frames = read_frames(tmp_path / 'a.mkv')
+    assert frames.images.shape[1:3] == (96, 256)
+    np.testing.assert_allclose(roundness(frames.images[1]), 1, atol=.05)
+
+
+def test_clean_aperture_is_cut(tmp_path):
+    """A box `clap` is put into the sample entry of an MP4, and all boxes around it are made longer."""
+    image = np.zeros((96, 128, 3), np.uint8)
+    image[8:80, 16:112] = (200, 180, 40)
+    with av.open(str(tmp_path / 'whole.mp4'), 'w') as container:
+        put(container, video_stream(container, 'libx264', (128, 96), 'yuv420p'), rgb_frames([image] * 5))
+    data = bytearray((tmp_path / 'whole.mp4').read_bytes())
+    clap = (40).to_bytes(4, 'big') + b'clap' + np.array([96, 1, 72, 1, 0, 1, -4, 1], '>i4').tobytes()
+    entry = data.index(b'avc1', data.index(b'stsd')) - 4
+    end = entry + int.from_bytes(data[entry:entry + 4], 'big')
+    for name in (b'moov', b'trak', b'mdia', b'minf', b'stbl', b'stsd', b'avc1'):
+        begin = entry if name == b'avc1' else data.index(name, data.index(b'moov')) - 4
+        data[begin:begin + 4] = (int.from_bytes(data[begin:begin + 4], 'big') + 40).to_bytes(4, 'big')
+    (tmp_path / 'a.mp4').write_bytes(data[:end] + clap + data[end:])
+    assert data.index(b'mdat') < data.index(b'moov')  # so that no offset of a sample has moved
+    frames = read_frames(tmp_path / 'a.mp4')
+    assert frames.images.shape == (5, 72, 96, 3) and (frames.info.width, frames.info.height) == (96, 72)
+    np.testing.assert_allclose(frames.images[2].reshape(-1, 3).mean(0), (200, 180, 40), atol=8)
+
+
+# ---- streams
+
+def two_tracks(path, sizes, counts, default):
+    """Two pictures tracks, of which one is marked as default, or none."""
+    with av.open(str(path), 'w', options={'default_mode': 'passthrough'} if path.suffix == '.mkv' else {}) as container:
+        streams = [video_stream(container, 'libx264', size, 'yuv420p') for size in sizes]
+        for number, stream in enumerate(streams):
+            stream.disposition = av.stream.Disposition.default if number == default else av.stream.Disposition(0)
+        packets = []
+        for number, (stream, size, count) in enumerate(zip(streams, sizes, counts)):
+            for index, frame in enumerate(rgb_frames(moving(*size, count, [(0, 0, 250), (250, 0, 0)][number]))):
+                frame.pts, frame.time_base = index, Fraction(1, 25)
+                packets += stream.encode(frame)
+            packets += stream.encode(None)
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize('suffix', ['.mkv', '.mp4'])
+@pytest.mark.parametrize('sizes, counts, default, chosen', [
+    (((96, 64), (192, 128)), (30, 30), 1, 1),
+    (((192, 128), (96, 64)), (30, 30), 0, 0),
+    (((96, 64), (192, 128)), (30, 30), None, 1),
+    (((192, 128), (96, 64)), (1, 30), None, 1),
+    (((192, 128), (96, 64)), (1, 30), 0, 1),
+])
+def test_the_stream_that_a_player_takes(tmp_path, suffix, sizes, counts, default, chosen):
+    if suffix == '.mp4' and default is None and min(counts) > 1:
+        chosen = 0  # FFmpeg marks the first track of an MP4 if none is marked
+    path = two_tracks(tmp_path / f'a{suffix}', sizes, counts, default)
+    frames = read_frames(path)
+    assert frames.images.shape[2:0:-1] == sizes[chosen] and len(frames) == counts[chosen] and frames.info.stream == chosen
+    other = read_frames(path, stream=1 - chosen)
+    assert other.images.shape[2:0:-1] == sizes[1 - chosen] and probe(path, stream=1 - chosen).stream == 1 - chosen
+    with pytest.raises(MediaError, match=r'has no video stream 9 \(its video streams: 0, 1\)'):
+        probe(path, stream=9)
+
+
+# ---- sound
+
+def sound_file(path, channels, layout='stereo', rate=44100, codec='flac', late=0., picture=False, gap=None):
+    """A sound that begins `late` seconds after the picture, with a gap in its clock at a time."""
+    with av.open(str(path), 'w') as container:
+        video = video_stream(container, 'libx264', (64, 48), 'yuv420p') if picture else None
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        packets = []
+        if video:
+            for index, frame in enumerate(rgb_frames(moving(64, 48, 100))):
+                frame.pts, frame.time_base = index, Fraction(1, 25)
+                packets += video.encode(frame)
+            packets += video.encode(None)
+        samples = (np.clip(channels, -1, 1) * 32767).astype(np.int16)
+        for begin in range(0, len(samples), 1024):
+            piece = np.ascontiguousarray(samples[begin:begin + 1024]).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(piece, format='s16', layout=layout)
+            jump = gap[1] if gap and begin >= gap[0] * rate else 0
+            frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+            frame.pts = begin + round((late + jump) * rate)
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
+    return path
+
+
+def tone(seconds=1., rate=44100):
+    return .5 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
+
+
+def loudness(samples):
+    return float(np.sqrt(np.mean(np.square(samples))))
+
+
+@pytest.mark.parametrize('layout, channel, share', [
+    ('5.1', 2, math.sqrt(.5)), ('5.1', 0, .5), ('5.1', 4, math.sqrt(.125)), ('7.1', 2, math.sqrt(.5)), ('stereo', 1, .5), ('3.0', 2, math.sqrt(.5)),
+])
+def test_standard_downmix(tmp_path, layout, channel, share):
+    channels = np.zeros((44100, av.AudioLayout(layout).nb_channels))
+    channels[:, channel] = tone()
+    samples = read_audio(sound_file(tmp_path / 'a.flac', channels, layout), 44100)
+    assert loudness(samples) == pytest.approx(share * loudness(tone()), rel=.01)
+
+
+def test_channels_that_cancel_are_heard_and_named(tmp_path):
+    noise = np.random.default_rng(0).normal(0, .01, 44100)
+    for number, other in enumerate((-tone(), -.8 * tone() + noise)):
+        path = sound_file(tmp_path / f'{number}.flac', np.stack([tone(), other], 1))
+        with pytest.warns(MediaWarning, match='cancel'):
+            samples = read_audio(path, 44100)
+        assert loudness(samples) == pytest.approx(loudness(tone()), rel=.01)
+    for number, other in enumerate((0 * tone(), tone(), np.random.default_rng(1).normal(0, .3, 44100))):
+        read_audio(sound_file(tmp_path / f'fine{number}.flac', np.stack([tone(), other], 1)))  # a warning would be an error
+
+
+@pytest.mark.parametrize('name', ['a.mkv', 'a.mp4'])
+def test_sound_and_picture_have_one_clock(tmp_path, name):
+    path = sound_file(tmp_path / name, np.stack([tone(2)] * 2, 1), codec='aac', late=1.5, picture=True)
+    samples = read_audio(path)
+    assert np.argmax(np.abs(samples) > .1) / 22050 == pytest.approx(1.5, abs=.03) and not samples[:22050].any()
+    assert loudness(read_audio(path, start=2., end=2.5)) > .3 and loudness(read_audio(path, start=.5, end=1.)) == 0
+    np.testing.assert_array_equal(read_audio(path, start=2., end=2.5), samples[44100:55125])
+
+
+def test_a_gap_is_silence(tmp_path):
+    path = sound_file(tmp_path / 'a.mkv', np.stack([tone(2)] * 2, 1), codec='pcm_s16le', picture=True, gap=(1., .7))
+    samples = read_audio(path, 44100)
+    assert len(samples) == pytest.approx(2.7 * 44100, abs=200)
+    quiet = np.nonzero(np.abs(samples) < 1e-6)[0]
+    assert (np.diff(quiet) == 1).sum() == pytest.approx(.7 * 44100, abs=2500)
+
+
+@pytest.mark.parametrize('count, rate', [(1, 48000), (48, 48000), (100, 8000), (7, 44100)])
+def test_the_shortest_sound_is_whole(tmp_path, count, rate):
+    samples = read_audio(sound_file(tmp_path / 'a.wav', np.full((count, 2), .5), rate=rate, codec='pcm_s16le'))
+    assert len(samples) == round(count / rate * 22050)
+
+
+# ---- limits and causes
+
+@pytest.mark.parametrize('options', [
+    {'fps': math.inf}, {'fps': math.nan}, {'fps': 0}, {'fps': -3}, {'fps': 1e12}, {'start': math.nan}, {'start': math.inf}, {'end': math.nan},
+    {'short_side': 0}, {'short_side': 10**9}, {'short_side': math.nan}, {'tone_map': 'x'}, {'background': (1, 2)}, {'background': (1, 2, 999)},
+])
+def test_numbers_out_of_range_are_refused_in_one_line(sample, options):
+    with pytest.raises(ValueError) as caught:
+        next(iter_frames(sample, **options))
+    assert '\n' not in str(caught.value) and next(iter(options)) in str(caught.value)
+
+
+@pytest.mark.parametrize('times', [np.arange(20) - 10, np.r_[np.arange(10), np.arange(10)], np.r_[np.arange(10), 10**7 + np.arange(10)]])
+def test_clocks_that_are_negative_or_wrap(tmp_path, times):
+    with av.open(str(tmp_path / 'a.nut'), 'w') as container:
+        stream = video_stream(container, 'ffv1', (64, 48), 'yuv420p', fps=5)
+        packets = []
+        for index, frame in enumerate(rgb_frames(moving(64, 48))):
+            frame.pts, frame.time_base = index, Fraction(1, 5)
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        if (np.diff(times) < 0).any():
+            pytest.skip('no muxer here writes times that go back; the clock itself is tested in the notebook')
+        for packet, time in zip(packets, times.tolist()):
+            packet.pts = packet.dts = time
+            container.mux(packet)
+    found = read_frames(tmp_path / 'a.nut').times
+    np.testing.assert_allclose(found, np.arange(20) / 5, atol=1e-3)
+
+
+def test_the_cause_is_named(tmp_path):
+    for name, content, words in (
+        ('a.mp4', b'version https://git-lfs.github.com/spec/v1\n', 'Git LFS pointer'),
+        ('b.mp4', b'<!DOCTYPE html><html></html>', 'web page'),
+        ('c.mp4', pickle.dumps({'a': 1}), 'pickle'),
+        ('d.mp4', b'PK\3\4' + bytes(60), 'ZIP'),
+        ('e.mp4', b'\x89HDF\r\n\x1a\n' + bytes(99), 'HDF5'),
+        ('f.mp4', b'', 'empty'),
+        ('g.mp4', bytes(9000), 'zeros'),
+        ('h.mp4', b'Dear reader\n', 'plain text'),
+    ):
+        (tmp_path / name).write_bytes(content)
+        for read in (probe, read_frames, read_audio):
+            with pytest.raises(MediaError, match=words) as caught:
+                read(tmp_path / name)
+            assert '\n' not in str(caught.value)
