@@ -170,7 +170,10 @@ def write_tensors(
     tensors:dict[str, Tensor], # by name
     about:dict, # what JSON can say
 ):
-    "Writes tensors and a description as one safetensors file, whole or not at all; `ValueError` where a tensor holds NaN or infinity."
+    """Writes tensors and a description as one safetensors file, whole or not at all.
+
+    `ValueError` where a tensor holds NaN or infinity.
+    """
     tensors = {name: tensor.detach().to('cpu', copy=True).contiguous() for name, tensor in tensors.items()}
     refuse_bad_numbers(tensors, path)
     text = json.dumps(about)
@@ -182,7 +185,10 @@ def write_tensors(
 def read_tensors(
     path:str|Path, # a file of `write_tensors`
 ) -> tuple[dict[str, Tensor], dict]: # tensors by name on the CPU, and the description
-    "What such a file holds; `FileNotFoundError`, or a `ValueError` that says what is wrong with it. Nothing in it is executed."
+    """The tensors and the description of a file, of which nothing is executed.
+
+    `FileNotFoundError` where there is no file, `ValueError` says what is wrong with it.
+    """
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such checkpoint')
     try:
@@ -199,7 +205,8 @@ def read_tensors(
     if checksum(tensors, metadata['microvid_nb']) != metadata.get('sha256'):
         raise ValueError(f'{path}: refused, its content does not fit its checksum: it was damaged or changed')
     try: return tensors, dict(json.loads(metadata['microvid_nb']))
-    except (ValueError, TypeError, RecursionError): raise ValueError(f'{path}: refused, its description is not JSON as microvid_nb writes it') from None
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f'{path}: refused, its description is not JSON as microvid_nb writes it') from None
 
 # %% ../nbs/training.ipynb #90dfb7b4
 @dataclass(frozen=True)
@@ -320,7 +327,10 @@ def load_model(
     path:str|Path, # a file of `save_checkpoint`
     classes:Mapping[type, type], # the models that it may hold: class -> class of its settings
 ) -> nn.Module: # on the CPU, ready for use (in eval mode)
-    "A saved model, built from the settings in its file; `ValueError` where the file is damaged, hostile, or holds another model."
+    """A saved model, built from the settings in its file.
+
+    `ValueError` where the file is damaged, hostile, or holds another model.
+    """
     weights, info = load_checkpoint(path)
     named = {kind.__name__: kind for kind in classes}
     if info.model not in named: raise ValueError(f'{path}: holds a {info.model}, expected {" or ".join(named)}')
@@ -328,7 +338,8 @@ def load_model(
     settings = rebuild_settings(classes[kind], info.settings, path)
     try:
         with torch.device('meta'): outline = kind(settings)
-    except Exception as error: raise ValueError(f'{path}: no {info.model} can be built from its settings: {error}') from error
+    except Exception as error:
+        raise ValueError(f'{path}: no {info.model} can be built from its settings: {error}') from error
     check_weights(weights, outline, path)
     model = kind(settings)
     model.load_state_dict(weights)
@@ -453,7 +464,8 @@ def train_epoch(self:TrainingRun,
         bar.set_postfix(epoch=epoch, loss=f'{row["loss"]:.4g}', refresh=False)
     if not number:
         raise ValueError(
-            f'the loader gave no batch in epoch {epoch}: it should be iterable once for each epoch, as a list or a DataLoader is'
+            f'the loader gave no batch in epoch {epoch}: '
+            'it should be iterable once for each epoch, as a list or a DataLoader is'
         )
     return pd.DataFrame(gather_object([{name: total/number for name, total in sums.items()}])).mean().to_dict()
 
@@ -562,7 +574,8 @@ def resume(self:TrainingRun,
     "Puts the run where it was; `ValueError` where the file is damaged or of another plan, before anything is changed."
     tensors, about = read_tensors(path)
     try: plan, state = dict(about['plan']), join_tensors(about['state'], tensors)
-    except (KeyError, TypeError, ValueError): raise ValueError(f'{path}: refused, it is not the checkpoint of a training run') from None
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f'{path}: refused, it is not the checkpoint of a training run') from None
     other = [
         f'{name} was {plan[name]}, now {value}' for name, value in self.plan.items() if plan.get(name, value) != value
     ]
@@ -583,20 +596,23 @@ def resume(self:TrainingRun,
 # %% ../nbs/training.ipynb #23fbdb4a
 def fit(
     model:nn.Module, # trained in place; afterwards on the training device and in eval mode
-    loader:Iterable, # batches (tensors, or tuples, named tuples, lists and dictionaries of them), anew for each epoch: a DataLoader, or a list
-    loss:Callable|Sequence[Callable], # (model, batch) -> scalar, or dictionary with 'loss'; several take turns, a gradient step each for every batch
+    loader:Iterable, # a DataLoader or a list of batches: tensors, or (named) tuples, lists and dictionaries of tensors
+    loss:Callable|Sequence[Callable], # (model, batch) -> scalar, or dictionary with 'loss'; several: a step for each
     optimizer:torch.optim.Optimizer, # of the model's parameters
     epochs:int, # in all, those of a checkpoint included
     validate:Callable|None=None, # model -> figures by name, after each epoch, in eval mode and without gradients
     checkpoint:str|Path|None=None, # folder of `training.safetensors`; a run that finds one there goes on from it
-    scheduler=None, # of torch.optim.lr_scheduler; takes a step after each epoch (ReduceLROnPlateau: by val_loss, or loss)
+    scheduler=None, # of torch.optim.lr_scheduler; a step after each epoch (ReduceLROnPlateau: by val_loss, or loss)
     clip:float|None=None, # gradients are scaled down to this L2 norm
     mixed_precision:str|None=None, # 'bf16' or 'fp16' for GPUs; full precision if not given
-    best:tuple[str, Callable]|None=None, # such as ('accuracy', max): the model ends with the weights of the epoch where this column was best
+    best:tuple[str, Callable]|None=None, # such as ('accuracy', max): keep the weights of the best epoch by this column
     seed:int=0, # of dropout, shuffling and whatever else draws from the global generators
     progress:bool=True, # show a bar where training takes more than two seconds
 ) -> pd.DataFrame: # an epoch a row: epoch, loss, its parts, figures of `validate`, learning_rate, seconds
-    "Trains a model and returns its history; `FloatingPointError` names epoch and batch where a loss is not finite, `ValueError` a checkpoint of another plan."
+    """The history of a training; the model is trained in place.
+
+    `FloatingPointError` names epoch and batch where a loss is not finite, `ValueError` a checkpoint of another plan.
+    """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
     from accelerate.utils import set_seed
@@ -608,17 +624,8 @@ def fit(
     file = None if checkpoint is None else Path(checkpoint)/'training.safetensors'
     with separate_randomness():
         set_seed(seed, device_specific=True)
-        run = TrainingRun(
-            model,
-            loader,
-            tuple(loss) if isinstance(loss, Sequence) else (loss,),
-            optimizer,
-            scheduler,
-            clip,
-            best,
-            accelerator,
-            seed,
-        )
+        losses = tuple(loss) if isinstance(loss, Sequence) else (loss,)
+        run = TrainingRun(model, loader, losses, optimizer, scheduler, clip, best, accelerator, seed)
         if file and file.is_file(): run.resume(file)
         if len(run.history) > epochs:
             raise ValueError(f'{file}: has {len(run.history)} epochs already, more than the {epochs} asked for')

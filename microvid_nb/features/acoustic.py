@@ -141,7 +141,7 @@ BLOCK = 4096 # frames of all clips of a batch that are transformed together
 def pool_spectrum(
     samples:Tensor, # float32 [B, N]
     frames:Tensor, # int64 [B]
-) -> tuple[Tensor, Tensor, Tensor]: # spectrum's mean and maximum, float32 [B, 513] each; bands in decibels, float32 [B, F, 128]
+) -> tuple[Tensor, Tensor, Tensor]: # spectrum's mean and maximum, float32 [B, 513]; bands in decibels [B, F, 128]
     "One pass over all frames, in blocks."
     clips, most = len(samples), int(frames.max())
     total, largest = samples.new_zeros(2, clips, WINDOW//2 + 1)
@@ -188,7 +188,10 @@ def acoustic_descriptors(
     clips:Sequence, # of float samples [N], arrays or tensors; lengths may differ
     sr:float=RATE, # their sampling rate in Hz
 ) -> Tensor: # float32 [n, 1104]
-    "The descriptors of many clips (DARE, section 5.2); `ValueError` names the clip that is missing, empty or not finite."
+    """The descriptors of many clips (DARE, section 5.2).
+
+    `ValueError` names the clip that is missing, empty or not finite.
+    """
     clips = [at_descriptor_rate(check_samples(samples, clip), sr) for clip, samples in enumerate(clips)]
     result = torch.empty(len(clips), 1104)
     for batch in alike([len(samples) for samples in clips]):
@@ -221,7 +224,10 @@ class AutoencoderSettings:
 
 # %% ../../nbs/features/02_acoustic.ipynb #316e9437
 class StackedDenoisingAutoencoder(nn.Module):
-    "Codes from which inputs can be found again even if parts are masked (Vincent et al., 2010); `ValueError` for sizes or a share that can't be."
+    """Codes from which the inputs can be reconstructed even if parts are masked (Vincent et al., 2010).
+
+    `ValueError` where the sizes or the masked share are not possible.
+    """
     def __init__(self,
         settings:AutoencoderSettings=AutoencoderSettings(), # sizes and training
         sizes:Sequence[int]|None=None, # instead of those in the settings
@@ -365,7 +371,10 @@ def pretrain(self:StackedDenoisingAutoencoder,
     x:Tensor, # descriptors, float [n, D]
     progress:bool=True, # show a bar where a stage takes more than two seconds
 ) -> pd.DataFrame: # a row an epoch: stage (layer 1, layer 2, ..., whole), epoch, loss, learning_rate, seconds
-    "Learns the scaling, each layer on clean codes of those below it, then the whole; `ValueError` names a row that isn't finite."
+    """The history of a training of the scaling, then of each layer, then of the whole autoencoder.
+
+    Each layer learns from the clean codes of the layers below it. `ValueError` names a row that is not finite.
+    """
     s, x = self.settings, self.check_rows(x)
     if len(x) < 2: raise ValueError(f'expected two or more rows to learn from, found {len(x)}')
     self.learn_scaling(x)

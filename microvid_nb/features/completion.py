@@ -79,7 +79,9 @@ class Stacked:
 
 # %% ../../nbs/features/04_completion.ipynb #0e6bbe45
 @patch
-def chunks(self:Stacked) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]: # rows, values [n, D] (0: unknown), known [n, groups]
+def chunks(
+    self:Stacked,
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]: # rows, values [n, D] (0: unknown), known [n, groups]
     "All rows, some at a time; `ValueError` names block and row of a known value that is not finite."
     for start in range(0, self.rows, self.chunk):
         rows = slice(start, min(start + self.chunk, self.rows))
@@ -98,7 +100,10 @@ def chunks(self:Stacked) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]: # ro
 def standard(
     data:Stacked, # the blocks
 ) -> tuple[np.ndarray, np.ndarray, float]: # means [D]; scales [D], the same all over a block; the |Z|^2 that they leave
-    "Means of columns and sizes of blocks, of what is known; `ValueError` names a block with a column of which nothing is known."
+    """Means of the columns and sizes of the blocks, from the known entries.
+
+    `ValueError` names a block with a column of which nothing is known.
+    """
     count, total, squares = np.zeros((3, data.groups[-1].stop))
     for _, values, known in data.chunks():
         count += data.spread(known.sum(0)[None])[0]
@@ -253,7 +258,10 @@ def complete(self:Factorization,
     out:Mapping[str, np.ndarray]|None=None, # modality -> [N, D] to write into; new arrays if not given
     chunk:int=4096, # rows that are in memory at a time
 ) -> dict[str, np.ndarray]: # modality -> [N, D], as known and completed
-    "The blocks with their unknown entries filled in; `ValueError` where their names or widths are not those of the fit."
+    """The blocks with their unknown entries filled in.
+
+    `ValueError` where their names or widths are not those of the fit.
+    """
     data, widths = Stacked(blocks, masks, chunk), {name: block.shape[1] for name, block in blocks.items()}
     if list(widths.items()) != list(self.widths.items()):
         raise ValueError(f'expected blocks of {self.widths} columns as in the fit, found {widths}')
@@ -285,7 +293,10 @@ def save(self:Factorization,
 def load(cls:Factorization,
     path:str|Path, # a file of `save`
 ) -> Factorization: # that completes as before
-    "A factorisation from its file; `ValueError` where the file is damaged or something else. Nothing in it is executed."
+    """A factorisation from its file, of which nothing is executed.
+
+    `ValueError` where the file is damaged or something else.
+    """
     tensors, about = read_tensors(path)
     if about.get('kind') != 'factorization' or tensors.keys() != {'columns', 'means', 'scales'}:
         raise ValueError(f'{path}: refused, it is not a factorization')
@@ -402,10 +413,13 @@ def complete_modalities(
     masks:Mapping[str, np.ndarray], # modality -> bool, [N] where a row is known as a whole or not, or [N, D]
     rank:int, # r
     settings:CompletionSettings|None=None, # of the computation; if not given, the ridge is chosen on hidden entries
-    out:Mapping[str, np.ndarray]|None=None, # modality -> [N, D] to write into, such as memory maps; new arrays if not given
+    out:Mapping[str, np.ndarray]|None=None, # modality -> [N, D] to write into (memory maps); new arrays if not given
     progress:bool=True, # show a bar where it takes more than two seconds
 ) -> dict[str, np.ndarray]: # modality -> [N, D]; what is known is unchanged
-    "Blocks with missing modalities inferred by factorisation (DARE, section 3.1); `ValueError` names the block that is wrong."
+    """The blocks, with missing modalities inferred by factorisation (DARE, section 3.1).
+
+    `ValueError` names the block that is wrong.
+    """
     if settings is None:
         table = hidden_errors(blocks, masks, [rank], RIDGES, progress=progress)
         settings = CompletionSettings() if table.empty else CompletionSettings(ridge=float(table['mean'].idxmin()[0]))

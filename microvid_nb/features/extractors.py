@@ -313,5 +313,6 @@ def make_extractor(
         if key not in types:
             raise ValueError(f'{key!r} is no setting of {kind.name}, which has {", ".join(types) or "none"}')
         try: chosen[key] = types[key](value)
-        except ValueError: raise ValueError(f'{kind.name}: {key} should be {types[key].__name__}, not {value!r}') from None
+        except ValueError:
+            raise ValueError(f'{kind.name}: {key} should be {types[key].__name__}, not {value!r}') from None
     return kind(**chosen)

@@ -80,7 +80,10 @@ class PictureFeatures(NamedTuple):
 
 # %% ../../nbs/features/11_eyes.ipynb #cad5267c
 class PictureEncoder:
-    "Features and label probabilities of photographs, by EfficientNet-Lite0; made once, used for any number of pictures."
+    """Features and label probabilities of photographs, by EfficientNet-Lite0.
+
+    One encoder serves any number of pictures.
+    """
     feature_dim = 1280
 
     def __init__(self,
@@ -91,7 +94,8 @@ class PictureEncoder:
         self.network = fold_batch_norm(network).requires_grad_(False).to(memory_format=torch.channels_last)
         self.shape, self.batch, self.labels = shape, batch, imagenet_labels()
 
-    def __repr__(self): return f'PictureEncoder({self.feature_dim}-D, {len(self.labels)} labels, trained on ImageNet-1k)'
+    def __repr__(self):
+        return f'PictureEncoder({self.feature_dim}-D, {len(self.labels)} labels, trained on ImageNet-1k)'
 
     @torch.inference_mode()
     def __call__(self,

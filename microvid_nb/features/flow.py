@@ -34,7 +34,10 @@ def optical_flow(
     clip:Tensor, # uint8 [3, T, H, W], RGB
     method:Callable|None=None, # from `dis_flow` or `farneback_flow`; the first if not given
 ) -> Tensor: # float32 [T - 1, 2, H, W], pixels to the right and down
-    "Where each pixel goes from each frame to the next; `ValueError` for anything but a clip of at least 16 x 16 pixels."
+    """The motion of each pixel from each frame to the next.
+
+    `ValueError` for anything but a clip of at least 16 x 16 pixels.
+    """
     if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[0] != 3:
         raise ValueError(f'expected a uint8 clip [3, T, H, W], found {clip.dtype} {list(clip.shape)}')
     _, frames, height, width = clip.shape
@@ -72,7 +75,10 @@ def flow_stacks(
     bound:float=.08, # of the short side: longer displacements are cut to this
     centred:bool=True, # take the mean vector off each field?
 ) -> Tensor: # float32 [n, 2 L, H, W] in [-1, 1]
-    "Fields of successive frames as channels; past the end of the clip nothing moves; `ValueError` for a start outside it."
+    """Fields of successive frames as channels; after the end of the clip nothing moves.
+
+    `ValueError` for a start outside the clip.
+    """
     if centred: flow = flow - flow.mean((2, 3), keepdim=True)
     limit = bound*min(flow.shape[-2:])
     scaled = flow.clamp(-limit, limit)/limit
@@ -88,6 +94,9 @@ def two_stream_input(
     length:int=10, # L, fields of a stack
     method:Callable|None=None, # of flow
 ) -> tuple[Tensor, Tensor]: # pictures uint8 [n, 3, H, W], stacks float32 [n, 2 L, H, W]
-    "Frames and the motion that follows each; a stack that would pass the end of a short clip is filled up with standstill."
+    """Frames, and the motion that follows each of them.
+
+    Where a clip ends before a stack does, the rest of the stack shows no motion.
+    """
     starts = torch.linspace(0, max(0, clip.shape[1] - 1 - length), moments).round().long().tolist()
     return clip[:, starts].transpose(0, 1).contiguous(), flow_stacks(optical_flow(clip, method), starts, length)

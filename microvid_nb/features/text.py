@@ -32,7 +32,10 @@ def split_words(
 
 # %% ../../nbs/features/03_text.ipynb #389f8825
 class SemanticSpace:
-    "Words as points, near each other where their meanings are; `ValueError` names a word that is there twice or has no direction."
+    """Words as points, near each other where their meanings are similar.
+
+    `ValueError` names a word that occurs twice or has no direction.
+    """
     def __init__(self,
         words:Sequence[str], # n different words
         vectors, # float [n, D], an array or a tensor
@@ -252,7 +255,7 @@ def embed_words(self:ParagraphEmbedder,
 def embed(self:ParagraphEmbedder,
     texts:Iterable[str|None], # None or '' where there is none
     progress:bool=True, # show a bar where it takes more than two seconds
-) -> tuple[Tensor, Tensor]: # vectors float32 [n, dim], and bool [n]: True where there is a text with a word that is known
+) -> tuple[Tensor, Tensor]: # vectors float32 [n, dim]; bool [n], True where a text has a word that is known
     "The vectors of texts, and which texts have one; the others' rows are 0; `ValueError` before `fit`."
     if self.model is None: raise ValueError('this ParagraphEmbedder has learned no words yet: call fit, or load one')
     known = [[word for word in split_words(text or '') if word in self.model.wv] for text in texts]

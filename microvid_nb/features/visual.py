@@ -382,19 +382,24 @@ def timm_weights(
 def imagenet_weights(
     name:str, # alexnet, vgg16 or vgg19
 ) -> dict[str, Tensor]: # by name
-    "torchvision's published weights; `FileNotFoundError` says what to download where there is no network, `ValueError` that a file is not the published one."
+    """torchvision's published weights.
+
+    `FileNotFoundError` says what to download where there is no network, `ValueError` that a file is another one.
+    """
     url = torchvision_model(name)[1].url
     path = Path(torch.hub.get_dir())/'checkpoints'/Path(urlparse(url).path).name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         try: torch.hub.download_url_to_file(url, str(path))
         except OSError as error:
-            raise FileNotFoundError(f'{path}: the ImageNet weights of {name} are not here and could not be downloaded ({error}); '
-                                    f'they are published at {url}: download them and put them at this path') from None
+            raise FileNotFoundError(
+                f'{path}: the ImageNet weights of {name} are not here and could not be downloaded ({error}); '
+                f'they are published at {url}: download them and put them at this path') from None
     digest, expected = file_digest(path), path.stem.rsplit('-', 1)[1]
     if not digest.startswith(expected):
         raise ValueError(
-            f'{path}: is not the file published at {url}: its SHA-256 sum should start with {expected} and starts with {digest[:8]}'
+            f'{path}: is not the file published at {url}: '
+            f'its SHA-256 sum should start with {expected} and starts with {digest[:8]}'
         )
     return load_tensors_only(path)
 
@@ -408,11 +413,13 @@ def published_weights(
     if name not in FLAT and name not in RESNETS: return timm_weights(_TIMM_NAMES.get(name, name), pretrained)
     if name != 'resnet3d50':
         raise ValueError(
-            f'{name}: pretrained={pretrained!r}: there are weights for {", ".join(FLAT)} (pretrained=True) and resnet3d50 (pretrained=a file)'
+            f'{name}: pretrained={pretrained!r}: there are weights for {", ".join(FLAT)} (pretrained=True) '
+            'and resnet3d50 (pretrained=a file)'
         )
     if pretrained is True:
-        raise ValueError('resnet3d50: get r3d50_K_200ep.pth by way of https://github.com/kenshohara/3D-ResNets-PyTorch '
-                         '(the page links to the folder of its weights) and give its path: pretrained="r3d50_K_200ep.pth"')
+        raise ValueError(
+            'resnet3d50: get r3d50_K_200ep.pth by way of https://github.com/kenshohara/3D-ResNets-PyTorch '
+            '(the page links to the folder of its weights) and give its path: pretrained="r3d50_K_200ep.pth"')
     read = read_kinetics_weights(pretrained)
     return read.backbone | read.classifier
 
@@ -439,6 +446,7 @@ def is_timm_name(
     try: return require('timm', 'models').is_model(name)
     except ImportError: return False
 
+# %% ../../nbs/features/01_visual.ipynb #5e1a7c42
 def last_outputs(
     weights:dict[str, Tensor]|None, # of a network
     otherwise:int, # where there are none
@@ -449,7 +457,7 @@ def last_outputs(
 # %% ../../nbs/features/01_visual.ipynb #30374037
 def backbone(
     name:str, # alexnet, vgg16, vgg19, resnet3d10, resnet3d18, resnet3d50, efficientnet_lite0, or a name of timm
-    pretrained:bool|str|Path=False, # True for published weights; a file for resnet3d50 and names of timm; random if not given
+    pretrained:bool|str|Path=False, # False: random; True: published weights; a file for resnet3d50 and names of timm
     width:float=1., # factor for channels and hidden units; 1/8 suits a laptop; 1 for networks of timm
     classes:int|None=None, # outputs of a new last layer; if not given, those of the published network
     channels:int=3, # of the input; others than 3 are not normalised (flow)
@@ -484,7 +492,7 @@ def in_batches(
 # %% ../../nbs/features/01_visual.ipynb #d984fb4b
 @torch.no_grad()
 def clip_features(
-    clips:Tensor|Iterable[Tensor], # uint8 [n, 3, 16, S, S], or an iterator of [3, 16, S, S]; for flat networks pictures [n, 3, S, S]
+    clips:Tensor|Iterable[Tensor], # uint8 [n, 3, 16, S, S] or iterator of [3, 16, S, S]; flat networks: [n, 3, S, S]
     network:Backbone, # from `backbone`; moved to the device, and its mode is left as it was
     batch:int=8, # clips at a time
     device:str|torch.device|None=None, # 'cuda', 'cpu', ...; a GPU where there is one if not given

@@ -116,7 +116,8 @@ def conse_points(
 
 # %% ../../nbs/features/12_words.ipynb #fbc5721f
 _PEOPLE = tuple('person people human man woman boy girl child baby face selfie portrait crowd'.split())
-_OTHERS = tuple('animal pet dog monkey robot doll toy statue clothes food plant building vehicle landscape music'.split())
+_OTHERS = tuple(
+    'animal pet dog monkey robot doll toy statue clothes food plant building vehicle landscape music'.split())
 
 def means_people(
     topics:Sequence[str], # words or phrases
@@ -130,7 +131,10 @@ def means_people(
 
 # %% ../../nbs/features/12_words.ipynb #c3c66c3e
 class LabelTopics:
-    "Scores of frames for topics in any words, by the labels of a `PictureEncoder`, untrained; `ValueError` for another method."
+    """Scores of frames for topics in any words, by the labels of a `PictureEncoder`, without training.
+
+    `ValueError` for another method.
+    """
     def __init__(self,
         space:SentenceSpace|None=None, # of words; the packaged one if not given
         method:str='weighted', # weighted, or conse
