@@ -271,7 +271,7 @@ def check_weights(
     "Passes where names, shapes and types are those of the model; else a `ValueError` says all differences."
     expected = model.state_dict()
     both = [(name, weights[name], tensor) for name, tensor in expected.items() if name in weights]
-    said = {
+    differences = {
         'missing': [name for name in expected if name not in weights],
         'unexpected': [name for name in weights if name not in expected],
         'of another shape': [
@@ -287,7 +287,7 @@ def check_weights(
     }
     problems = [
         f'{len(names)} {kind}: {", ".join(names[:6])}{", ..." if len(names) > 6 else ""}'
-        for kind, names in said.items()
+        for kind, names in differences.items()
         if names
     ]
     if problems:

@@ -26,7 +26,7 @@ from ..training import fit
 
 # %% ../../nbs/features/02_acoustic.ipynb #0caf8daa
 RATE, WINDOW, HOP = 22050, 1024, 512 # Hz, samples of a frame, samples from frame to frame
-MEL_BANDS, CEPSTRUM, DIFFERENCE_WIDTH = 128, 13, 9 # bands, coefficients kept, frames that a difference looks at
+MEL_BANDS, CEPSTRUM, DIFFERENCE_WIDTH = 128, 13, 9 # bands, coefficients kept, frames that a difference uses
 # least power of a band; decibels below the loudest band of a clip where a band counts as silent
 FLOOR, RANGE = 1e-10, 80.
 
@@ -54,7 +54,7 @@ def check_samples(
     return samples
 
 # %% ../../nbs/features/02_acoustic.ipynb #d3c81c85
-def at_descriptor_rate(
+def resample_to_rate(
     samples:Tensor, # float32 [N]
     sr:float, # its sampling rate in Hz
 ) -> Tensor: # float32 [N * RATE / sr]
@@ -171,10 +171,10 @@ def pool_cepstrum(
 BATCH = 2**22 # samples of a batch, padding included: 190 s
 
 # %% ../../nbs/features/02_acoustic.ipynb #6bdf5260
-def alike(
+def similar_batches(
     lengths:Sequence[int], # samples of each clip
 ) -> Iterator[list[int]]: # numbers of the clips of a batch
-    "Batches of clips of similar length."
+    "Batches of clips with similar lengths."
     batch = []
     for clip in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and (len(batch) + 1)*lengths[clip] > BATCH:
@@ -192,9 +192,9 @@ def acoustic_descriptors(
 
     `ValueError` names the clip that is missing, empty or not finite.
     """
-    clips = [at_descriptor_rate(check_samples(samples, clip), sr) for clip, samples in enumerate(clips)]
+    clips = [resample_to_rate(check_samples(samples, clip), sr) for clip, samples in enumerate(clips)]
     result = torch.empty(len(clips), 1104)
-    for batch in alike([len(samples) for samples in clips]):
+    for batch in similar_batches([len(samples) for samples in clips]):
         samples = [clips[clip] for clip in batch]
         samples = samples[0][None] if len(batch) == 1 else nn.utils.rnn.pad_sequence(samples, batch_first=True)
         frames = torch.tensor([frame_count(len(clips[clip])) for clip in batch], device=samples.device)
@@ -312,7 +312,7 @@ def decode(self:StackedDenoisingAutoencoder,
 def forward(self:StackedDenoisingAutoencoder,
     x:Tensor, # descriptors, float [n, D]
 ) -> Tensor: # float32 [n, D], scaled
-    "The scaled inputs as the code remembers them."
+    "The scaled inputs, reconstructed from their codes."
     return self.decode(self.encode(x))
 
 # %% ../../nbs/features/02_acoustic.ipynb #9671d3aa
@@ -329,7 +329,7 @@ def layer_loss(
     k:int, # number of the layer, from 0
     h:Tensor, # its clean inputs, float32 [n, sizes[k]]
 ) -> Tensor: # scalar
-    "How far one layer is from finding its clean inputs."
+    "The mean squared error of one layer against its clean inputs."
     code = F.elu(model.encoders[k](masked(h, model.settings.corruption)))
     return F.mse_loss(model.decoders[k](code), h)
 
@@ -338,7 +338,7 @@ def reconstruction_loss(
     model:StackedDenoisingAutoencoder, # in training
     x:Tensor, # clean scaled inputs, float32 [n, D]
 ) -> Tensor: # scalar
-    "How far the whole is from finding its clean inputs."
+    "The mean squared error of the whole autoencoder against its clean inputs."
     return F.mse_loss(model.decode(model.encode_scaled(masked(x, model.settings.corruption))), x)
 
 # %% ../../nbs/features/02_acoustic.ipynb #b8bc90e8

@@ -74,7 +74,7 @@ class Stacked:
     def spread(self,
         known:np.ndarray, # [n, groups]
     ) -> np.ndarray: # [n, D]
-        "What is said of groups, said of columns."
+        "Values of the groups, repeated for the columns of each group."
         return np.repeat(known, [group.stop - group.start for group in self.groups], 1)
 
 # %% ../../nbs/features/04_completion.ipynb #0e6bbe45
@@ -97,7 +97,7 @@ def chunks(
         yield rows, np.concatenate(values, 1), np.concatenate(known, 1)
 
 # %% ../../nbs/features/04_completion.ipynb #eec04a08
-def standard(
+def means_and_scales(
     data:Stacked, # the blocks
 ) -> tuple[np.ndarray, np.ndarray, float]: # means [D]; scales [D], the same all over a block; the |Z|^2 that they leave
     """Means of the columns and sizes of the blocks, from the known entries.
@@ -240,7 +240,7 @@ def factorize(
         raise ValueError(
             f'expected a rank from 1 to {most} for blocks of {data.rows} x {data.groups[-1].stop}, found {rank}'
         )
-    means, scales, size = standard(data)
+    means, scales, size = means_and_scales(data)
     columns = leading_columns(data, means, scales, rank, settings.seed)
     fit = Factorization(
         columns, means, scales, {name: block.shape[1] for name, block in blocks.items()}, settings.ridge, size
@@ -271,10 +271,11 @@ def complete(self:Factorization,
         values = np.where(known, (values - self.means)/self.scales, 0)
         rows = solve_rows(values, known_groups, self.columns, data.groups, self.ridge)
         for name, columns in data.columns.items():
-            lacks = np.flatnonzero(~known[:, columns].all(1))
+            incomplete = np.flatnonzero(~known[:, columns].all(1))
             out[name][place] = blocks[name][place]
-            guess = self.means[columns] + self.scales[columns]*(rows[lacks] @ self.columns[columns].T)
-            out[name][place.start + lacks] = np.where(known[lacks, columns], blocks[name][place][lacks], guess)
+            guess = self.means[columns] + self.scales[columns]*(rows[incomplete] @ self.columns[columns].T)
+            out[name][place.start + incomplete] = np.where(
+                known[incomplete, columns], blocks[name][place][incomplete], guess)
     return dict(out)
 
 # %% ../../nbs/features/04_completion.ipynb #25ac3f5b

@@ -138,8 +138,8 @@ def visual_input(
     import torch
     volume = settings.network.startswith('resnet3d')
     frames, rate = CLIP_FRAMES if volume else 1, CLIP_FRAMES if volume else 1.
-    looks = itertools.islice((image for _, image in iter_frames(path, rate, settings.side)), settings.longest*frames)
-    while images := list(itertools.islice(looks, frames)):
+    pictures = itertools.islice((image for _, image in iter_frames(path, rate, settings.side)), settings.longest*frames)
+    while images := list(itertools.islice(pictures, frames)):
         images += images[-1:]*(frames - len(images))
         clip = torch.from_numpy(np.stack(images)).permute(3, 0, 1, 2)
         yield clip if volume else clip[:, 0]

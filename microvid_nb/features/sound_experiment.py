@@ -62,13 +62,13 @@ def fold_accuracy(
 # %% ../../nbs/features/06_sound_experiment.ipynb #84dcfd5e
 def other_sounds(
     folder:str|Path, # of sound files, with those below it
-    apart:Sequence[Path], # files to leave out
+    excluded:Sequence[Path], # files to leave out
     seconds:float=5., # length of a piece; a shorter recording is one piece
 ) -> list[np.ndarray]: # float32 [N] at 22,050 Hz
     "Pieces of all recordings in a folder except some; files without sound are passed over."
-    apart, pieces = {Path(path).resolve() for path in apart}, []
+    excluded, pieces = {Path(path).resolve() for path in excluded}, []
     for path in sorted(Path(folder).rglob('*')):
-        if path.suffix.lower() not in ('.wav', '.ogg', '.mp3', '.flac', '.m4a') or path.resolve() in apart: continue
+        if path.suffix.lower() not in ('.wav', '.ogg', '.mp3', '.flac', '.m4a') or path.resolve() in excluded: continue
         samples, length = read_audio(path, RATE), round(seconds*RATE)
         if samples is not None and len(samples):
             pieces += [samples[i*length:(i + 1)*length] for i in range(max(1, len(samples)//length))]
@@ -89,11 +89,11 @@ def read_esc10(
     if not clips.present.all():
         absent = clips.index[~clips.present]
         raise ValueError(f'{folder}: {len(absent)} clips of the table are missing, the first is {absent[0]}')
-    own, others = (
+    descriptors, others = (
         acoustic_descriptors([read_audio(path, RATE) for path in clips.path]),
         other_sounds(folder, list(clips.path)),
     )
-    return clips, own, acoustic_descriptors(others)
+    return clips, descriptors, acoustic_descriptors(others)
 
 # %% ../../nbs/features/06_sound_experiment.ipynb #d2952108
 def esc10_table(
@@ -107,15 +107,15 @@ def esc10_table(
 
     The autoencoder learns from all sounds but those of the fold.
     """
-    clips, own, others = read_esc10(folder)
+    clips, descriptors, others = read_esc10(folder)
     folds, labels, scores = clips.fold.to_numpy(), clips.label.to_numpy(), {}
     for fold in tqdm(sorted(set(folds)), unit='fold', delay=2, leave=False, disable=not progress):
         inside = folds == fold
         with separate_randomness():
             torch.manual_seed(seed)
             sda = StackedDenoisingAutoencoder(settings)
-        sda.pretrain(torch.cat([own[~inside], others]), progress=False)
-        train, test = feature_sets(own[~inside], sda), feature_sets(own[inside], sda)
+        sda.pretrain(torch.cat([descriptors[~inside], others]), progress=False)
+        train, test = feature_sets(descriptors[~inside], sda), feature_sets(descriptors[inside], sda)
         scores[fold] = fold_accuracy(train, labels[~inside], test, labels[inside], trees, seed)
         scores[fold]['none', 'most frequent class'] = float(
             np.mean(labels[inside] == pd.Series(labels[~inside]).mode()[0])

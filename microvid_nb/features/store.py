@@ -118,8 +118,8 @@ def extract_one(
     if not before.fits(take_fingerprint(source)):
         feature, note = None, 'changed while it was read' + (f' ({note})' if note else '')
     if feature is not None:
-        said = [str(warning.message) for warning in caught if issubclass(warning.category, MediaWarning)]
-        note = '; '.join(line.removeprefix(f'{path}: ') for line in said)
+        messages = [str(warning.message) for warning in caught if issubclass(warning.category, MediaWarning)]
+        note = '; '.join(line.removeprefix(f'{path}: ') for line in messages)
     return Row(path_key(path), before, feature, note)
 
 # %% ../../nbs/features/08_store.ipynb #8d9ffeda
@@ -219,8 +219,8 @@ def check_schema(
     expected:pa.Schema, # of this run
 ):
     "Passes where a part holds what this run makes; else a `ValueError` says what is different."
-    there, wanted = part_identity(file, read_schema(file)), part_identity(file, expected)
-    other = [f'{name} {there.get(name)!r}, now {value!r}' for name, value in wanted.items() if there.get(name) != value]
+    found, wanted = part_identity(file, read_schema(file)), part_identity(file, expected)
+    other = [f'{name} {found.get(name)!r}, now {value!r}' for name, value in wanted.items() if found.get(name) != value]
     if other:
         raise ValueError(
             f'{file.parent.parent}: holds features of another kind ({"; ".join(other)}): name another folder'
@@ -243,9 +243,9 @@ def write(self:Parts,
             os.fsync(sink.fileno())
         os.replace(scratch, file)
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        said = f'{why}; {len(table)} rows could not be written, all rows before them are kept'
-        raise OSError(error.errno, said, str(file)) from None
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        message = f'{reason}; {len(table)} rows could not be written, all rows before them are kept'
+        raise OSError(error.errno, message, str(file)) from None
     finally: scratch.unlink(missing_ok=True)
 
 # %% ../../nbs/features/08_store.ipynb #ca912201
@@ -367,9 +367,10 @@ def extract_batch(
     by_hash:bool, # note checksums?
 ) -> list[Row]: # a row a path
     "One task; raises where the extractor itself can't work here."
-    own = identity(extractor)
-    if own != about:
-        raise ValueError(f'a worker has another {extractor.name} extractor ({own}) than this run ({about}): update it')
+    present = identity(extractor)
+    if present != about:
+        raise ValueError(
+            f'a worker has another {extractor.name} extractor ({present}) than this run ({about}): update it')
     extractor.prepare()
     return [extract_one(extractor, path, by_hash) for path in paths]
 
@@ -406,7 +407,7 @@ def finished_tasks(
         raise ConnectionError(f'the Dask scheduler was lost ({type(error).__name__})') from None
 
 # %% ../../nbs/features/08_store.ipynb #e2054810
-KILLER = 'ends the process that reads it (a crash of a decoder, or too little memory)'
+CRASH_REASON = 'ends the process that reads it (a crash of a decoder, or too little memory)'
 
 def on_cluster(
     client, # distributed.Client
@@ -418,9 +419,9 @@ def on_cluster(
     lost = []
     yield from finished_tasks(client, extractor, in_batches(left, sum(client.nthreads().values()) or 1), by_hash, lost)
     for path in sum(lost, []):
-        killers = []
-        yield from finished_tasks(client, extractor, [[path]], by_hash, killers)
-        if killers: yield [Row(path_key(path), take_fingerprint(extractor.source(path), by_hash), None, KILLER)]
+        crashed = []
+        yield from finished_tasks(client, extractor, [[path]], by_hash, crashed)
+        if crashed: yield [Row(path_key(path), take_fingerprint(extractor.source(path), by_hash), None, CRASH_REASON)]
 
 # %% ../../nbs/features/08_store.ipynb #e2054801
 def in_process(
@@ -481,7 +482,7 @@ def read_features(
     about = json.loads(read_schema(files[0]).metadata[b'microvid_nb'])
     for file in files[1:]: check_schema(file, store_schema(about))
     rows = sum(pq.read_metadata(file).num_rows for file in files)
-    try: keys, matrix, at = [], np.empty((rows, about['feature_dim']), np.float32), 0
+    try: keys, matrix, start = [], np.empty((rows, about['feature_dim']), np.float32), 0
     except MemoryError:
         raise ValueError(
             f'{out}: {rows} rows are more than memory holds; pyarrow.dataset reads them part by part'
@@ -489,8 +490,8 @@ def read_features(
     for file in files:
         table = read_part(file, ['path', 'feature'])
         numbers = np.concatenate([chunk.flatten().to_numpy() for chunk in table['feature'].chunks])
-        matrix[at:at + len(table)] = numbers.reshape(-1, about['feature_dim'])
-        keys, at = keys + table['path'].to_pylist(), at + len(table)
+        matrix[start:start + len(table)] = numbers.reshape(-1, about['feature_dim'])
+        keys, start = keys + table['path'].to_pylist(), start + len(table)
     found = pd.DataFrame(matrix, pd.Index(keys, name='path'), about.get('columns'))
     found.attrs = about
     return found.sort_index() if paths is None else in_order(found, [path_key(path) for path in paths], out)

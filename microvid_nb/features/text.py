@@ -89,9 +89,9 @@ def find(self:SemanticSpace,
     found = [self.index.get(word, self.index.get(word.lower())) for word in words]
     missing = [word for word, row in zip(words, found) if row is None]
     if words and not missing: return found
-    said = '; '.join(f'no vector for {word!r}' + (f' of the topic {topic!r}' if word != topic else '')
+    message = '; '.join(f'no vector for {word!r}' + (f' of the topic {topic!r}' if word != topic else '')
                      + f', similar spellings: {", ".join(self.similar_spellings(word)) or "none"}' for word in missing)
-    raise ValueError(said or f'expected a topic, found {topic!r}')
+    raise ValueError(message or f'expected a topic, found {topic!r}')
 
 # %% ../../nbs/features/03_text.ipynb #bf28e595
 @patch
@@ -119,11 +119,11 @@ def nearest(self:SemanticSpace,
     n:int=5, # how many
 ) -> pd.Series: # word -> cosine, the nearest first; the topic's own words are left out
     "The words nearest to a topic or to any point."
-    own = self.find(topic) if isinstance(topic, str) else []
+    topic_rows = self.find(topic) if isinstance(topic, str) else []
     point = self.prototype(topic)[0] if isinstance(topic, str) else F.normalize(topic.float(), dim=0)
     cosine = F.normalize(self.vectors, dim=1) @ point
-    cosine[own] = -torch.inf
-    best = cosine.topk(min(n, len(self) - len(own)))
+    cosine[topic_rows] = -torch.inf
+    best = cosine.topk(min(n, len(self) - len(topic_rows)))
     return pd.Series(best.values.tolist(), [self.words[i] for i in best.indices.tolist()], name='cosine')
 
 # %% ../../nbs/features/03_text.ipynb #94424e83

@@ -63,7 +63,7 @@ class Backbone(nn.Module):
         x:Tensor, # pictures [B, C, H, W] or clips [B, C, T, H, W], uint8 or float in [0, 1]
         names:Sequence[str], # stages
     ) -> dict[str, Tensor]: # output of each, in the order of the network
-        "What comes out of the named stages; `ValueError` where there is none of that name."
+        "The outputs of the named stages; `ValueError` where there is no stage of that name."
         self.check_names(names)
         x, found, wanted = self.enlarge(normalise(x, self.mean, self.std)), {}, set(names)
         for name, modules in self.stages():
@@ -94,7 +94,7 @@ def check_names(self:Backbone,
 def enlarge(self:Backbone,
     x:Tensor, # pictures [B, C, H, W] or clips [B, C, T, H, W]
 ) -> Tensor: # pictures with at least `smallest` pixels on the short side; clips as they are
-    "Small pictures enlarged, so that pooling leaves something of them."
+    "The pictures; small ones are enlarged, so that the pooling layers can be applied."
     side = min(x.shape[-2:])
     if x.ndim == 5 or side >= self.smallest: return x
     return F.interpolate(x, [math.ceil(length*self.smallest/side) for length in x.shape[-2:]], mode='bilinear')
@@ -155,7 +155,7 @@ def narrowed(
     classes:int|None=None, # outputs of the last layer, which is not scaled; scaled like the others if not given
 ) -> tuple[nn.Sequential, int]: # the layers anew, and what comes out of them
     "The same layers with other numbers of channels."
-    made = []
+    narrow = []
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             layer = nn.Conv2d(inputs, scaled(layer.out_channels, width), layer.kernel_size, layer.stride, layer.padding)
@@ -163,8 +163,8 @@ def narrowed(
         elif isinstance(layer, nn.Linear):
             layer = nn.Linear(inputs, classes if classes and layer is layers[-1] else scaled(layer.out_features, width))
             inputs = layer.out_features
-        made.append(layer)
-    return nn.Sequential(*made), inputs
+        narrow.append(layer)
+    return nn.Sequential(*narrow), inputs
 
 # %% ../../nbs/features/01_visual.ipynb #df69acb1
 def he(
@@ -226,12 +226,12 @@ def vgg_names(
     full:nn.Module, # torchvision's VGG
 ) -> tuple[str, ...]: # conv1_1, conv1_2, conv2_1, ..., fc8
     "The names of a VGG's layers: a new number after each pooling."
-    names, block, place = [], 1, 0
+    names, block, number = [], 1, 0
     for layer in full.features:
-        if isinstance(layer, nn.MaxPool2d): block, place = block + 1, 0
+        if isinstance(layer, nn.MaxPool2d): block, number = block + 1, 0
         if isinstance(layer, nn.Conv2d):
-            place += 1
-            names.append(f'conv{block}_{place}')
+            number += 1
+            names.append(f'conv{block}_{number}')
     return (*names, 'fc6', 'fc7', 'fc8')
 
 # %% ../../nbs/features/01_visual.ipynb #544009ee
@@ -430,11 +430,11 @@ def load_published(
     new_head:bool, # does the last layer stay as it is?
 ):
     "Puts published weights into a network."
-    own = network.state_dict()
-    first, *_, weight, bias = own
-    if own[first].shape != weights[first].shape:
-        weights = weights | {first: weights[first].mean(1, keepdim=True).expand_as(own[first])}
-    if new_head: weights = weights | {weight: own[weight], bias: own[bias]}
+    current = network.state_dict()
+    first, *_, weight, bias = current
+    if current[first].shape != weights[first].shape:
+        weights = weights | {first: weights[first].mean(1, keepdim=True).expand_as(current[first])}
+    if new_head: weights = weights | {weight: current[weight], bias: current[bias]}
     network.load_state_dict(weights)
 
 # %% ../../nbs/features/01_visual.ipynb #01f38b14

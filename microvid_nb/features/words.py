@@ -100,7 +100,7 @@ def label_weights(
     labels:Tensor, # float32 [1000, 384], unit length
     temperature:float=.08, # tau
 ) -> Tensor: # float32 [n, 1000], rows sum to 1
-    "How much each label speaks for each topic."
+    "The weight of each label for each topic."
     return torch.softmax(topics @ labels.T/temperature, 1)
 
 # %% ../../nbs/features/12_words.ipynb #0b5656b5
@@ -124,7 +124,7 @@ def means_people(
     space:SentenceSpace, # of words
     least:float=.5, # cosine to one of the words for people from which a topic may mean people
 ) -> Tensor: # bool [n]
-    "Which topics ask for people."
+    "Whether each topic means people."
     if not len(topics): return torch.zeros(0, dtype=torch.bool)
     people, others = ((space.prototype(topics) @ space.prototype(words).T).amax(1) for words in (_PEOPLE, _OTHERS))
     return (people >= least) & (people > others)
@@ -159,12 +159,12 @@ class LabelTopics:
             raise ValueError(f'expected a face score for each of {len(scores)} frames, found {list(faces.shape)}')
         return torch.where(means_people(topics, self.space), faces.float()[:, None], scores)
 
-    def speakers(self,
+    def label_shares(self,
         probabilities:Tensor, # float32 [1000] of one frame
         topic:str, # a word or phrase
         n:int=3, # labels
     ) -> list[tuple[int, float]]: # (class, share of the score), the largest first
-        "Which labels spoke for a topic in a frame."
+        "The labels that contribute most to the score of a topic in a frame."
         parts = probabilities.float()*label_weights(self.space.prototype(topic), self.labels, self.temperature)[0]
         best = (parts/parts.sum()).topk(n)
         return list(zip(best.indices.tolist(), best.values.tolist()))
