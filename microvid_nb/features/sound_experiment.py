@@ -54,8 +54,8 @@ def fold_accuracy(
     test_labels:Sequence, # [m]
     trees:int=200, # of the forest
     seed:int=0, # of the forest
-) -> dict[tuple[str, str], float]: # (feature set, classifier) -> share of right names
-    "How well each classifier names sounds by each feature set."
+) -> dict[tuple[str, str], float]: # (feature set, classifier) -> share of correct labels
+    "The accuracy of each classifier with each feature set."
     return {(name, kind): float(classifier.fit(features, train_labels).score(test[name], test_labels))
             for name, features in train.items() for kind, classifier in classifiers(trees, seed).items()}
 
