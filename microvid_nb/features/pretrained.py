@@ -18,7 +18,7 @@ from ..extras import installed_version
 class PretrainedEncoder:
     "Weights that come with a package of the registry."
     name: str # of the network
-    sense: str # eyes, words, faces or cuts
+    sense: str # kind of encoder: eyes, words, faces or cuts
     purpose: str # what it gives
     package: str # as in `pip install`
     module: str # as in `import`
