@@ -41,7 +41,7 @@ class Extractor:
         return Path(path)
 
     def prepare(self):
-        "Loads what is needed; raises where that is not there, before any clip is blamed for it."
+        "Loads what the extractor needs; raises where it is missing, before any clip is processed."
 
     def __call__(self,
         path:str, # of a clip
@@ -134,7 +134,7 @@ def visual_input(
     path, # a video file
     settings:VisualFeatures, # network, size and length
 ): # iterator of pictures uint8 [3, H, W], or of clips [3, 16, H, W]
-    "What the network shall see, one after the other; the last clip is filled up with its last frame."
+    "The inputs of the network, in order; the last clip is filled up with its last frame."
     import torch
     volume = settings.network.startswith('resnet3d')
     frames, rate = CLIP_FRAMES if volume else 1, CLIP_FRAMES if volume else 1.
@@ -160,7 +160,7 @@ class AcousticFeatures(Extractor):
         return acoustic_descriptor(samples).numpy()
 
 # %% ../../nbs/features/07_extractors.ipynb #173195fe
-SIDECARS = ('.info.json', '.json', '.txt') # what stands in place of the clip's suffix, the first that is there
+SIDECARS = ('.info.json', '.json', '.txt') # take the place of the clip's suffix; the first existing file counts
 LARGEST_SIDECAR = 2**20 # bytes
 
 def sidecar(

@@ -34,7 +34,7 @@ from ..media.video import MediaError, MediaWarning
 
 # %% ../../nbs/features/08_store.ipynb #5f739161
 class Fingerprint(NamedTuple):
-    "What a file was like when it was read"
+    "The state of a file when it was read."
     size: int # bytes; -1 where there is no file
     modified_ns: int # nanoseconds since 1970; -1 where there is no file
     sha256: str|None = None # of its content, where that was asked for
@@ -63,7 +63,7 @@ class Row(NamedTuple):
     path: str # as it is known in the store
     fingerprint: Fingerprint # of the file that was read
     feature: np.ndarray|None # float32 [D], or None if it failed
-    note: str = '' # why it failed; or what a damaged file had to say
+    note: str = '' # the reason of a failure, or the warnings about a damaged file
 
 # %% ../../nbs/features/08_store.ipynb #43777001
 def path_key(
@@ -89,7 +89,7 @@ def check_vector(
 def reason_of(
     error:Exception, # that an extractor raised
 ) -> str: # one line
-    "Why a file failed, in words."
+    "The reason for a failure, in words."
     if isinstance(error, MediaError): return error.reason
     if isinstance(error, OSError): return error.strerror or str(error) or type(error).__name__
     if isinstance(error, MemoryError): return 'needs more memory than there is'
@@ -206,7 +206,7 @@ def part_identity(
     file:Path, # a part, for the error
     schema:pa.Schema, # of it
 ) -> dict: # of the extractor
-    "What made a part, flat, so that differences can be named."
+    "The identity in a part as a flat dictionary, so that differences can be named."
     try:
         about = json.loads((schema.metadata or {})[b'microvid_nb'])
         return {key: value for key, value in about.items() if key != 'settings'} | about['settings']
@@ -380,7 +380,7 @@ def finished_tasks(
     extractor:Extractor, # what to compute
     tasks:list[list[str]], # paths of each
     by_hash:bool, # note checksums?
-    lost:list[list[str]], # gets the tasks that took their workers with them
+    lost:list[list[str]], # gets the tasks that ended their workers
 ) -> Iterator[list[Row]]: # of each task, as they finish
     "Tasks on a cluster, two at a time for each thread; `ConnectionError` where the scheduler is lost."
     from distributed import KilledWorker, as_completed
