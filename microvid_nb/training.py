@@ -580,16 +580,6 @@ def resume(self:TrainingRun,
     for generator, kept in zip(loader_generators(self.loader), chance['loader'], strict=True): generator.set_state(kept)
     self.history, self.best = state['history'], state['best'] and Best(*state['best'])
 
-# %% ../nbs/training.ipynb #214034ef
-@contextmanager
-def evaluating(
-    model:nn.Module, # in any mode
-) -> Iterator[nn.Module]: # the same, in evaluation mode
-    "A block without dropout; afterwards the model is in the mode that it was in, also after an error."
-    training = model.training
-    try: yield model.eval()
-    finally: model.train(training)
-
 # %% ../nbs/training.ipynb #23fbdb4a
 def fit(
     model:nn.Module, # trained in place; afterwards on the training device and in eval mode

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from microvid_nb.features.pretrained import pretrained_encoders
+
 
 def microvid(*arguments, cwd=None, env=None):
     command = [Path(sys.executable).with_name('microvid'), *map(str, arguments)]
@@ -82,7 +84,7 @@ def test_damaged_file_warns_once_and_succeeds(sample, tmp_path):
 
 
 def test_card_page(sample, tmp_path):
-    code, out, _ = microvid('card', sample, '--out', tmp_path)
+    code, out, _ = microvid('card', sample, '--world', '--out', tmp_path)
     page = (tmp_path / 'index.html').read_text(encoding='utf-8')
     assert code == 0 and out.splitlines()[-1] == f'page: {tmp_path}/index.html'
     assert page.count('data:image/gif;base64,') == 2 and 'http://' not in page and 'https://' not in page
@@ -90,10 +92,20 @@ def test_card_page(sample, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {'index.html', 'sample.jpg', 'sample.gif', 'sample-generated.gif'}
 
 
+def test_card_asks_models_only_about_what_they_know(sample, tmp_path):
+    code, out, _ = microvid('card', sample, '--out', tmp_path, '--json')
+    page, record = (tmp_path / 'index.html').read_text(encoding='utf-8'), json.loads(out)[0]
+    assert code == 0 and page.count("Can't tell") == 1 and 'was trained on' not in page
+    assert 'No model here knows photographs' in record['cannot_tell'] and not {'classify', 'venue'} & set(record)
+    assert {path.name for path in tmp_path.iterdir()} == {'index.html', 'sample.jpg', 'sample.gif'}
+
+
 def test_card_without_a_path_makes_its_clips(tmp_path):
     code, out, _ = microvid('card', '--out', tmp_path)
     assert code == 0 and len(list(tmp_path.glob('*.mp4'))) == 3 == len(list(tmp_path.glob('*.jpg')))
-    assert (tmp_path / 'index.html').read_text(encoding='utf-8').count('<section>') == 3
+    page = (tmp_path / 'index.html').read_text(encoding='utf-8')
+    assert page.count('<section>') == 3 and page.count("Can't tell") == 2 and page.count('was trained on') == 4
+    assert len(page) < 3e6
 
 
 @pytest.mark.parametrize('arguments', [
@@ -124,7 +136,12 @@ def test_several_workers_give_the_same(sample, tmp_path):
 def test_version_models_and_completion():
     assert microvid('--version')[1].startswith('microvid_nb ')
     code, out, _ = microvid('models', '--json')
-    assert code == 0 and {'thumbnail', 'gif', 'classify', 'venue'} <= {record['name'] for record in json.loads(out)}
+    records = {record['name']: record for record in json.loads(out)}
+    assert code == 0 and set(records) == {'thumbnail', 'gif', 'classify', 'venue', *pretrained_encoders()}
+    for name, encoder in pretrained_encoders().items():
+        assert records[name]['licence'] == encoder.licence and records[name]['installed'] == encoder.version
+    lines = microvid('models')[1]
+    assert all(encoder.trained_on in lines and encoder.source in lines for encoder in pretrained_encoders().values())
     assert '--install-completion' in microvid('--help')[1]
 
 

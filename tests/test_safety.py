@@ -216,7 +216,8 @@ def test_another_clip_of_the_same_name_is_another_source(short, tmp_path):
 
 def test_derived_names_never_meet(short, tmp_path):
     for name in ('x.mp4', 'x-generated.mp4'): shutil.copy(short, tmp_path / name)
-    code, out, _ = microvid('card', tmp_path / 'x.mp4', tmp_path / 'x-generated.mp4', '--out', tmp_path / 'out', '--json')
+    clips = [tmp_path / 'x.mp4', tmp_path / 'x-generated.mp4']
+    code, out, _ = microvid('card', *clips, '--world', '--out', tmp_path / 'out', '--json')
     files = [file for record in json.loads(out) for file in record['files'].values()]
     assert code == 0 and len(files) == len(set(files)) == 6 and all(Path(file).exists() for file in files)
 

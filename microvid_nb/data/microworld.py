@@ -167,8 +167,25 @@ def draw_file(
     story = world.story(i)
     film = Film(story, frame_size(story)[0], compress=False)
     times = np.arange(0, story.duration, 1/story.fps)
-    return write_video(path, film.frames(times), story.fps, samples=sound_track(story), sr=SOUND_RATE,
+    path = write_video(path, film.frames(times), story.fps, samples=sound_track(story), sr=SOUND_RATE,
                        crf=20 + (95 - story.look.quality)//10)
+    if path.suffix in ('.mp4', '.mov'):
+        with path.open('ab') as file: file.write(_DRAWN)
+    return path
+
+# %% ../../nbs/data/00_microworld.ipynb #5e0c77a1
+# a free box at the end of a file, which every player passes over
+_DRAWN = (32).to_bytes(4, 'big') + b'free' + b'microvid_nb drew: world.'
+
+def is_drawn(
+    path, # a file
+) -> bool: # False also where there is no file
+    "Whether `draw_file` has written a file, so that models of MicroWorld know what it shows."
+    try:
+        with open(path, 'rb') as file:
+            file.seek(-len(_DRAWN), 2)
+            return file.read() == _DRAWN
+    except OSError: return False
 
 # %% ../../nbs/data/00_microworld.ipynb #2778c784
 def describe(
