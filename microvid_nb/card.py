@@ -76,6 +76,7 @@ def picture_encoder(): # a `PictureEncoder`, or None
     try: return import_named('microvid_nb.features.eyes.PictureEncoder')()
     except ImportError: return None
 
+# %% ../nbs/card.ipynb #a6d0f5b2
 def seen_labels(
     clip:Survey, # of a clip
     encoder, # a `PictureEncoder`
