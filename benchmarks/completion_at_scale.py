@@ -1,4 +1,6 @@
-"""Time and peak memory of completing missing modalities at the size of DARE's data, with random data in memory-mapped files.
+"""Time and peak memory of completing missing modalities, with random data in memory-mapped files.
+
+The data have the size of DARE's.
 
 python benchmarks/completion_at_scale.py                  270,145 x 4,396: 4.8 GB in the folder
 python benchmarks/completion_at_scale.py --rows 20000     a smaller one"""
@@ -70,8 +72,10 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         found = complete(args.rows, Path(folder), args.rank, args.passes)
-    print(f'{args.rows:,} x {sum(WIDTHS.values()):,} ({found["data_megabytes"]:,.0f} MB), rank {args.rank}: fit {found["fit_seconds"]:.0f} s ({found["passes"]} passes and 3 before them), '
-          f'completion {found["seconds"] - found["fit_seconds"]:.0f} s, peak memory {found["own_megabytes"]:.0f} MB ({found["megabytes_before"]:.0f} MB before); '
+    print(f'{args.rows:,} x {sum(WIDTHS.values()):,} ({found["data_megabytes"]:,.0f} MB), rank {args.rank}: '
+          f'fit {found["fit_seconds"]:.0f} s ({found["passes"]} passes and 3 before them), '
+          f'completion {found["seconds"] - found["fit_seconds"]:.0f} s, '
+          f'peak memory {found["own_megabytes"]:.0f} MB ({found["megabytes_before"]:.0f} MB before); '
           f'error of the missing texts {found["error"]:.2f} of their variance (noise alone: 0.50)')
 
 

@@ -1,10 +1,11 @@
-"""Time and peak memory of the models at the sizes of their papers, on random data, as the amount of data doubles. Linux only.
+"""Time and peak memory of the models at the sizes of their papers, as the amount of random data doubles. Linux only.
 
 python benchmarks/scale.py                  everything, into scale.json
-python benchmarks/scale.py --small          the same with a 64th of the data, printed only: whether it all runs
-python benchmarks/scale.py --only dare      a part; what scale.json says of the others stays
+python benchmarks/scale.py --small          the same with a 64th of the data, printed only: a check that everything runs
+python benchmarks/scale.py --only dare      a part; the others in scale.json stay as they are
 
-Each size is measured in a process of its own. Data that the paper's sizes don't fit into memory for are in a temporary folder (TMPDIR, 5 GB)."""
+Each size is measured in a separate process. Data that do not fit into memory at the paper's sizes are in a temporary
+folder (TMPDIR, 5 GB)."""
 import argparse
 import json
 import subprocess
@@ -84,7 +85,7 @@ def gevaden(videos: int, folder: Path) -> dict:
 
 
 def amuse(pictures: int, folder: Path) -> dict:
-    """A step of AMUSE with as many pictures and as many frames: AlexNet at full width on a GPU, an eighth of it without one."""
+    """A step of AMUSE with this number of pictures and frames: AlexNet at full width on a GPU, else an eighth of it."""
     width, steps, gpu = (1., 10, True) if torch.cuda.is_available() else (1 / 8, 3, False)
     model = AMUSE(AMUSESettings(words=tuple(f'topic {i}' for i in range(50)), width=width))
     draw = torch.Generator().manual_seed(0)
@@ -135,7 +136,8 @@ def run_case(name: str, share: int) -> dict:
             )
         rows.append({'n': size, **json.loads(done.stdout.splitlines()[-1])})
         print(
-            f'{case.work}, {size:,} {case.unit}: {rows[-1]["seconds"]:.3g} s, {rows[-1]["own_megabytes"]:,.0f} MB ({rows[-1]["whole_megabytes"]:,.0f} MB with pages of mapped files)',
+            f'{case.work}, {size:,} {case.unit}: {rows[-1]["seconds"]:.3g} s, {rows[-1]["own_megabytes"]:,.0f} MB '
+            f'({rows[-1]["whole_megabytes"]:,.0f} MB with pages of mapped files)',
             flush=True,
         )
     skipped = (

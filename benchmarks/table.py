@@ -78,7 +78,8 @@ def speed_table(latest: dict) -> str:
             else (f'{sign} {number(row["aim"])}', 'yes' if met(row['ratio'][1], row['aim']) else '**no**')
         )
         lines.append(
-            f'| {row["work"]} | {row["peer"]} | {number(row["peer_ms"][1])} | {number(row["ours_ms"][1])} | {middle} ({low} to {high}) {"of its time" if sign == "≤" else "times faster"} | {aim[0]} | {aim[1]} |'
+            f'| {row["work"]} | {row["peer"]} | {number(row["peer_ms"][1])} | {number(row["ours_ms"][1])} '
+            f'| {middle} ({low} to {high}) {"of its time" if sign == "≤" else "times faster"} | {aim[0]} | {aim[1]} |'
         )
     return '\n'.join(lines)
 
@@ -103,7 +104,8 @@ def scale_table(scale: dict) -> str:
         for row in case['rows']:
             growth = '' if before is None else f'x {row["seconds"] / before:.2f}'
             lines.append(
-                f'| {case["work"]} | {row["n"]:,} {case["unit"]} | {row["seconds"]:.3g} | {growth} | {row["own_megabytes"]:,.0f} | {row["whole_megabytes"]:,.0f} |'
+                f'| {case["work"]} | {row["n"]:,} {case["unit"]} | {row["seconds"]:.3g} | {growth} '
+                f'| {row["own_megabytes"]:,.0f} | {row["whole_megabytes"]:,.0f} |'
             )
             before = row['seconds']
     return '\n'.join(lines)
@@ -116,7 +118,8 @@ def machine_line(machine: dict) -> str:
         for name in machine
         if name not in ('processor', 'cores', 'memory_gib', 'gpu', 'system', 'threads')
     )
-    return f'{machine["processor"]}, {machine["cores"]} cores, {machine["memory_gib"]} GiB, {gpu}, {machine["system"]}, {machine["threads"]} threads; {versions}.'
+    hardware = f'{machine["processor"]}, {machine["cores"]} cores, {machine["memory_gib"]} GiB, {gpu}'
+    return f'{hardware}, {machine["system"]}, {machine["threads"]} threads; {versions}.'
 
 
 def tables() -> str:

@@ -83,8 +83,10 @@ def test_memory(benchmark, points):
         ).stdout
     )
     samples, kernels = 2*points*WIDTH*4/2**20, 5*(2*points)**2*4/2**20
+    differences = (2 * points) ** 2 * WIDTH * 4 / 2**20
     benchmark.extra_info.update(
-        memory=f'MK-MMD and gradients beyond its input, {points} + {points} points of {WIDTH} (all differences: {(2 * points) ** 2 * WIDTH * 4 / 2**20:,.0f} MB)',
+        memory=f'MK-MMD and gradients beyond its input, {points} + {points} points of {WIDTH} '
+               f'(all differences: {differences:,.0f} MB)',
         megabytes=taken,
         limit=12 * (samples + kernels),
         series='MK-MMD',

@@ -227,29 +227,84 @@ def thumbnail(
     def describe(record): return f'{record["path"]}  {record["time"]:.2f} s  {record["thumbnail"]}'
     raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.jpg', '{}-why.png'], outputs).status)
 
+# %% ../nbs/cli.ipynb #97e63c85
+def one_of(
+    option:str, # as it is typed
+    value:str, # what was given
+    known:tuple # what there is
+):
+    "Passes if a word is known; else a `ValueError` names the words."
+    if value not in known: raise ValueError(f'{option} should be {", ".join(known)}, found {value!r}')
+
 # %% ../nbs/cli.ipynb #d0b76afa
 @app.command()
 def gif(
     paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
     workers:Workers=1, force:Force=False,
-    fps:Annotated[float, _number('Frames a second.', .1, 50)]=8,
-    width:Annotated[int | None, _number('Pixels; as the clip, 320 at most, if not given.', 1, 4096)]=None,
+    fps:Annotated[float, _number('Frames a second, sampled from the clip.', .1, 50)]=8,
+    width:Annotated[int, _number('Pixels, sampled from the clip; never wider than it.', 1, 4096)]=320,
+    seconds:Annotated[float | None, _number('Length of a shot; a second, less in a short clip.', .05, 600)]=None,
+    shots:Annotated[int, _number('How many shots, the best first.', 1, 3)]=3,
+    order:Annotated[str, typer.Option(help='time, or score: the order in which they are shown.')]='score',
+    format:Annotated[str, typer.Option(help='gif, webp, mp4 or apng.')]='gif',
+    max_kb:Annotated[float | None, _number('Most kilobytes: quality, colours, fps, width give way.', .05, 1e7)]=None,
+    loop:Annotated[int, _number('How often it is shown; 0 without end.', 0, 65535)]=0,
+    crossfade:Annotated[float, _number('Seconds that neighbouring shots share.', 0, 10)]=0,
+    crop:Annotated[str | None, typer.Option(help='Shape, around the subject: 1:1, 4:5, 16:9 or auto.')]=None,
+    dither:Annotated[str, typer.Option(help='none, bayer or floyd.')]='floyd',
     model:Model=None,
 ):
-    "Choose three shots of each clip and write them as an animated GIF; without --model, no trained weights are needed."
+    "Choose shots of each clip and write them as an animation; without --model, no trained weights are needed."
     from microvid_nb.answers import gif as choose
+    from microvid_nb.media.animation import write_animation
     from microvid_nb.tasks import load
-    with one_line(): outputs, part, ranking = Outputs(force), part_of(start, end, stream), model and load(model, 'gif')
+    with one_line():
+        outputs, part, ranking = Outputs(force), part_of(start, end, stream), model and load(model, 'gif')
+        one_of('--format', format, ('gif', 'webp', 'mp4', 'apng'))
+        one_of('--order', order, ('time', 'score'))
+        one_of('--dither', dither, ('none', 'bayer', 'floyd'))
+    wishes = {'fps': fps, 'width': width, 'order': order, 'max_kb': max_kb, 'loop': loop, 'crossfade': crossfade,
+              'crop': crop, 'dither': dither}
 
     def job(file, name):
-        answer, place = choose(file, ranking, **part), out / f'{name}.gif'
-        save(answer, outputs, place, file, fps=fps, **({'width': width} if width else {}))
-        return answer.to_dict() | {'gif': str(place), 'bytes': place.stat().st_size}
+        answer, place = choose(file, ranking, **part), out / f'{name}.{format}'
+        length = seconds or answer.survey.shot_length
+        with output(outputs, place, file) as temporary:
+            made = write_animation(temporary, answer.survey, answer.found.times[:shots], length, **wishes)
+        written = {'gif': str(place), 'bytes': place.stat().st_size, 'gave_way': list(made.gave_way)}
+        return answer.to_dict() | written | {'times': list(made.times)}
 
     def describe(record):
         times = ', '.join(f'{time:.1f}' for time in record['times'])
-        return f'{record["path"]}  {times} s  {record["gif"]}  {record["bytes"] / 1e3:.0f} kB'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.gif'], outputs).status)
+        size = '; '.join([f'{record["bytes"] / 1e3:.0f} kB', *record['gave_way']])
+        return f'{record["path"]}  {times} s  {record["gif"]}  {size}'
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.' + format], outputs).status)
+
+# %% ../nbs/cli.ipynb #14a523aa
+@app.command()
+def sprites(
+    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
+    workers:Workers=1, force:Force=False,
+    seconds:Annotated[float | None, _number('How long a picture stands; a hundred in a clip.', .01, 1e5)]=None,
+    width:Annotated[int, _number('Pixels of a picture.', 1, 4096)]=160,
+    columns:Annotated[int, _number('Pictures in a row.', 1, 100)]=10,
+    rows:Annotated[int, _number('Rows of a sheet; with one row it is a filmstrip.', 1, 100)]=10,
+    format:Annotated[str, typer.Option(help='jpg, png, webp or avif.')]='jpg',
+):
+    "Write sheets of small pictures and the WebVTT file by which players show them for scrubbing."
+    from microvid_nb.media.sprites import write_sprites
+    with one_line():
+        outputs, part = Outputs(force), part_of(start, end, stream)
+        one_of('--format', format, ('jpg', 'png', 'webp', 'avif'))
+
+    def job(file, name):
+        def place(path): return output(outputs, path, file)
+        vtt = out / f'{name}.vtt'
+        made = write_sprites(vtt, file, seconds, width, columns, rows, f'.{format}', place, **part)
+        return {'vtt': str(vtt), 'sheets': list(map(str, made[1:]))}
+
+    def describe(record): return f'{record["path"]}  {record["vtt"]}  {len(record["sheets"])} sheets'
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.vtt', '{}-1.' + format], outputs).status)
 
 # %% ../nbs/cli.ipynb #31752827
 @app.command()
@@ -362,8 +417,8 @@ def demo_clips(
     out:Path, # folder to write to
 ) -> list[str]: # files
     "A clip of MicroWorld, and two that pan over photographs."
-    from microvid_nb.data.microworld import SHOWN, MicroWorld, draw_file, key_of
-    clips = [draw_file(MicroWorld(), SHOWN[0], out / f'microworld-{key_of(SHOWN[0])}.mp4')]
+    from microvid_nb.data.microworld import SHOWN_VIDEOS, MicroWorld, draw_file, key_of
+    clips = [draw_file(MicroWorld(), SHOWN_VIDEOS[0], out / f'microworld-{key_of(SHOWN_VIDEOS[0])}.mp4')]
     for seed, (name, photographs) in enumerate(_DEMO_SPLICES.items()):
         clips.append(demo_splice(out / f'{name}.mp4', photographs, seed))
     return [str(clip) for clip in clips]

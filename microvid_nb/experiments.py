@@ -115,7 +115,7 @@ def run_rounds(
     "The tables of all rounds, which do not depend on the number of processes."
     import torch
 
-    from microvid_nb.data.microworld import in_parallel
+    from microvid_nb.data.files import in_parallel
     if workers is None and torch.cuda.is_available(): workers = 1
     jobs = [(one_round, arguments, seed) for seed in seeds]
     return stack_tables(list(in_parallel(single_threaded, jobs, workers, progress=progress, unit='round')))
@@ -273,7 +273,7 @@ def drawn_survey(
     from microvid_nb.data.world.views import world_frames
     from microvid_nb.media import survey
     from microvid_nb.media.candidates import find_cuts
-    story, rate = world.story(i, long=long), rate or survey.LOOKS
+    story, rate = world.story(i, long=long), rate or survey.SAMPLES_PER_SECOND
     film = Film(story, side if story.aspect >= 1 else 2*round(side/story.aspect/2))
     frames = world_frames(film, np.arange(.5/rate, story.duration, 1/rate))
     grey = frames.images.mean(-1, dtype=np.float32)/255
@@ -286,6 +286,7 @@ def visible_concepts(
     times:Iterable[float], # seconds [n]
 ) -> np.ndarray: # bool [n, concepts]
     "Which concepts can be made out at some moments."
+    from microvid_nb.data.world.pictures import is_visible
     from microvid_nb.data.world.stories import moment
     seen = [moment(story, float(time)) for time in times]
-    return np.stack([(each.visible >= .015) & (each.quality > .05) for each in seen])
+    return np.stack([is_visible(each.visible) & (each.quality > .05) for each in seen])

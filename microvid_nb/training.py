@@ -482,7 +482,7 @@ def step_scheduler(
     row:dict, # figures of the epoch
 ):
     "Moves a schedule on; one that waits for a plateau watches 'val_loss' where `validate` gives it, else 'loss'."
-    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+    if isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step(row.get('val_loss', row['loss']))
     else: scheduler.step()
 
@@ -579,16 +579,6 @@ def resume(self:TrainingRun,
     set_random_state(chance['global'])
     for generator, kept in zip(loader_generators(self.loader), chance['loader'], strict=True): generator.set_state(kept)
     self.history, self.best = state['history'], state['best'] and Best(*state['best'])
-
-# %% ../nbs/training.ipynb #214034ef
-@contextmanager
-def evaluating(
-    model:nn.Module, # in any mode
-) -> Iterator[nn.Module]: # the same, in evaluation mode
-    "A block without dropout; afterwards the model is in the mode that it was in, also after an error."
-    training = model.training
-    try: yield model.eval()
-    finally: model.train(training)
 
 # %% ../nbs/training.ipynb #23fbdb4a
 def fit(

@@ -189,3 +189,26 @@ def test_a_place_that_cannot_be_written_is_named(counted, tmp_path):
 def test_a_shot_after_the_end_is_an_error(counted):
     with pytest.raises(MediaError, match='shows no frame between 9 s and 10 s'):
         read_shots(counted, [9])
+
+
+def test_commands_write_animations_and_sprites(sample, tmp_path, capsys):
+    import json
+    import sys
+    from unittest.mock import patch
+
+    from microvid_nb.cli import app
+
+    def microvid(*arguments) -> list[dict]:
+        with patch.object(sys, 'argv', ['microvid', *map(str, arguments), '--json', '--out', str(tmp_path)]):
+            with pytest.raises(SystemExit) as end:
+                app()
+        assert end.value.code in (0, None)
+        return json.loads(capsys.readouterr().out)
+    for _ in range(2):  # a second run replaces its own outputs
+        made, = microvid('gif', sample, '--format', 'webp', '--fps', 10, '--width', 96, '--seconds', '.5', '--shots', 2,
+                         '--order', 'time', '--crop', '1:1', '--max-kb', 12)
+        assert made['bytes'] <= 12_000 and made['times'] == sorted(made['times'])
+        with Image.open(made['gif']) as picture:
+            assert picture.format == 'WEBP' and picture.size[0] == picture.size[1] <= 96
+        made, = microvid('sprites', sample, '--seconds', 2, '--width', 64, '--rows', 1, '--columns', 6)
+        assert cv2.imread(made['sheets'][0]).shape == (36, 384, 3)

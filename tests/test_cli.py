@@ -28,7 +28,7 @@ def test_thumbnail_and_gif(sample, tmp_path):
     assert (
         code == 0
         and gif.size == (200, 112)
-        and gif.n_frames == 24
+        and gif.n_frames == 15
         and record['bytes'] == (tmp_path / 'sample.gif').stat().st_size
     )
     assert len(record['times']) == 3 and record['times'] == sorted(record['times'])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from microvid_nb.data.world.concepts import CONCEPTS
 from microvid_nb.data.gif_annotation import comment_peaks, gif_proposals
 from microvid_nb.data.microworld import MicroWorld, draw_file, frame_size, long_reception, reception, write_files
-from microvid_nb.data.world.motions import ACTIONS, Start, move
+from microvid_nb.data.world.motions import ACTIONS, MotionStart, move
 from microvid_nb.data.world.pictures import Camera, camera_look, motion_blur, source_picture, target_picture
 from microvid_nb.data.world.scenes import SCENES
 from microvid_nb.data.world.stories import Film, moment, sound_track
@@ -96,7 +96,7 @@ def test_proposals_are_disjoint_seconds(counts, seed):
 
 @pytest.mark.parametrize('action', ACTIONS)
 def test_motion_is_continuous_but_for_wraps(action):
-    start, t = Start(.13, .4, .7, .2), np.arange(0, 6, 1e-3)
+    start, t = MotionStart(.13, .4, .7, .2), np.arange(0, 6, 1e-3)
     pose = move(action, start, t)
     round_x = (np.diff(pose.x) + .5) % 1 - .5
     assert (

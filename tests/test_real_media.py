@@ -75,10 +75,14 @@ def test_whatever_is_no_video_is_refused_in_one_line(media):
 def test_times_and_sizes_are_pyavs_own(media):
     for row in rows(media, 'videos/'):
         path = media / row['path']
-        with av.open(str(path)) as container:
-            expected = [frame.time for frame in container.decode(video=0)]
         frames = read_frames(path, short_side=16)
+        with av.open(str(path)) as container:
+            several = len(container.streams.video) > 1
+            expected = [frame.time for frame in container.decode(container.streams[frames.info.stream])]
+            assert frames.info.stream == container.streams.best('video').index  # FFmpeg's own choice
         np.testing.assert_array_equal(frames.times, expected, err_msg=row['path'])
+        if several:  # the manifest describes the first
+            continue
         width, height = map(int, row['resolution'].split('x'))
         turned = abs(int(row['rotation'] or 0)) == 90
         assert (frames.info.width, frames.info.height) == ((height, width) if turned else (width, height)), row['path']

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings, strategies as st
 
 from microvid_nb.data import sounds as module
 from microvid_nb.data.sounds import (
-    PAPER_FUNNEL, SYNONYMS, SoundSetSettings, beside_paper, build_sound_set, choose_concepts, concept_labels,
+    PAPER_FUNNEL, SYNONYMS, SoundSetSettings, funnel_beside_paper, build_sound_set, choose_concepts, concept_labels,
     find_wordnet, gather_clips, merge_synonyms, normal_tag, read_esc50, read_labelled_sounds, singular,
     sound_statistics, table_meanings, tag_counts, wordnet_meanings)
 from microvid_nb.media.audio import read_audio
@@ -256,7 +256,7 @@ def test_labels_like_a_double_loop():
 def test_beside_paper():
     world = [clip(str(i), ['dog']) for i in range(120)]
     result = build_sound_set(['dog'], searcher(world))
-    table = beside_paper(result.funnel, 'a world of dogs')
+    table = funnel_beside_paper(result.funnel, 'a world of dogs')
     ours, theirs = (table[table['data set'].str.contains(name)].set_index('step') for name in ('dogs', 'Freesound'))
     assert (
         ours.clips.tolist() == [120] * 6

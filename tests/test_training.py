@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
+from microvid_nb import training
 from microvid_nb.training import (
     check_weights, evaluating, fit, load_checkpoint, load_model, random_state, read_tensors, save_checkpoint,
     separate_randomness, write_tensors)
@@ -565,3 +566,26 @@ def test_mode_is_restored_after_an_error():
         assert not still.training
         1/0
     assert model.training
+
+
+def test_foreign_file_is_refused_before_its_tensors_are_read(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+    save_file({'weight': torch.ones(3)}, tmp_path/'foreign.safetensors')
+    read = []
+    real = training.safe_open
+
+    class Watched:
+        def __init__(self, *arguments, **more): self.file = real(*arguments, **more)
+        def __enter__(self): self.open = self.file.__enter__(); return self
+        def __exit__(self, *error): return self.file.__exit__(*error)
+        def metadata(self): return self.open.metadata()
+        def keys(self): return self.open.keys()
+        def get_tensor(self, name): read.append(name); return self.open.get_tensor(name)
+
+    monkeypatch.setattr(training, 'safe_open', Watched)
+    with pytest.raises(ValueError, match='no checkpoint of microvid_nb'):
+        training.read_tensors(tmp_path/'foreign.safetensors')
+    assert not read
+    training.write_tensors(tmp_path/'ours.safetensors', {'weight': torch.ones(3)}, {})
+    training.read_tensors(tmp_path/'ours.safetensors')
+    assert read == ['weight']

@@ -300,8 +300,21 @@ def test_a_file_cut_off_is_refused(tmp_path, keep):
     path, _ = write(tmp_path / 'v.h5', rows=200)
     content = path.read_bytes()
     path.write_bytes(content[:keep if keep >= 1 or keep == 0 else int(keep * len(content))])
-    with pytest.raises(ValueError, match='v.h5: expected a whole HDF5 file'):
+    with pytest.raises(ValueError, match='v.h5: (expected a whole HDF5 file|is empty)'):
         VineSplit(path, 'train')
+
+
+def test_a_file_that_is_being_written_is_named_as_locked(tmp_path):
+    path, _ = write(tmp_path / 'v.h5', rows=20)
+    code = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, '-c', code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline().strip() == b'open'
+        with pytest.raises(ValueError, match='v.h5: is locked by a program that is writing it'):
+            VineSplit(path, 'train')
+    finally:
+        process.communicate()
+    VineSplit(path, 'train').close()
 
 
 def test_a_damaged_row_is_named_and_the_others_are_read(tmp_path):

@@ -86,7 +86,7 @@ def test_as_gensim_reads_word2vec(folder, table, end):
 @given(table=tables(PIECE), share=st.floats(0, 1, exclude_max=True))
 def test_a_binary_that_is_cut_off_is_refused(folder, table, share):
     whole = word2vec_binary(table, b'')
-    with pytest.raises(ValueError, match=r'cut\.bin: (cut off at word \d+|expected a word2vec binary)'):
+    with pytest.raises(ValueError, match=r'cut\.bin: (is empty|cut off at word \d+|expected a word2vec binary)'):
         read_word_vectors(put(folder, 'cut.bin', whole[:int(share * len(whole))]))
 
 
@@ -101,7 +101,10 @@ def test_a_binary_that_is_cut_off_is_refused(folder, table, share):
     ('dog 1 2\n 3 4\n', r'line 2: expected a word and 2 numbers, found no word and 2'),
     ('dog 1 2\n\n', r'line 2: expected a word and 2 numbers, found no word and 0'),
     (b'dog 1 2\nb\xff 3 4\n', r'line 2: the word .* is not UTF-8'),
-    ('', r'found an empty file'),
+    ('', r'is empty \(0 bytes\)'),
+    ('dog\t1\t2\ncat\t3\t4\n', r'separated by tabs, expected spaces'),
+    ('version https://git-lfs.github.com/spec/v1\n', r'is a Git LFS pointer'),
+    (b'\x89HDF\r\n\x1a\n', r'is an HDF5 file, expected word vectors'),
     ('dog\ncat\n', r'found other text'),
     ('3 2\ndog 1 2\n', r'promises 3 words, found 1'),
     ('1 2\ndog 1 2\ncat 1 2\n', r'promises 1 words, found 2'),
@@ -117,7 +120,7 @@ def test_damaged_text_is_named(tmp_path, content, message):
     (word2vec_binary({'a': [1, 2], 'b': [np.nan, 1]}), r"word 2: the vector of 'b' holds NaN"),
     (b'2 1\n' + 2 * (b'a ' + b'\0\0\0\0'), r"word 2: the word 'a' was there before, at 1"),
     (b'1 1\n' + 2 * (b'a ' + b'\0\0\0\0'), r'promises 1 words, but there is more'),
-    (b'', r'expected a word2vec binary'),
+    (b'', r'is empty'),
     (b'1 0\na ', r'expected a word2vec binary'),
     (b'the 0.1 0.2\n', r'expected a word2vec binary'),
     (b'99999999999 300\nthe 0.1 0.2\n', r'cut off at word 1'),

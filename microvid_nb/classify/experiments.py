@@ -27,7 +27,7 @@ from .video import (
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.motions import ACTIONS
 from ..data.world.scenes import SCENES
-from ..data.ucf101 import PUBLISHED, missing_videos, read_class_names, read_ucf101_split
+from ..data.ucf101 import UCF101_PAGE, missing_videos, read_class_names, read_ucf101_split
 from ..data.files import require_file
 from ..data.world.views import ActionClips, draw_all
 from ..media.render import atomic_path
@@ -266,14 +266,14 @@ def prepare_ucf101(
 
     `FileNotFoundError` names videos that are missing.
     """
-    folder = require_file(folder, 'the folder of UCF101', PUBLISHED)
+    folder = require_file(folder, 'the folder of UCF101', UCF101_PAGE)
     splits = [read_ucf101_split(folder/'ucfTrainTestlist', number) for number in SPLITS]
     named = pd.concat(splits)[['path']].drop_duplicates(ignore_index=True)
     absent = missing_videos(named, folder/'UCF-101').path.tolist()
     if absent:
         raise FileNotFoundError(
             f'{folder / "UCF-101"}: {len(absent)} of {len(named)} videos are missing, such as '
-            f'{", ".join(absent[:3])}; they are published at {PUBLISHED}'
+            f'{", ".join(absent[:3])}; they are published at {UCF101_PAGE}'
         )
     kept = [folder/f'clips_{scale.frames}x{scale.side}'/f'{path}.npy' for path in named.path]
     jobs = [(folder/'UCF-101'/path, file, scale.frames, scale.side) for path, file in zip(named.path, kept)]

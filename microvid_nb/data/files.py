@@ -8,9 +8,15 @@ __all__ = ['require_file']
 # %% ../../nbs/data/01_files.ipynb #b1e34ba6
 import csv
 import io
+import json
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pandas as pd
+
+from ..media.sniff import wrong_file
 
 # %% ../../nbs/data/01_files.ipynb #fb3d4574
 def real_folder(
@@ -40,7 +46,9 @@ def require_file(
 def read_text(
     path:str|Path, # a text file, with or without a byte order mark
 ) -> str: # what it says; line ends are `\n`
-    "The text of a file; `ValueError` where it is not UTF-8."
+    "The text of a file; `ValueError` where it is not UTF-8, a web page or a pointer to the file."
+    reason = wrong_file(path) if Path(path).is_file() and os.path.getsize(path) else None
+    if reason: raise ValueError(f'{path}: {reason}')
     try: return Path(path).read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -55,3 +63,50 @@ def read_rows(
     rows = csv.reader(io.StringIO(read_text(path)))
     try: yield from ((rows.line_num, row) for row in rows)
     except csv.Error as error: raise ValueError(f'{path}, line {rows.line_num}: {error}') from None
+
+# %% ../../nbs/data/01_files.ipynb #6c8a8dd4
+def read_json(
+    path:str|Path, # a JSON file in UTF-8
+    pairs:Callable=dict, # what an object becomes, from its (key, value) pairs; `tuple` keeps repeated keys
+) -> object: # numbers, texts, lists and objects
+    "What a JSON file says; `ValueError` where it is not JSON."
+    text = read_text(path)
+    try: return json.loads(text, object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path}: expected JSON, found something else: {error}') from error
+
+# %% ../../nbs/data/01_files.ipynb #4960583d
+def read_table(
+    path:Path, # of a CSV file
+    columns:list[str], # that it must have
+) -> pd.DataFrame: # all columns as text
+    "A CSV file; `ValueError` if it is none, if columns are missing or a row has no value in them."
+    text = read_text(path)
+    try: table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    except ValueError as error:
+        raise ValueError(f'{path.name}: is no CSV table ({str(error).splitlines()[0]})') from None
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError(f'{path.name}, row 2: has more values than there are columns')
+    missing = [name for name in columns if name not in table]
+    if missing: raise ValueError(f'{path.name}: no column {", ".join(missing)}; found {", ".join(table.columns)}')
+    for name in columns:
+        empty = (table[name].str.strip() == '').to_numpy().nonzero()[0]
+        if len(empty): raise ValueError(f'{path.name}, row {empty[0] + 2}: {name} is empty')
+    return table
+
+# %% ../../nbs/data/01_files.ipynb #cc367412
+def in_parallel(
+    function, # what to do
+    jobs:list, # the arguments of each call, tuples
+    workers:int|None=None, # processes; one for each core if not given
+    progress:bool=True, # show a bar
+    unit:str='it', # what a job makes, for the bar
+) -> Iterator: # of results, in the order of the jobs
+    "The results of many independent calls, each as soon as it and those before it are done."
+    from joblib import Parallel, delayed
+    from tqdm.auto import tqdm
+    with warnings.catch_warnings():
+        # joblib says so when it replaces a worker that has imported much
+        warnings.filterwarnings('ignore', 'A worker stopped while', UserWarning)
+        pool = Parallel(min(workers or os.cpu_count(), len(jobs)) or 1, return_as='generator')
+        yield from tqdm(pool(delayed(function)(*job) for job in jobs), total=len(jobs), disable=not progress, unit=unit)

@@ -35,7 +35,8 @@ def freesound_token() -> str: # as the environment variable FREESOUND_TOKEN has 
     token = os.environ.get('FREESOUND_TOKEN', '').strip()
     if not token:
         raise ValueError(
-            'Freesound answers only with a token: get one at https://freesound.org/apiv2/apply and put it into the environment variable FREESOUND_TOKEN'
+            'Freesound answers only with a token: get one at https://freesound.org/apiv2/apply '
+            'and put it into the environment variable FREESOUND_TOKEN'
         )
     if not re.fullmatch('[!-~]+', token):
         raise ValueError('FREESOUND_TOKEN holds characters that no token has (its value is not shown here)')
@@ -169,7 +170,8 @@ def be_patient(
     if pause > patience:
         when = datetime.fromtimestamp(clock() + pause, timezone.utc)
         raise FreesoundError(
-            f'{reason}: run this again after {when:%Y-%m-%d %H:%M} UTC; what was answered is kept, only the rest will be asked for'
+            f'{reason}: run this again after {when:%Y-%m-%d %H:%M} UTC; '
+            'what was answered is kept, only the rest will be asked for'
         )
     sleep(pause)
 
@@ -197,7 +199,7 @@ def persist(
     self:Freesound,
     action:Callable # asks for something
 ) -> object: # its result
-    "Does something until it works, or fails in a way that no further try can mend; `FreesoundError` says how often it was tried"
+    "What an action returns, tried again where that can help; `FreesoundError` says how often it was tried"
     for attempt in range(TRIES):
         try: return action()
         except PassingError as error:
@@ -293,7 +295,7 @@ def search(
     concept:str, # words, all of which must occur in a clip's tags, name or description
     limit:int=500 # clips at most
 ) -> list[dict]: # records, the best match first
-    "Clips for a concept, each page of which is asked for once; `FreesoundError` where the server refuses, `ValueError` for a concept without a word"
+    "Clips for a concept; `FreesoundError` where the server refuses, `ValueError` for a concept without a word"
     words = re.sub(r'[\s_"+-]+', ' ', concept).strip()   # quotes, + and - are operators there
     if not words: raise ValueError(f'a concept to search for needs a word, found {concept!r}')
     query, done, clips = urlencode({'query': words, 'fields': FIELDS, 'page_size': PAGE_SIZE}), set(), []

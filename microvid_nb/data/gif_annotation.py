@@ -9,17 +9,17 @@ __all__ = []
 import numpy as np
 
 # %% ../../nbs/data/04_gif_annotation.ipynb #fd3ca768
-EDGE = .05 # part of the video at its start and end whose peaks don't count
+PEAK_MARGIN = .05 # part of the video at its start and end whose peaks don't count
 
 def comment_peaks(
     counts:np.ndarray, # comments per second, [n]
 ) -> np.ndarray: # int64 [peaks], seconds in order
-    "The seconds with more comments than the one before and the one after, without the start and the end of the video; `ValueError` for counts of another shape."
+    "The seconds with more comments than both neighbours, without start and end; `ValueError` for another shape."
     counts = np.asarray(counts)
     if counts.ndim != 1: raise ValueError(f'counts must be one number a second, [n], not of shape {counts.shape}')
     middle = counts[1:-1]
     peaks = 1 + np.flatnonzero((middle > counts[:-2]) & (middle > counts[2:]))
-    edge = EDGE*len(counts)
+    edge = PEAK_MARGIN*len(counts)
     return peaks[(peaks >= edge) & (peaks < len(counts) - edge)]
 
 # %% ../../nbs/data/04_gif_annotation.ipynb #8af82cb4
@@ -31,7 +31,7 @@ def gif_proposals(
     rng:np.random.Generator, # source of chance
     shots:int=3, # shots of a GIF
 ) -> np.ndarray: # int64 [n, shots], seconds at which shots start, in the order of the GIF
-    "GIF proposals: disjoint shots sampled from the peaks in proportion to their comments, rearranged; `ValueError` where there are too few seconds."
+    "GIFs of disjoint shots sampled from the peaks by their comments; `ValueError` for too few seconds."
     counts = np.asarray(counts)
     if len(counts) < shots: raise ValueError(f'{shots} disjoint shots need as many seconds, not {len(counts)}')
     places = comment_peaks(counts)

@@ -6,7 +6,6 @@
 __all__ = ['GIFThumbnails', 'load_gif_thumbnails', 'split_videos', 'load_unannotated_videos']
 
 # %% ../../nbs/data/02_gif_thumbnails.ipynb #0759ff87
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,19 +15,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .files import require_file
+from .files import read_json, require_file
 
 # %% ../../nbs/data/02_gif_thumbnails.ipynb #18c8a054
-PUBLISHED = 'https://github.com/xyiyy/GIF-Thumbnails (folder dataset)'
-SHOTS = ['shot1', 'shot2', 'shot3']
+GIF_THUMBNAILS_PAGE = 'https://github.com/xyiyy/GIF-Thumbnails (folder dataset)'
+SHOT_COLUMNS = ['shot1', 'shot2', 'shot3']
 
 # %% ../../nbs/data/02_gif_thumbnails.ipynb #4f133f1c
 def parse_json(
     path:str|Path, # a JSON file in UTF-8
 ) -> object: # numbers, texts and lists; each object is a tuple of (key, value) pairs
     "What a JSON file says, repeated keys included; `ValueError` where it is not JSON."
-    try: return json.loads(Path(path).read_text(encoding='utf-8-sig'), object_pairs_hook=tuple)
-    except (ValueError, RecursionError) as error: raise ValueError(f'{path}: expected JSON, found something else: {error}') from error
+    return read_json(path, tuple)
 
 # %% ../../nbs/data/02_gif_thumbnails.ipynb #4f133f01
 def as_dict(
@@ -36,7 +34,7 @@ def as_dict(
     where:str, # its place, for the error
     fields:Sequence[str]=(), # keys that it must have
 ) -> dict: # key -> value
-    "The pairs as a dictionary; `ValueError` for a key given twice or one that can't be printed, a field that is missing, or something else than an object."
+    "The pairs as a dictionary; `ValueError` for no object, a key given twice or unprintable, or a missing field."
     if type(pairs) is not tuple: raise ValueError(f'{where}: expected an object in braces, found {pairs!r:.80}')
     twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
     if twice: raise ValueError(f'{where}: expected each key once, found {twice[0]!r} twice')
@@ -67,7 +65,8 @@ def read_comment_counts(
     folder:str|Path, # holds annotated_dm_count.json
 ) -> dict[str, np.ndarray]: # video key -> int64 [seconds]
     "Time-sync comments in each second of each video."
-    path = require_file(Path(folder)/'annotated_dm_count.json', 'comment counts of the GIF thumbnail data', PUBLISHED)
+    path = Path(folder)/'annotated_dm_count.json'
+    require_file(path, 'comment counts of the GIF thumbnail data', GIF_THUMBNAILS_PAGE)
     return {
         key: whole_numbers(values, f'{path}, video {key}')
         for key, values in as_dict(parse_json(path), str(path)).items()
@@ -101,9 +100,10 @@ def shot_seconds(
 # %% ../../nbs/data/02_gif_thumbnails.ipynb #6fbc0c0d
 def read_annotations(
     folder:str|Path, # holds annotated_data.json
-) -> tuple[pd.DataFrame, pd.DataFrame]: # videos (index key; duration s, fps, width, height, url) and gifs (key, gif, shot1, shot2, shot3 in seconds)
-    "The annotated videos and their GIFs, in the order of the file; `ValueError` names the video and the GIF that is malformed."
-    path = require_file(Path(folder)/'annotated_data.json', 'the annotated GIFs of the GIF thumbnail data', PUBLISHED)
+) -> tuple[pd.DataFrame, pd.DataFrame]: # videos and gifs, as in `GIFThumbnails`
+    "The annotated videos and their GIFs, in the order of the file; `ValueError` names a malformed video or GIF."
+    path = Path(folder)/'annotated_data.json'
+    require_file(path, 'the annotated GIFs of the GIF thumbnail data', GIF_THUMBNAILS_PAGE)
     videos, gifs = {}, []
     for key, entry in as_dict(parse_json(path), str(path)).items():
         where = f'{path}, video {key}'
@@ -116,7 +116,7 @@ def read_annotations(
     videos = pd.DataFrame.from_dict(
         videos, orient='index', columns=['duration', 'fps', 'width', 'height', 'url']
     ).rename_axis('key')
-    return videos, pd.DataFrame(gifs, columns=['key', 'gif', *SHOTS])
+    return videos, pd.DataFrame(gifs, columns=['key', 'gif', *SHOT_COLUMNS])
 
 # %% ../../nbs/data/02_gif_thumbnails.ipynb #5d154e35
 def flag_gifs(
@@ -124,7 +124,7 @@ def flag_gifs(
     counts:dict[str, np.ndarray], # key -> comments per second
 ) -> pd.DataFrame: # the same with two more columns, repeated and out_of_range
     "The GIFs, each with whether a second comes twice and whether one has no comment count."
-    shots = np.sort(gifs[SHOTS].to_numpy(np.int64).reshape(-1, 3), axis=1)
+    shots = np.sort(gifs[SHOT_COLUMNS].to_numpy(np.int64).reshape(-1, 3), axis=1)
     seconds = np.array([len(counts[key]) for key in gifs.key], np.int64)
     return gifs.assign(repeated=(np.diff(shots, axis=1) == 0).any(1), out_of_range=shots[:, -1] >= seconds)
 
@@ -135,12 +135,12 @@ def find_problems(
     counts:dict[str, np.ndarray], # key -> comments per second
 ) -> pd.DataFrame: # key, gif ('' where it is about the video), what
     "Everything odd in well-formed annotations, one row each."
-    late = gifs[SHOTS].max(axis=1).to_numpy() >= videos.duration.reindex(gifs.key).to_numpy()
+    late = gifs[SHOT_COLUMNS].max(axis=1).to_numpy() >= videos.duration.reindex(gifs.key).to_numpy()
     of_gifs = {
         'repeated second': gifs.repeated,
         'second without a comment count': gifs.out_of_range,
         'starts after the end of the video': late,
-        'same shots as an earlier GIF': gifs.duplicated(['key', *SHOTS]),
+        'same shots as an earlier GIF': gifs.duplicated(['key', *SHOT_COLUMNS]),
     }
     seconds = np.array([len(counts[key]) for key in videos.index], np.int64)
     of_videos = {
@@ -167,7 +167,8 @@ class GIFThumbnails:
 
     def __repr__(self):
         hours = self.videos.duration.sum() / 3600
-        return f'GIFThumbnails({len(self.videos)} videos, {hours:.1f} h, {len(self.gifs)} GIFs, {len(self.problems)} problems)'
+        counts = f'{len(self.gifs)} GIFs, {len(self.problems)} problems'
+        return f'GIFThumbnails({len(self.videos)} videos, {hours:.1f} h, {counts})'
 
 # %% ../../nbs/data/02_gif_thumbnails.ipynb #6a660077
 def load_gif_thumbnails(
@@ -181,7 +182,8 @@ def load_gif_thumbnails(
         lacking = [key for key in having if key not in other]
         if lacking:
             raise ValueError(
-                f'{Path(folder) / file}: expected {wanted} for every video of {source}, found none for {lacking[0]} ({len(lacking)} such)'
+                f'{Path(folder) / file}: expected {wanted} for every video of {source}, '
+                f'found none for {lacking[0]} ({len(lacking)} such)'
             )
     gifs = flag_gifs(gifs, counts)
     return GIFThumbnails(videos, gifs, {key: counts[key] for key in videos.index}, find_problems(videos, gifs, counts))
@@ -191,7 +193,7 @@ def split_videos(
     keys:Iterable[str], # keys of videos, in any order
     seed:int=0, # another seed, another split
 ) -> tuple[list[str], list[str], list[str]]: # keys for training, validation and test
-    "All keys in three disjoint lists: 857, 106 and 107 of 1070, the same proportions of another number; `ValueError` for a key given twice, or one that is no text."
+    "All keys in three disjoint lists, 857 : 106 : 107 as of 1070; `ValueError` for a key given twice or no text."
     keys = list(keys)
     odd = [key for key, times in Counter(keys).items() if type(key) is not str or times > 1]
     if odd: raise ValueError(f'expected texts that differ as keys, found {odd[0]!r} {keys.count(odd[0])} times')
@@ -205,7 +207,9 @@ def load_unannotated_videos(
 ) -> pd.DataFrame: # index key; duration s, url
     "The videos of the pilot application, in the order of the file; `ValueError` names the one that is malformed."
     path = require_file(
-        Path(folder) / 'unannotated_data.json', 'the pilot application videos of the GIF thumbnail data', PUBLISHED
+        Path(folder) / 'unannotated_data.json',
+        'the pilot application videos of the GIF thumbnail data',
+        GIF_THUMBNAILS_PAGE
     )
     rows = {}
     for key, entry in as_dict(parse_json(path), str(path)).items():

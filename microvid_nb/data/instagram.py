@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .sounds import IRREGULAR, read_table, singular, whole_numbers
+from .files import read_table
+from .sounds import IRREGULAR, singular, whole_column
 from ..media.candidates import pyramid_histogram
 from ..media.render import atomic_path
 
@@ -71,7 +72,7 @@ def nearest_candidate(
     thumbnail:np.ndarray, # uint8 RGB [H, W, 3], as posted
     candidates:Iterable[np.ndarray] # uint8 RGB [H, W, 3] each, of any size
 ) -> tuple[int, float]: # its place among the candidates; similarity, 0 to 1
-    "The candidate frame most like a posted thumbnail (thumbnail data set paper, section 3.2); `ValueError` where there are none"
+    "The candidate most like a posted thumbnail (thumbnail data set paper, section 3.2); `ValueError` without any"
     features = [pyramid_histogram(image) for image in candidates]
     if not features: raise ValueError('there are no candidates to compare the thumbnail with')
     similarity = np.stack(features) @ pyramid_histogram(thumbnail)
@@ -109,70 +110,80 @@ def text_words(
 
 # %% ../../nbs/data/06_instagram.ipynb #1faa6b8f
 WORD_CLASSES = {
-    'determiner': '''a an the my your his her our their its this that these those some any no every each another both all which whose
-        what''',
-    'number': '''zero one two three four five six seven eight nine ten eleven twelve hundred thousand million billion first second
-        third fourth fifth once twice half many few several ii iii iv vi vii viii''',
-    'preposition': '''of in on at with without for from by about into onto under over near inside outside between among behind through
-        during against around across along toward towards upon within like than vs versus per via until till since before
-        after above below beyond despite except off''',
+    'determiner': '''a an the my your his her our their its this that these those some any no every each another
+        both all which whose what''',
+    'number': '''zero one two three four five six seven eight nine ten eleven twelve hundred thousand million
+        billion first second third fourth fifth once twice half many few several ii iii iv vi vii viii''',
+    'preposition': '''of in on at with without for from by about into onto under over near inside outside
+        between among behind through during against around across along toward towards upon within like than vs
+        versus per via until till since before after above below beyond despite except off''',
     'subject': '''i you he she we they it who''',
     'object': '''me him us them myself yourself himself herself itself ourselves themselves''',
-    'auxiliary': '''can could will would shall should may might must do does did don doesn didn not never dont doesnt didnt cant
-        couldnt wont wouldnt lets let gonna wanna gotta please always just''',
-    'being': '''am is are was were be been being isn isnt wasnt arent werent become becomes became feels seem seems im youre theyre
-        hes shes''',
+    'auxiliary': '''can could will would shall should may might must do does did don doesn didn not never dont
+        doesnt didnt cant couldnt wont wouldnt lets let gonna wanna gotta please always just''',
+    'being': '''am is are was were be been being isn isnt wasnt arent werent become becomes became feels seem
+        seems im youre theyre hes shes''',
     'degree': '''so very too really more most as how totally quite even such less least''',
-    'function': '''and or but nor yet if because cause though although while when where why whether either neither else then there
-        here now again already still also only ever maybe perhaps soon almost instead well back up down out away together
-        apart anyway actually today tonight tomorrow yesterday later mine yours hers ours theirs someone somebody something
-        anyone anybody anything everyone everybody everything nobody nothing none whatever whoever whenever much enough own
-        same other others yes yeah yep nope ok okay oh wow omg lol lmao haha hahaha hi hello hey bye ugh aww thanks thank
-        etc ft feat featuring aka ep pt vol nr btw idk tbh ive ill id theres thats whats de la el los y en que por para un
-        una le les et du des und der das het een da na get gets got to yay nah yass hmm uh um com st yt del''',
-    'adjective': '''able adorable african alive alternative amazing american angry animated australian awesome awful awkward bad basic
-        beautiful best better big bigger biggest bizarre black blind blue bored boring bright brilliant british brown busy
-        canadian cheap chinese classic clean closed cold common cool crazy creamy creepy crispy current cute daily
-        dangerous dark dead deadly deep delicious different difficult digital dirty double drunk dumb early easier easiest
-        east eastern easy empty english entire epic european excellent exciting exclusive expensive extreme fake false
-        famous fantastic far fast faster fastest fat favorite favorited favourite female fictional final flat former free
-        french fresh full funny gay general genius german giant global golden good gorgeous grand gray great greater
-        greatest green grey gross happy hard harder hardest healthy hidden high higher highest hilarious honest horrible
-        hot hotter hottest huge hungry illegal important impossible incredible indian insane interesting international
-        italian japanese jealous juicy korean large largest last late latest lazy left little live local lonely long longer
-        longest loud lovely low lower lowest lucky mad main major male martial massive medical mega mental mexican minor
-        modern naked nasty national natural new newer newest next nice normal north northern nuclear official old older
-        oldest online original past perfect personal physical pink political poor popular possible powerful pregnant pretty
-        previous private professional proud public purple quick quiet random rare raw ready real recent recurring red
-        regular related religious rich right round royal russian sad safe scared scary secret serious sexy short shy sick
-        silly similar simple single skinny slow slower small smaller smart social soft south southern spanish spicy spooky
-        straight strange strong stunning stupid super supernatural sure sweet tall tasty terrible thick thin tiny tired top
-        total tough traditional triple true ultimate ultra unique united upcoming various vegan viral weak weekly weird
-        west western white whole wide wild wonderful worse worst wrong yellow young yummy''',
-    'verb': '''add added address addresses adds admit admits allow allowed allows announce announced announces answered ask asked
-        asks ate began begin begins begun believe believed believes bought breaking bring brings broke broken brought build
-        builds built buy buying buys called came carries carry catch catches caught checked choose chooses chose chosen
-        claim claims closes come comes coming cook create created creates cried cries denies deny die died dies discuss
-        discussed discusses drank driven drove dying eat eaten eating eats ended enjoy enjoyed enjoys exist exists explain
-        explained explains fallen fell find finding finds flew flies fly followed following forget forgets forgot forgotten
-        found gave getting give given gives giving go goes going gone gotten grew grow grown grows had hadn hang happen
-        happened happens has hasn hate hated hates have haven having hear heard hears held helped helps hold holds hurts
-        imagine introduce introduces introducing join joined joins keep keeps kept kicked kicks killed knew know knowing
-        known knows laughs learn learned learns leave leaves listen listens lived lives lose loses losing lost made make
-        makes making married marries marry mean means meant meet meeting meets met moved need needed needs opened opens
-        paid pay pays perform performed performs picked picks played presents pulled pulls pushed pushes put puts quit
-        quits ran react reacted reacts reads respond responds reveal revealed reveals said sang sat save saved saves saw
-        say saying says see seeing seen sees sell sells send sends sent shared shares showed shown sing sings sit sits slam
-        slams sold solve solves speak speaks spend spends spent spoke spoken stands started starting starts stayed stays
-        stood stopped stops sung surprised surprises survive survived survives take taken takes taking talked taught teach
-        teaches tell telling tells think thinking thinks thought threw throw throws told took tried tries try trying turn
-        turned turns understand understands understood use used uses using visited visits waited waits walked want wanted
-        wants watching wear wears weigh went winning wins wishes won wore worn write writes written wrote''',
-    'either': '''answer answers break breaks call calls care cares change changes check close comment crash cry cut cuts drink
-        drinks drive drives end ends fall falls feel follow follows guess help hit hits hope hopes human hurt kick kill
-        kills laugh look looks love matter matters move moves open pick play plays pull push read run runs set sets share
-        show shows smile smiles sound sounds special stand start stay stop subscribe surprise tag talk talks visit wait
-        walk walks watch win wish work works''',
+    'function': '''and or but nor yet if because cause though although while when where why whether either
+        neither else then there here now again already still also only ever maybe perhaps soon almost instead
+        well back up down out away together apart anyway actually today tonight tomorrow yesterday later mine
+        yours hers ours theirs someone somebody something anyone anybody anything everyone everybody everything
+        nobody nothing none whatever whoever whenever much enough own same other others yes yeah yep nope ok
+        okay oh wow omg lol lmao haha hahaha hi hello hey bye ugh aww thanks thank etc ft feat featuring aka ep
+        pt vol nr btw idk tbh ive ill id theres thats whats de la el los y en que por para un una le les et du
+        des und der das het een da na get gets got to yay nah yass hmm uh um com st yt del''',
+}
+
+# %% ../../nbs/data/06_instagram.ipynb #d283a3fa
+WORD_CLASSES |= {
+    'adjective': '''able adorable african alive alternative amazing american angry animated australian awesome
+        awful awkward bad basic beautiful best better big bigger biggest bizarre black blind blue bored boring
+        bright brilliant british brown busy canadian cheap chinese classic clean closed cold common cool crazy
+        creamy creepy crispy current cute daily dangerous dark dead deadly deep delicious different difficult
+        digital dirty double drunk dumb early easier easiest east eastern easy empty english entire epic
+        european excellent exciting exclusive expensive extreme fake false famous fantastic far fast faster
+        fastest fat favorite favorited favourite female fictional final flat former free french fresh full funny
+        gay general genius german giant global golden good gorgeous grand gray great greater greatest green grey
+        gross happy hard harder hardest healthy hidden high higher highest hilarious honest horrible hot hotter
+        hottest huge hungry illegal important impossible incredible indian insane interesting international
+        italian japanese jealous juicy korean large largest last late latest lazy left little live local lonely
+        long longer longest loud lovely low lower lowest lucky mad main major male martial massive medical mega
+        mental mexican minor modern naked nasty national natural new newer newest next nice normal north
+        northern nuclear official old older oldest online original past perfect personal physical pink political
+        poor popular possible powerful pregnant pretty previous private professional proud public purple quick
+        quiet random rare raw ready real recent recurring red regular related religious rich right round royal
+        russian sad safe scared scary secret serious sexy short shy sick silly similar simple single skinny slow
+        slower small smaller smart social soft south southern spanish spicy spooky straight strange strong
+        stunning stupid super supernatural sure sweet tall tasty terrible thick thin tiny tired top total tough
+        traditional triple true ultimate ultra unique united upcoming various vegan viral weak weekly weird west
+        western white whole wide wild wonderful worse worst wrong yellow young yummy''',
+    'verb': '''add added address addresses adds admit admits allow allowed allows announce announced announces
+        answered ask asked asks ate began begin begins begun believe believed believes bought breaking bring
+        brings broke broken brought build builds built buy buying buys called came carries carry catch catches
+        caught checked choose chooses chose chosen claim claims closes come comes coming cook create created
+        creates cried cries denies deny die died dies discuss discussed discusses drank driven drove dying eat
+        eaten eating eats ended enjoy enjoyed enjoys exist exists explain explained explains fallen fell find
+        finding finds flew flies fly followed following forget forgets forgot forgotten found gave getting give
+        given gives giving go goes going gone gotten grew grow grown grows had hadn hang happen happened happens
+        has hasn hate hated hates have haven having hear heard hears held helped helps hold holds hurts imagine
+        introduce introduces introducing join joined joins keep keeps kept kicked kicks killed knew know knowing
+        known knows laughs learn learned learns leave leaves listen listens lived lives lose loses losing lost
+        made make makes making married marries marry mean means meant meet meeting meets met moved need needed
+        needs opened opens paid pay pays perform performed performs picked picks played presents pulled pulls
+        pushed pushes put puts quit quits ran react reacted reacts reads respond responds reveal revealed
+        reveals said sang sat save saved saves saw say saying says see seeing seen sees sell sells send sends
+        sent shared shares showed shown sing sings sit sits slam slams sold solve solves speak speaks spend
+        spends spent spoke spoken stands started starting starts stayed stays stood stopped stops sung surprised
+        surprises survive survived survives take taken takes taking talked taught teach teaches tell telling
+        tells think thinking thinks thought threw throw throws told took tried tries try trying turn turned
+        turns understand understands understood use used uses using visited visits waited waits walked want
+        wanted wants watching wear wears weigh went winning wins wishes won wore worn write writes written
+        wrote''',
+    'either': '''answer answers break breaks call calls care cares change changes check close comment crash cry
+        cut cuts drink drinks drive drives end ends fall falls feel follow follows guess help hit hits hope
+        hopes human hurt kick kill kills laugh look looks love matter matters move moves open pick play plays
+        pull push read run runs set sets share show shows smile smiles sound sounds special stand start stay
+        stop subscribe surprise tag talk talks visit wait walk walks watch win wish work works''',
 }
 CLASS_OF = {word: name for name, words in WORD_CLASSES.items() for word in words.split()}
 NEVER_NOUNS = set(WORD_CLASSES) - {'either'}
@@ -232,7 +243,7 @@ def count_words(
     texts:Iterable[str], # may be an iterator
     most:int=MOST_WORDS # different words kept
 ) -> WordCounts: # of all texts
-    "Counts the words of many texts in memory that does not grow with their number; `ValueError` names a text that is none"
+    "Counts the words of many texts, in memory of a fixed size; `ValueError` names a text that is none"
     if isinstance(texts, str): raise ValueError('expected many texts, found one: put it into a list')
     counts = WordCounts()
     for i, text in enumerate(tqdm(texts, unit='text', disable=None)):
@@ -315,7 +326,7 @@ def checked_topics(
             raise ValueError(
                 f'{path.name}, row {wrong.to_numpy().argmax() + 2}: word {text.word[wrong].iloc[0]!r} {problem}'
             )
-    return text.assign(count=whole_numbers(text, 'count', path, 0, 999_999_999))
+    return text.assign(count=whole_column(text, 'count', path, 0, 999_999_999))
 
 # %% ../../nbs/data/06_instagram.ipynb #4174d989
 def write_topics(
@@ -332,5 +343,10 @@ def write_topics(
 def read_topics(
     path # CSV file with columns word, count
 ) -> pd.DataFrame: # word (text), count (int64)
-    "Topics from a file; `ValueError` names the row that is wrong"
-    return checked_topics(read_table(Path(path), ['word', 'count']), Path(path))
+    "Topics from a file; `ValueError` names the row that is wrong, or says what a list of topics looks like"
+    try: table = read_table(Path(path), ['word', 'count'])
+    except ValueError as error:
+        raise ValueError(
+            f'{error}; a list of topics has the first line "word,count", then lines as "beach,120"'
+        ) from None
+    return checked_topics(table, Path(path))

@@ -35,7 +35,7 @@ def resnet3d50_shapes(
 def refuse_uncovered_kinds(
     path:str|Path, # a downloaded file
 ):
-    "Passes for the zip and pickle files of `torch.save`; `ValueError` for the kinds that `weights_only` was not made for."
+    "Passes for the zip and pickle files of `torch.save`; `ValueError` for kinds that `weights_only` cannot guard."
     if tarfile.is_tarfile(path): raise ValueError('it is a tar archive')
     if not zipfile.is_zipfile(path): return
     with zipfile.ZipFile(path) as archive:
@@ -79,7 +79,8 @@ def unwrap_state_dict(
         if name in weights: raise ValueError(f'{path}: {name} is there twice, with and without "module."')
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or tensor.layout != torch.strided:
             raise ValueError(
-                f'{path}: {name}: expected a tensor of real numbers, found {getattr(tensor, "dtype", type(tensor).__name__)}'
+                f'{path}: {name}: expected a tensor of real numbers, '
+                f'found {getattr(tensor, "dtype", type(tensor).__name__)}'
             )
         weights[name] = tensor
     return weights
@@ -89,7 +90,7 @@ def check_resnet3d50(
     weights:dict[str, torch.Tensor], # by name
     path:str|Path, # the file, for errors
 ):
-    "Passes where these are a 3D-ResNet-50's weights; else a `ValueError` names the missing, the unexpected, those of another shape, or one that is not finite."
+    "Passes for weights of a 3D-ResNet-50; else a `ValueError` names what is missing, unexpected, or of another form."
     bias = weights.get('fc.bias', torch.zeros(400))
     expected = resnet3d50_shapes(bias.numel())
     problems = {
@@ -114,14 +115,14 @@ def check_resnet3d50(
 @dataclass(frozen=True)
 class KineticsWeights:
     "The weights of a 3D-ResNet-50, ready for `load_state_dict`"
-    backbone: dict[str, torch.Tensor]    # all but the classifier, by name: `conv1.weight` [64, 3, 7, 7, 7], `layer1.0.conv1.weight`, ...
+    backbone: dict[str, torch.Tensor]    # all but the classifier, by name, as `conv1.weight` [64, 3, 7, 7, 7]
     classifier: dict[str, torch.Tensor]  # `fc.weight` [classes, 2048] and `fc.bias` [classes]
 
 # %% ../../nbs/data/12_kinetics_weights.ipynb #10efbc01
 def read_kinetics_weights(
     path:str|Path, # such as r3d50_K_200ep.pth
 ) -> KineticsWeights: # tensors on the CPU, the classifier kept apart
-    "The weights of a downloaded 3D-ResNet-50 checkpoint; `ValueError` where the file is hostile, damaged, or another network's."
+    "The weights of a 3D-ResNet-50 checkpoint; `ValueError` where it is hostile, damaged, or another network's."
     weights = unwrap_state_dict(load_tensors_only(path), path)
     check_resnet3d50(weights, path)
     return KineticsWeights(

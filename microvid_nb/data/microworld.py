@@ -7,9 +7,6 @@ __all__ = ['MicroWorld', 'write_files']
 
 # %% ../../nbs/data/00_microworld.ipynb #b0d40a0c
 import json
-import os
-import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +14,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
-from tqdm.auto import tqdm
 
+from .files import in_parallel, read_json
 from .instagram import popular_topics, write_topics
 from .world.pictures import NAMES, Camera, Picture, camera_look, source_picture, target_picture
 from .world.stories import Film, Story, sound_track, write_story
@@ -30,7 +26,8 @@ from microvid_nb.data.world.viewers import (
 from ..media.render import atomic_path, write_jpeg, write_video
 
 # %% ../../nbs/data/00_microworld.ipynb #adafa887
-# streams of the seed: micro-videos, longer videos, source images, target frames, what people do, publishers, clips of one action
+# streams of the seed: micro-videos, longer videos, source images, target frames, what people do, publishers, and clips
+# of one action
 MICRO, LONG, SOURCE, TARGET, LIFE, PUBLISHER, ACTION = range(7)
 
 # %% ../../nbs/data/00_microworld.ipynb #2df94461
@@ -146,7 +143,7 @@ def posted_thumbnail(
 
 # %% ../../nbs/data/00_microworld.ipynb #7c6bc910
 LINES = 270 # pixels of the short side
-SHOWN = (5, 19, 22) # videos of the first world that are shown where no video is given
+SHOWN_VIDEOS = (5, 19, 22) # videos of the first world that are shown where no video is given
 
 def key_of(
     i:int, # number of the micro-video
@@ -232,26 +229,11 @@ def _make(world:MicroWorld, i:int, folder:Path) -> tuple:
     if not video.exists(): draw_file(world, i, video)
     return describe(world, i, story, received)
 
-# %% ../../nbs/data/00_microworld.ipynb #abcae565
-def in_parallel(
-    function, # what to do
-    jobs:list, # the arguments of each call, tuples
-    workers:int|None=None, # processes; one for each core if not given
-    progress:bool=True, # show a bar
-    unit:str='it', # what a job makes, for the bar
-) -> Iterator: # of results, in the order of the jobs
-    "The results of many independent calls, each as soon as it and those before it are done."
-    with warnings.catch_warnings():
-        # joblib says so when it replaces a worker that has imported much
-        warnings.filterwarnings('ignore', 'A worker stopped while', UserWarning)
-        pool = Parallel(min(workers or os.cpu_count(), len(jobs)) or 1, return_as='generator')
-        yield from tqdm(pool(delayed(function)(*job) for job in jobs), total=len(jobs), disable=not progress, unit=unit)
-
 # %% ../../nbs/data/00_microworld.ipynb #ec1b1463
 def claim_folder(world:MicroWorld, folder:Path):
-    "Notes the world in its folder; `ValueError` if the folder holds another one."
+    "Notes the world in its folder; `ValueError` if the folder holds another one, or a note that cannot be read."
     note, settings = folder/'world.json', json.loads(json.dumps(asdict(world)))
-    if note.exists() and json.loads(note.read_text()) != settings:
+    if note.exists() and read_json(note) != settings:
         raise ValueError(
             f'{folder} holds another world ({note.name} has other settings): name another folder, or empty it'
         )

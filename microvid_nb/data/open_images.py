@@ -26,7 +26,7 @@ from tqdm import tqdm
 from .files import read_rows, require_file
 
 # %% ../../nbs/data/05_open_images.ipynb #6870b8ea
-PUBLISHED = 'https://storage.googleapis.com/openimages/web/download_v7.html'
+OPEN_IMAGES_PAGE = 'https://storage.googleapis.com/openimages/web/download_v7.html'
 
 
 def read_class_descriptions(
@@ -34,7 +34,7 @@ def read_class_descriptions(
 ) -> pd.Series: # display names, by class id such as /m/0bt9lr
     "The names of the classes; `ValueError` names the line that is not an id and a name, or repeats an id."
     names = {}
-    for line, row in read_rows(require_file(path, 'the class descriptions of Open Images', PUBLISHED)):
+    for line, row in read_rows(require_file(path, 'the class descriptions of Open Images', OPEN_IMAGES_PAGE)):
         if line == 1 and row[:1] == ['LabelName'] or not row: continue
         place = f'{path}, line {line}'
         if len(row) != 2 or not row[0].startswith('/') or not row[1]:
@@ -48,7 +48,7 @@ def read_class_descriptions(
 def find_classes(
     words:Sequence[str], # such as popular topics
     classes:pd.Series, # display names by class id
-) -> tuple[pd.DataFrame, list[str]]: # word, class_id, class_name with a row for each match; words that no class is named after
+) -> tuple[pd.DataFrame, list[str]]: # word, class_id, class_name of each match; words without a class
     "The classes that words name, and the words that are unseen."
     named = {}
     for class_id, name in classes.items(): named.setdefault(name.casefold(), []).append((class_id, name))
@@ -64,8 +64,8 @@ def csv_blocks(
     what:str, # what the file holds, for the error where it is missing
     optional:Sequence[str]=(), # names of columns that some releases lack
 ) -> Iterator[tuple[int, pa.RecordBatch]]: # row of the block's first line (the header is row 1), the columns as text
-    "A CSV file in blocks of a quarter of a megabyte; `ValueError` names the file and the missing column or the malformed row."
-    path = require_file(path, what, PUBLISHED)
+    "A CSV file in blocks of a quarter of a megabyte; `ValueError` names the missing column or the malformed row."
+    path = require_file(path, what, OPEN_IMAGES_PAGE)
     options = dict(read_options=ReadOptions(use_threads=False, block_size=2**18),   # one thread knows its row
                    parse_options=ParseOptions(newlines_in_values=True))
     row = 2
@@ -115,7 +115,7 @@ def decode_labels(
     block:pa.RecordBatch, # ImageID, Source, LabelName, Confidence as text
     column_of:dict[str, int], # column of each wanted class id; -1 for a class that exists but is not wanted
     min_confidence:float, # from which a label counts as present
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # image uint64 [k], column int32 [k], present bool [k] (False: verified absent)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # image uint64 [k], column int32 [k], present bool [k] (else absent)
     ("The labels of a block that are wanted and sure; `ValueError` names the row with an unknown class, "
      "a confidence outside [0, 1] or an id that is not hexadecimal.")
     column = of_distinct(block['LabelName'], lambda name: column_of.get(name, -2))
@@ -159,7 +159,7 @@ def conflicts(
 
 # %% ../../nbs/data/05_open_images.ipynb #139aa801
 def read_open_images(
-    paths:str|Path|Sequence[str|Path], # one file of image labels or several, such as those by people and those by machines
+    paths:str|Path|Sequence[str|Path], # one file of image labels or several, as by people and by machines
     classes:pd.Series, # display names by class id, of all classes that exist
     class_ids:Sequence[str]=None, # the classes that are wanted, in the order of the columns; None for all
     min_confidence:float=1., # from which a label counts as present; 1 takes only what people verified
@@ -196,14 +196,16 @@ IMAGE_COLUMNS = {'Subset': 'subset', 'OriginalURL': 'url', 'License': 'license',
 def read_image_list(
     path:str|Path, # such as train-images-with-labels-with-rotation.csv, or a list of V3 without rotations
     image_ids:Collection[str]=None, # the images that are wanted; None for all
-) -> pd.DataFrame: # by image_id: subset, url, license, author, title, and rotation (degrees counter-clockwise, NaN where unknown)
+) -> pd.DataFrame: # by image_id: subset, url, license, author, title, rotation (degrees counter-clockwise or NaN)
     "Where images come from and how to turn them; `ValueError` names file, row and value of what is wrong."
     wanted, parts = None if image_ids is None else set(image_ids), []
-    for row, block in csv_blocks(path, ['ImageID', *IMAGE_COLUMNS], 'an image list of Open Images', optional=['Rotation']):
+    columns = ['ImageID', *IMAGE_COLUMNS]
+    for row, block in csv_blocks(path, columns, 'an image list of Open Images', optional=['Rotation']):
         texts = block['Rotation'] if 'Rotation' in block.schema.names else pa.array([''] * len(block))
         rotation = of_distinct(texts, number_of)
         unknown = of_distinct(texts, lambda text: text in ('', 'nan'))
-        try: refuse(~(np.isin(rotation, (0, 90, 180, 270)) | unknown), row, texts, 'a Rotation of 0, 90, 180, 270 or nan')
+        wrong = ~(np.isin(rotation, (0, 90, 180, 270)) | unknown)
+        try: refuse(wrong, row, texts, 'a Rotation of 0, 90, 180, 270 or nan')
         except ValueError as error: raise ValueError(f'{path}, {error}') from None
         part = block.select(['ImageID', *IMAGE_COLUMNS]).to_pandas().assign(rotation=rotation)
         parts.append(part if wanted is None else part[[name in wanted for name in part.ImageID]])
@@ -220,7 +222,7 @@ def image_paths(
     folder:str|Path, # holds {ImageID}.jpg
 ) -> pd.DataFrame: # by image_id: path, and exists, whether the file is there
     "Where the picture of each image is, and which are missing."
-    folder = require_file(folder, 'the folder of pictures', PUBLISHED)
+    folder = require_file(folder, 'the folder of pictures', OPEN_IMAGES_PAGE)
     here = {entry.name for entry in os.scandir(folder)}
     names = [f'{name}.jpg' for name in self.image_ids]
     return pd.DataFrame({'path': [str(folder/name) for name in names], 'exists': [name in here for name in names]},
@@ -252,8 +254,8 @@ class OpenImagesDataset(Dataset):
     def __init__(self,
         labels:OpenImages, # of n images and C classes
         folder:str|Path, # holds {ImageID}.jpg
-        rotation:pd.Series=None, # degrees counter-clockwise by image id, as `read_image_list` gives them; None turns nothing
-        transform:Callable=None, # from an upright RGB Pillow picture to what training needs, such as torchvision's transforms
+        rotation:pd.Series=None, # degrees counter-clockwise by image id, of `read_image_list`; or none
+        transform:Callable=None, # from an upright RGB Pillow picture to what training needs
     ):
         files = labels.image_paths(folder)
         self.missing = files.index[~files.exists].tolist()

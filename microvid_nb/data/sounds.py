@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .files import require_file
+from .files import read_table, require_file
 
 # %% ../../nbs/data/09_sounds.ipynb #99651504
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ car automobile auto|motorcycle motorbike|bicycle bike|airplane plane aeroplane a
 railway railroad|engine motor|sea ocean|rain rainfall raining|
 thunder thunderclap|storm thunderstorm|wind breeze|fire flame|forest wood woods|stream brook creek|\
 telephone phone|television tv|clock timepiece|
-shop store|drum drums drumming|explosion blast|gun firearm|gunshot gunfire|photograph photo'''.replace('\n', '').split('|')]
+shop store|drum drums drumming|explosion blast|gun firearm|gunshot gunfire
+|photograph photo'''.replace('\n', '').split('|')]
 IRREGULAR = {'children': 'child', 'men': 'man', 'women': 'woman', 'feet': 'foot', 'teeth': 'tooth', 'mice': 'mouse',
              'geese': 'goose', 'wives': 'wife', 'knives': 'knife', 'wolves': 'wolf', 'leaves': 'leaf',
              'shelves': 'shelf', 'policemen': 'policeman', 'firemen': 'fireman'}
@@ -218,7 +219,7 @@ PAPER_FUNNEL = pd.DataFrame([('seeds searched', 131, 16363), ('synonyms merged',
                              ('searched again', 465, 45948), ('frequent concepts', 313, 43868)],
                             columns=['step', 'concepts', 'clips']).set_index('step').astype('Int64')
 
-def beside_paper(
+def funnel_beside_paper(
     funnel:pd.DataFrame, # of a `SoundSet`
     data_set:str # its name
 ) -> pd.DataFrame: # a row a step and data set
@@ -241,25 +242,8 @@ def sound_statistics(
                          'duration, mean s': sound_set.clips.duration.mean(),
                          'concepts of a clip, mean': sound_set.labels.sum(1).mean()}, [data_set])
 
-# %% ../../nbs/data/09_sounds.ipynb #30b11c6b
-def read_table(
-    path:Path, # of a CSV file
-    columns:list[str] # that it must have
-) -> pd.DataFrame: # all columns as text
-    "A CSV file; `ValueError` if it is none, if columns are missing or a row has no value in them"
-    try: table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
-    except ValueError as error: raise ValueError(f'{path.name}: is no CSV table in UTF-8 ({str(error).splitlines()[0]})') from None
-    if not isinstance(table.index, pd.RangeIndex):
-        raise ValueError(f'{path.name}, row 2: has more values than there are columns')
-    missing = [name for name in columns if name not in table]
-    if missing: raise ValueError(f'{path.name}: no column {", ".join(missing)}; found {", ".join(table.columns)}')
-    for name in columns:
-        empty = np.flatnonzero(table[name].str.strip() == '')
-        if len(empty): raise ValueError(f'{path.name}, row {empty[0] + 2}: {name} is empty')
-    return table
-
 # %% ../../nbs/data/09_sounds.ipynb #30b11c01
-def whole_numbers(
+def whole_column(
     table:pd.DataFrame, # text
     name:str, # of the column
     path:Path, # of the file, for the message
@@ -284,8 +268,8 @@ def read_esc50(
     )
     table = read_table(path, ['filename', 'fold', 'target', 'category', 'esc10', 'src_file', 'take'])
     table['fold'], table['target'] = (
-        whole_numbers(table, 'fold', path, 1, 5),
-        whole_numbers(table, 'target', path, 0, 49),
+        whole_column(table, 'fold', path, 1, 5),
+        whole_column(table, 'target', path, 0, 49),
     )
     table['esc10'] = table.esc10.str.lower() == 'true'
     for one, other in (('target', 'category'), ('category', 'target')):
@@ -316,5 +300,5 @@ def read_labelled_sounds(
     "Labelled clips of your own; `ValueError` names a row without a value, or a clip listed twice"
     path = Path(path)
     table = read_table(path, ['path', 'label', 'fold'])
-    table['fold'] = whole_numbers(table, 'fold', path, 0, 999_999_999)
+    table['fold'] = whole_column(table, 'fold', path, 0, 999_999_999)
     return with_files(table.set_index('path').rename_axis('clip'), path, path.parent)

@@ -16,14 +16,14 @@ from .files import read_text, require_file
 from ..media.video import MediaError, probe
 
 # %% ../../nbs/data/08_ucf101.ipynb #c270b7c6
-PUBLISHED = 'https://www.crcv.ucf.edu/data/UCF101.php'
+UCF101_PAGE = 'https://www.crcv.ucf.edu/data/UCF101.php'
 
 # %% ../../nbs/data/08_ucf101.ipynb #5b8131dd
 def numbered_lines(
     path:str|Path, # a text file, with line ends of any kind
 ) -> list[tuple[int, str]]: # line number from 1, text without surrounding space; blank lines are left out
     "The lines of a list with their numbers; `FileNotFoundError` says where UCF101 is published."
-    lines = read_text(require_file(path, 'a list of UCF101', PUBLISHED)).splitlines()
+    lines = read_text(require_file(path, 'a list of UCF101', UCF101_PAGE)).splitlines()
     return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 # %% ../../nbs/data/08_ucf101.ipynb #75d7156c
@@ -103,8 +103,8 @@ def shared_groups(
 def read_ucf101_split(
     folder:str|Path, # holds classInd.txt, trainlist0X.txt and testlist0X.txt
     number:int=1, # which of the three official splits
-) -> pd.DataFrame: # a row per clip: path below the video folder, class_name, class_id (from 0), group, clip, split 'train' or 'test'
-    "An official split of UCF101; `ValueError` names the line that is wrong, or the groups that training and test share."
+) -> pd.DataFrame: # a row per clip: path in the folder, class_name, class_id (from 0), group, clip, train or test
+    "An official split of UCF101; `ValueError` names a line that is wrong, or groups that training and test share."
     folder = Path(folder)
     classes = read_class_names(folder/'classInd.txt')
     clips = pd.concat(
@@ -117,7 +117,8 @@ def read_ucf101_split(
             ', ...' if len(shared) > 5 else ''
         )
         raise ValueError(
-            f'{folder}: trainlist{number:02}.txt and testlist{number:02}.txt both have clips of {some}; a group must be on one side only'
+            f'{folder}: trainlist{number:02}.txt and testlist{number:02}.txt both have clips of {some}; '
+            'a group must be on one side only'
         )
     return clips
 
@@ -127,7 +128,7 @@ def missing_videos(
     folder:str|Path, # holds a folder per class
 ) -> pd.DataFrame: # the rows whose file is not there
     "The clips that are not below the video folder."
-    folder = require_file(folder, 'the folder of UCF101 videos', PUBLISHED)
+    folder = require_file(folder, 'the folder of UCF101 videos', UCF101_PAGE)
     here = {path.relative_to(folder).as_posix() for path in folder.glob('*/*')}
     return clips[~clips.path.isin(here)]
 

@@ -18,18 +18,19 @@ from fastcore.basics import patch
 
 from .files import read_text, require_file
 from .gif_thumbnails import as_dict, parse_json, whole_numbers
+from ..media.sniff import wrong_file
 
 # %% ../../nbs/data/07_vine.ipynb #43a9280d
-PUBLISHED = 'https://github.com/lengyuexiang/Venue-Category-Estimation-from-Micro-videos'
-VENUES = 188
+VENUE188_PAGE = 'https://github.com/lengyuexiang/Venue-Category-Estimation-from-Micro-videos'
+VENUE188_CATEGORIES = 188
 
 # %% ../../nbs/data/07_vine.ipynb #753012a8
 def read_venue_names(
     path:str|Path, # leaf_venue_name.txt
-    venues:int=VENUES, # number of categories
+    venues:int=VENUE188_CATEGORIES, # number of categories
 ) -> list[str]: # [venues], the name of label 0 first
-    "The names of the venue categories; `ValueError` names the line that is malformed, or what is missing or there twice."
-    path, names = require_file(path, 'the names of the venue categories', PUBLISHED), {}
+    "The names of the venue categories; `ValueError` names a malformed line, or what is missing or there twice."
+    path, names = require_file(path, 'the names of the venue categories', VENUE188_PAGE), {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip(): continue
         venue, colons, name = line.partition('::::')
@@ -68,18 +69,21 @@ class VenueTree:
         while (above >= 0).any(): level, above = level + (above >= 0), np.where(above >= 0, self.parent[above], -1)
         return level
 
-    def __repr__(self): return f'VenueTree({len(self.weights)} groups, {self.internal.sum()} of them internal, over {self.membership.shape[1]} categories)'
+    def __repr__(self):
+        groups = f'{len(self.weights)} groups, {self.internal.sum()} of them internal'
+        return f'VenueTree({groups}, over {self.membership.shape[1]} categories)'
 
 # %% ../../nbs/data/07_vine.ipynb #bee99def
 def find_parents(
     membership:np.ndarray, # bool [groups, venues]
 ) -> np.ndarray: # int64 [groups], index of the parent or -1
-    "The smallest strictly larger group around each group; `ValueError` where two groups overlap and neither holds the other."
+    "The smallest strictly larger group around each group; `ValueError` where two groups overlap without nesting."
     sizes, common = membership.sum(1), membership.astype(np.int64) @ membership.T
     crossing = np.argwhere((common > 0) & (common < np.minimum(sizes, sizes[:, None])))
     if len(crossing):
         raise ValueError(
-            f'expected nested groups, found that groups {crossing[0][0]} and {crossing[0][1]} overlap and neither holds the other'
+            f'expected nested groups, found that groups {crossing[0][0]} and {crossing[0][1]} overlap '
+            'and neither holds the other'
         )
     around = (common == sizes[:, None]) & (sizes > sizes[:, None])  # [inner, outer]
     smallest = np.where(around, sizes, membership.shape[1] + 1).argmin(1)
@@ -88,13 +92,13 @@ def find_parents(
 # %% ../../nbs/data/07_vine.ipynb #58cd38a4
 def read_venue_tree(
     path:str|Path, # tree.json
-    venues:int=VENUES, # number of categories
+    venues:int=VENUE188_CATEGORIES, # number of categories
 ) -> VenueTree: # the groups in the order of the file
     "The published tree; `ValueError` names the group that is malformed."
     path = require_file(
         path,
         'the tree of venue categories (groups and weights as JSON, there in tree_group.pkl and tree_weight.pkl)',
-        PUBLISHED,
+        VENUE188_PAGE,
     )
     tree = as_dict(parse_json(path), str(path), ('groups', 'weights'))
     groups, weights = tree['groups'], tree['weights']
@@ -153,7 +157,8 @@ def modality_columns(
     visual = width - 300
     if visual not in (4096, 2048, 512):
         raise ValueError(
-            f'expected rows of 4396, 2348 or 812 features (4096, 2048 or 512 visual, 200 acoustic, 100 text), found {width}'
+            f'expected rows of 4396, 2348 or 812 features (4096, 2048 or 512 visual, 200 acoustic, 100 text), '
+            f'found {width}'
         )
     return {'visual': slice(0, visual), 'acoustic': slice(visual, visual + 200), 'text': slice(visual + 200, width)}
 
@@ -161,10 +166,12 @@ def modality_columns(
 def open_hdf5(
     path:str|Path, # an HDF5 file as published
 ) -> h5py.File: # open for reading
-    "The file; `ValueError` where it is cut off or no HDF5."
-    path = require_file(path, 'a feature file of VENUE-188', PUBLISHED)
+    "The file; `ValueError` where it is cut off, no HDF5, or locked by a program that writes it."
+    path = require_file(path, 'a feature file of VENUE-188', VENUE188_PAGE)
+    if reason := wrong_file(path, 'hdf5'): raise ValueError(f'{path}: {reason}')
     try: return h5py.File(path, 'r')
-    except OSError as error: raise ValueError(f'{path}: expected a whole HDF5 file, found one that does not open: {error}') from error
+    except OSError as error:
+        raise ValueError(f'{path}: expected a whole HDF5 file, found one that does not open: {error}') from error
 
 # %% ../../nbs/data/07_vine.ipynb #3a7f4a01
 MOST_PACKED = 1100  # times that deflate can shrink data (1032), and a little
@@ -201,7 +208,8 @@ def check_labels(
     wrong = np.flatnonzero(~((labels >= 0) & (labels < venues) & (labels == np.floor(labels))))
     if len(wrong):
         raise ValueError(
-            f'{where}: expected labels from 0 to {venues - 1}, found {labels[wrong[0]]} in row {wrong[0]} ({len(wrong)} such rows)'
+            f'{where}: expected labels from 0 to {venues - 1}, found {labels[wrong[0]]} '
+            f'in row {wrong[0]} ({len(wrong)} such rows)'
         )
     return labels.astype(np.int64)
 
@@ -215,15 +223,16 @@ def ids_as_text(
     if ids.dtype.kind not in 'SOU':
         raise ValueError(f'{where}: expected ids as text or whole numbers, found {ids.dtype}')
     try: return np.array([id.decode() if isinstance(id, bytes) else str(id) for id in ids], str)
-    except UnicodeDecodeError as error: raise ValueError(f'{where}: expected ids in UTF-8, found {error.object!r:.80}') from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{where}: expected ids in UTF-8, found {error.object!r:.80}') from error
 
 # %% ../../nbs/data/07_vine.ipynb #0a06d7a2
 class VineSplit:
-    "One part of VENUE-188, on disk: rows are read when they are asked for; `ValueError` where the file is damaged or has another form."
+    "One part of VENUE-188, on disk, read row by row; `ValueError` where the file is damaged or has another form."
     def __init__(self,
         path:str|Path, # an HDF5 file as published
         split:str, # 'train', 'valid' or 'test'
-        venues:int=VENUES, # number of categories
+        venues:int=VENUE188_CATEGORIES, # number of categories
     ):
         self.path, self.split, self.venues, self.file = Path(path), split, venues, open_hdf5(path)
         try:
@@ -258,7 +267,8 @@ def check_finite(self:VineSplit,
     if not wrong.any(): return
     bad, column = np.unique(rows[wrong.any(1)]), np.argwhere(wrong)[0][1]
     modality = next(name for name, columns in self.columns.items() if columns.start <= column < columns.stop)
-    raise ValueError(f'{self.path}, X_{self.split}: expected finite features, found {features[wrong][0]} in column {column} ({modality}); '
+    raise ValueError(f'{self.path}, X_{self.split}: expected finite features, '
+                     f'found {features[wrong][0]} in column {column} ({modality}); '
                      f'rows: {", ".join(map(str, bad[:5]))}{" ..." if len(bad) > 5 else ""} ({len(bad)} in all)')
 
 # %% ../../nbs/data/07_vine.ipynb #1c8c1e94
@@ -285,7 +295,8 @@ def read(self:VineSplit,
     rows = rows.astype(np.int64)
     once, place = np.unique(rows, return_inverse=True)
     try: features, ids = self.features[once].astype(np.float32)[place], self.ids[once][place]
-    except (OSError, KeyError, RuntimeError) as error: raise ValueError(f'{self.path}, X_{self.split}: rows {rows[:5]} cannot be read: {error}') from error
+    except (OSError, KeyError, RuntimeError) as error:
+        raise ValueError(f'{self.path}, X_{self.split}: rows {rows[:5]} cannot be read: {error}') from error
     self.check_finite(features, rows)
     return VineBatch(
         *(features[:, columns] for columns in self.columns.values()),

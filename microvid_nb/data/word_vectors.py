@@ -16,21 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .files import require_file
-
-# %% ../../nbs/data/11_word_vectors.ipynb #7196d38e
-def text_layout(
-    path:str|Path, # a text file of word vectors
-) -> tuple[int|None, int]: # number of words that the header promises (None without a header), numbers per word
-    "What the first lines say about a text file of vectors; `ValueError` where they hold none."
-    with open(path, 'rb') as file: first = [line.split() for line in islice(file, 100)]
-    if first and len(first[0]) == 2 and all(field.isdigit() for field in first[0]):
-        return int(first[0][0]), int(first[0][1])
-    dim = Counter(len(fields) - 1 for fields in first).most_common(1)[0][0] if first else 0
-    if dim < 1:
-        raise ValueError(
-            f'{path}: expected lines of a word and its numbers, found {"other text" if first else "an empty file"}'
-        )
-    return None, dim
+from ..media.sniff import wrong_file
 
 # %% ../../nbs/data/11_word_vectors.ipynb #99d1cc1d
 def is_number(
@@ -40,6 +26,34 @@ def is_number(
     try: float(field)
     except ValueError: return False
     return True
+
+# %% ../../nbs/data/11_word_vectors.ipynb #823fba6c
+def check_separator(
+    path:str|Path, # a text file of word vectors
+    lines:list[bytes], # its first lines
+):
+    "`ValueError` where most lines have something else than spaces between a word and its numbers."
+    for mark, name in ((b'\t', 'tabs'), (b',', 'commas'), (b';', 'semicolons')):
+        fields = [line.rstrip().split(mark) for line in lines]
+        if 2*sum(len(each) > 1 and all(map(is_number, each[1:])) for each in fields) > len(lines):
+            raise ValueError(f'{path}: its fields are separated by {name}, expected spaces, as in "dog 0.1 0.2"')
+
+# %% ../../nbs/data/11_word_vectors.ipynb #7196d38e
+def text_layout(
+    path:str|Path, # a text file of word vectors
+) -> tuple[int|None, int]: # number of words that the header promises (None without a header), numbers per word
+    "What the first lines say about a text file of vectors; `ValueError` where they hold none, or no spaces."
+    with open(path, 'rb') as file: lines = list(islice(file, 100))
+    check_separator(path, lines)
+    first = [line.split() for line in lines]
+    if first and len(first[0]) == 2 and all(field.isdigit() for field in first[0]):
+        return int(first[0][0]), int(first[0][1])
+    dim = Counter(len(fields) - 1 for fields in first).most_common(1)[0][0] if first else 0
+    if dim < 1:
+        raise ValueError(
+            f'{path}: expected lines of a word and its numbers, found {"other text" if first else "an empty file"}'
+        )
+    return None, dim
 
 # %% ../../nbs/data/11_word_vectors.ipynb #99d1cc01
 def split_line(
@@ -111,7 +125,7 @@ def keyed_vectors(
     dim:int, # D
     where:str, # the file and what its places are, such as 'glove.txt, line', for errors
 ) -> 'KeyedVectors': # words in the order of the entries, float32 [n, D]
-    "Words and vectors as gensim keeps them; `ValueError` for a repeated word, NaN, infinity, or a word that is not UTF-8."
+    "Words and vectors as gensim keeps them; `ValueError` for a repeated word, one not in UTF-8, NaN or infinity."
     from gensim.models import KeyedVectors
     places, table = {}, bytearray()
     for place, word, vector in entries:
@@ -140,6 +154,9 @@ def read_word_vectors(
     wanted = None if words is None else {word.encode() for word in words}
     with open(path, 'rb') as file: packed = file.read(4).startswith((b'\x1f\x8b', b'PK\x03\x04'))
     if packed: raise ValueError(f'{path}: this is a packed file (gzip or zip); unpack it first')
+    # words such as "[" or "#!" may look like the beginning of another format
+    reason = wrong_file(path, 'text', 'json', 'script')
+    if reason: raise ValueError(f'{path}: {reason}, expected word vectors')
     layout, read, unit = (
         (binary_layout, binary_entries, 'word') if path.suffix == '.bin' else (text_layout, text_entries, 'line')
     )

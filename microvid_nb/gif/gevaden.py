@@ -31,9 +31,9 @@ class GEVADENSettings:
     shots: int = 3 # k, shots of a GIF
     samples: int = 4 # L, samples of z for each video in training
     beta: float = .1 # weight of the KL divergence, Eq. 5; the paper's value is in an appendix not printed with it
-    warm_up: int = 0 # steps of training over which beta rises from 0, with their cube; not in the paper
+    warm_up: int = 0 # steps of training over which beta rises from 0, with the cube of the step; not in the paper
     perceptual: float = .1 # lambda of Eq. 7
-    fixed_prior: bool = False # N(0, 1) in place of the learned prior: the paper's ablation
+    fixed_prior: bool = False # N(0, 1) instead of the learned prior: the paper's ablation
 
 # %% ../../nbs/gif/04_gevaden.ipynb #0bfab453
 def last_state(
@@ -66,7 +66,7 @@ class GaussianEncoder(nn.Module):
 
     def gaussian(self,
         code:Tensor, # [B, code]
-    ) -> tuple: # mean [B, latent], deviation [B, latent] > 0
+    ) -> tuple: # mean [B, latent], standard deviation [B, latent] > 0
         "The Gaussian that belongs to a semantic vector."
         mean, raw = self.mlp(code).chunk(2, -1)
         return mean, F.softplus(raw) + 1e-4
@@ -128,7 +128,7 @@ class GEVADEN(nn.Module):
 
     def prior_gaussian(self,
         code:Tensor, # s_x, [B, video]
-    ) -> tuple: # mean and deviation, [B, latent] each
+    ) -> tuple: # mean and standard deviation, [B, latent] each
         "The prior of Eq. 1, or N(0, 1) if it is fixed."
         mean, deviation = self.prior.gaussian(code)
         return (torch.zeros_like(mean), torch.ones_like(deviation)) if self.settings.fixed_prior else (mean, deviation)
@@ -137,7 +137,7 @@ class GEVADEN(nn.Module):
     def sample(self,
         shots:Tensor, # one video, [n, D]
         samples:int, # L
-        generator:torch.Generator|None=None, # source of chance, on the CPU
+        generator:torch.Generator|None=None, # of random numbers, on the CPU
     ) -> Tensor: # generated shot features, [L, k, D]
         "GIFs whose patterns are drawn from the prior, as at test time."
         code = self.prior.encode(shots[None])
@@ -170,7 +170,7 @@ def perceptual_loss(
     generated:Tensor, # [B, L, k, D]
     target_code:Tensor, # s_y, [B, gif]
 ) -> Tensor: # [B, L]
-    "How far generated GIFs are from the true one in the posterior encoder's eyes, which stay as they are (Eq. 6)."
+    "The distance of generated GIFs from the true one in the posterior encoder, which is not trained by it (Eq. 6)."
     frozen = {name: parameter.detach() for name, parameter in model.posterior.lstm.named_parameters()}
     _, (hidden, _) = functional_call(model.posterior.lstm, frozen, (generated.flatten(0, 1),))
     return torch.linalg.vector_norm(
@@ -182,7 +182,7 @@ def gevaden_loss(
     model:GEVADEN, # the model
     batch:ShotBatch, # videos with one GIF each
 ) -> dict: # scalars: loss, regression, kl, perceptual
-    "The loss (Eq. 5 to 7) and its parts, averaged over videos and samples; chance comes from PyTorch's generator."
+    "The loss (Eq. 5 to 7) and its parts, averaged over videos and samples; random numbers are PyTorch's."
     s, code = model.settings, model.prior.encode(batch.shots, batch.lengths)
     gif_code = model.posterior.encode(batch.target)
     mean, deviation = model.posterior.gaussian(gif_code)
@@ -210,7 +210,7 @@ def sample_gifs(
     model:GEVADEN, # trained
     shots:Tensor, # one video, [n, D]
     samples:int=10_000, # L; the paper's
-    generator:torch.Generator|None=None, # source of chance
+    generator:torch.Generator|None=None, # of random numbers
     at_once:int=1000, # samples whose features are held in memory
 ) -> Tensor: # seconds at which the shots start, int64 [L, k]
     "GIFs of a video for patterns that are drawn from the prior."
@@ -256,7 +256,7 @@ class BestGIF(NamedTuple):
     seconds: Tensor # int64 [k]
     likelihood: float # its mean over samples
 
-    def limit(self) -> float: # what another GIF must exceed; ties within rounding are none better
+    def limit(self) -> float: # another GIF must exceed this; a tie within rounding is no improvement
         "A little more than the likelihood."
         return self.likelihood*(1 + 1e-12)
 
@@ -315,7 +315,7 @@ def best_tried(
 @torch.no_grad()
 def most_likely_gif(
     likelihoods:Tensor, # float64 [k, L, n], from `shot_likelihoods`
-    tried:Tensor, # some disjoint GIFs, int64 [m, k]: the better, the faster
+    tried:Tensor, # some disjoint GIFs, int64 [m, k]; good ones make the search fast
     at_once:int=2**25, # numbers that may be held at once
 ) -> Tensor: # int64 [k]
     "The disjoint GIF of the largest mean likelihood (Eq. 10), exactly but for ties within rounding."
@@ -323,7 +323,7 @@ def most_likely_gif(
     k, count, n = likelihoods.shape
     if k == 1: return likelihoods[0].mean(0).argmax()[None].to(device)
     best, (*begin, b, c) = best_tried(likelihoods, tried, at_once), likelihoods
-    rest = b.amax(1)*c.amax(1)   # no more can the last two shots add to a beginning
+    rest = b.amax(1)*c.amax(1)   # the most that the last two shots can add to a beginning
     every = torch.cartesian_prod(*[torch.arange(n)]*(k - 2)).reshape(-1, k - 2) if begin else torch.empty(1, 0).long()
     with torch.autocast('cpu', enabled=False):
         for first in every.split(max(1, at_once//count)):
@@ -348,7 +348,7 @@ def generate_gif(
     model:GEVADEN, # trained
     shots:Tensor, # one video, [n, D]
     samples:int=1000, # L
-    generator:torch.Generator|None=None, # source of chance
+    generator:torch.Generator|None=None, # of random numbers
 ) -> Tensor: # seconds at which the shots start, int64 [k]
     "The GIF of a video: the most likely one over samples of the prior (Eq. 10)."
     return likely_gif(model.sample(shots, samples, generator), shots)

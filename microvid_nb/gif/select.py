@@ -17,10 +17,10 @@ from ..media.survey import as_survey, shot_frames
 # %% ../../nbs/gif/08_select.ipynb #5e7b3c97
 @dataclass(frozen=True)
 class GIFThumbnail:
-    "Three shots of a clip in the order in which they are shown, and why these"
+    "Three shots of a clip in the order in which they are shown, and the scores of all shots"
     times:np.ndarray # float64 [3], seconds at which the shots begin, in the order in which they are shown
     shots:list[np.ndarray] # each uint8 RGB [T, H, W, 3], ready for `write_gif`
-    scores:pd.DataFrame # a row a shot of the clip: time in seconds, place (1 to 3 if chosen, else 0), and what made the choice
+    scores:pd.DataFrame # one row per shot of the clip: time in seconds, place (1 to 3, or 0), and measures
     warning:str='' # why the GIF is poor, or nothing
 
 # %% ../../nbs/gif/08_select.ipynb #5e7b3c01

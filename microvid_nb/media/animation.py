@@ -59,6 +59,7 @@ def read_shots(
 ) -> list[np.ndarray]: # uint8 RGB [T, H, W, 3] each, of one size
     "Shots of a clip as sampled from the file. One crop serves all, so that the picture does not jump."
     path, whole = getattr(clip, 'path', clip), (0., 0., 1., 1.)
+    if hasattr(clip, 'part'): part = {'stream': clip.part[2]} | part
     box = whole
     if crop is not None:
         small = [read_shot(path, time, seconds, min(fps, 8), cropped_size(96, whole), **part) for time in times]
@@ -169,7 +170,7 @@ def fit_size(
     limit:float, # bytes
     suffix:str # of the file
 ) -> tuple[Encoding, bytes]: # what fits, and the file
-    "The first encoding, on the way down, whose file has at most `limit` bytes; `ValueError` where not even the last has."
+    "The first encoding on the way down whose file has at most `limit` bytes; `ValueError` where not even the last has."
     data = encode(encoding)
     for name in ('quality', 'colours', 'fps', 'width'):
         if len(data) <= limit: break
@@ -188,7 +189,8 @@ def fit_size(
             else: low = middle + 1
         encoding = replace(encoding, **{name: values[high]})
     if len(data) > limit:
-        raise ValueError(f'the smallest {suffix[1:]} of these shots has {len(data) / 1000:.0f} kB, over {limit / 1000:g}')
+        size = f'{len(data) / 1000:.1f} kB, over {limit / 1000:g}'
+        raise ValueError(f'the smallest {suffix[1:]} of these shots has {size}')
     return encoding, data
 
 # %% ../../nbs/media/12_animation.ipynb #0b590ef1

@@ -102,7 +102,8 @@ def crop_box(
 # %% ../../nbs/media/13_crop.ipynb #2cd5b60c
 def contains(outer:tuple, inner:tuple) -> bool:
     "Whether a box lies in another one, up to a thousandth of the sides."
-    return all(o <= i + 1e-3 for o, i in zip(outer[:2], inner)) and all(o >= i - 1e-3 for o, i in zip(outer[2:], inner[2:]))
+    margins = inner[0] - outer[0], inner[1] - outer[1], outer[2] - inner[2], outer[3] - inner[3]
+    return min(margins) >= -1e-3
 
 def box_area(box:tuple) -> float:
     "The share of the picture that a box covers."

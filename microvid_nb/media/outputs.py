@@ -70,6 +70,11 @@ def _with_json_field(data:bytes, text:bytes) -> bytes:
     "JSON with one field more."
     return (as_json(json.loads(data) | {'made_by': text.decode()}) + '\n').encode()
 
+# %% ../../nbs/media/10_outputs.ipynb #a8715efa
+def _with_vtt_note(data:bytes, text:bytes) -> bytes:
+    "A WebVTT file with a note at its end, which players pass over."
+    return data + b'\nNOTE ' + text + b'\n'
+
 # %% ../../nbs/media/10_outputs.ipynb #411a76a4
 _COMMENTS = {
     '.jpg': _with_jpeg_comment,
@@ -79,6 +84,7 @@ _COMMENTS = {
     '.apng': _with_png_comment,
     '.webp': _with_webp_chunk,
     **dict.fromkeys(('.mp4', '.mov', '.avif'), _with_free_box),
+    '.vtt': _with_vtt_note,
     '.html': _with_html_comment,
     '.json': _with_json_field,
 }

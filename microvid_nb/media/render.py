@@ -248,7 +248,8 @@ def hold_still(
     shown_mean = cv2.blur(shown, (3, 3))
     for before, now, image in zip(held, held[1:], images[1:]):
         mean = cv2.blur(image, (3, 3))
-        still = (cv2.absdiff(image, shown).max(-1) <= tolerance) & (cv2.absdiff(mean, shown_mean).max(-1) <= tolerance / 2)
+        still = cv2.absdiff(image, shown).max(-1) <= tolerance
+        still &= cv2.absdiff(mean, shown_mean).max(-1) <= tolerance / 2
         now[still] = before[still]
         shown[~still], shown_mean[~still] = image[~still], mean[~still]
     return held

@@ -298,8 +298,8 @@ def sample_sound(
     }
     for (start, end), part in parts.items(): sound += part * ((seconds >= start) & (seconds < end))
     for i, pitch in enumerate((262, 262, 294, 262, 349, 330)):
-        at, length = round((4.8 + .3 * i) * SAMPLE_RATE), round(.6 * SAMPLE_RATE)
-        sound[at:at + length] += .35 * plucked(length, pitch, rng)
+        first, length = round((4.8 + .3 * i) * SAMPLE_RATE), round(.6 * SAMPLE_RATE)
+        sound[first:first + length] += .35 * plucked(length, pitch, rng)
     return np.clip(sound, -1, 1).astype(np.float32)
 
 # %% ../../nbs/media/04_sample_clip.ipynb #1714a9a0

@@ -143,7 +143,7 @@ def first_picture_stream(
     stream.codec_context.options = {'max_pixels': str(MAX_PIXELS)}
     return stream
 
-# %% ../../nbs/media/00_video.ipynb #1cced040
+# %% ../../nbs/media/00_video.ipynb #02c71e76
 COUNTED_PACKETS = 400 # at the beginning of a file
 NOT_MAIN = 'attached_pic', 'timed_thumbnails', 'still_image', 'dependent', 'comment', 'visual_impaired', 'hearing_impaired'
 
@@ -160,7 +160,7 @@ def count_packets(
         except (av.error.FFmpegError, ValueError): pass  # what was counted so far is used
     return counts
 
-# %% ../../nbs/media/00_video.ipynb #801b486a
+# %% ../../nbs/media/00_video.ipynb #493c3b11
 def choose_stream(
     container:av.container.InputContainer, # an open file
     path, # its path
@@ -240,6 +240,7 @@ class Source:
     damage:Damage = field(default_factory=Damage) # what went wrong so far
     margins:Margins = Margins() # what the container says must be cut off
     pixel_aspect:object = None # width over height of the pixels of the newest frame, None where square
+    changed_aspect:bool = False # whether the stream has changed it, so that the container's word holds no longer
 
 # %% ../../nbs/media/00_video.ipynb #98ec0901
 def demux(
@@ -279,7 +280,7 @@ def alpha_decoder(
     decoder.thread_count, decoder.options = max(1, decoder_threads()), {'max_pixels': str(MAX_PIXELS)}
     return decoder
 
-# %% ../../nbs/media/00_video.ipynb #e78d5a7b
+# %% ../../nbs/media/00_video.ipynb #2c304fb2
 MAX_GAP = 60. # seconds: a longer wait between frames, beyond what the header promises, is a damaged clock
 MAX_BACK = 1. # seconds: a frame that is earlier than the one before by more than this begins a new clock
 MAX_START = 60. # seconds: a clock that begins later is moved to zero
@@ -314,7 +315,7 @@ def presentation_times(
         due = time + (length if 0 < length < MAX_GAP else 1 / (info.fps or 25))
         yield time, due, frame
 
-# %% ../../nbs/media/00_video.ipynb #23581171
+# %% ../../nbs/media/00_video.ipynb #ec35b65d
 ANIMATIONS = {'gif', 'apng'} # FFmpeg's names of their containers
 SHORTEST_DELAY, USUAL_DELAY = .0105, .1 # seconds
 
@@ -322,13 +323,11 @@ def browser_pace(
     frames:Iterator[tuple] # (time, due, frame) of an animation
 ) -> Iterator[tuple]: # the same at the pace of a browser
     "An animation with no frame too short to be seen"
-    clock = None
+    shift = 0.  # seconds by which the frames so far were too short
     for time, due, frame in frames:
-        clock = time if clock is None else clock
-        length = due - time
-        ends = clock + (USUAL_DELAY if length <= SHORTEST_DELAY else length)
-        yield clock, ends, frame
-        clock = ends
+        longer = USUAL_DELAY - (due - time) if due - time <= SHORTEST_DELAY else 0.
+        yield time + shift, due + shift + longer, frame
+        shift += longer
 
 # %% ../../nbs/media/00_video.ipynb #a806b498
 def deinterlace(
@@ -426,17 +425,19 @@ def streamed_frames(
     timed = presentation_times(frames, info, origin)
     yield from browser_pace(timed) if animation else timed
 
-# %% ../../nbs/media/00_video.ipynb #772a2f86
+# %% ../../nbs/media/00_video.ipynb #26e683d8
 def watch_aspect(
     frames:Iterator[av.VideoFrame], # decoded frames
     source:Source, # learns the shape of the pixels when it changes
     context:av.CodecContext # the decoder
 ) -> Iterator[av.VideoFrame]: # the same
-    "Passes frames on and notes the shape of their pixels"
-    known = context.sample_aspect_ratio
-    for frame in frames:
-        if context.sample_aspect_ratio != known: known = source.pixel_aspect = context.sample_aspect_ratio
-        yield frame
+    "Passes frames on, without holding one back, and notes the shape of their pixels"
+    first = context.sample_aspect_ratio
+    def note(frame):
+        if first != context.sample_aspect_ratio or source.changed_aspect:
+            source.pixel_aspect, source.changed_aspect = context.sample_aspect_ratio, True
+        return frame
+    return map(note, frames)
 
 # %% ../../nbs/media/00_video.ipynb #b2321f7c
 def open_pictures(
@@ -551,7 +552,7 @@ def sample_on_screen(
         yield shown
         k += 1
 
-# %% ../../nbs/media/00_video.ipynb #d9d16caa
+# %% ../../nbs/media/00_video.ipynb #07360708
 MAX_SIDE = 16_384 # pixels of a side of a picture that is asked for
 
 def output_size(
@@ -564,7 +565,7 @@ def output_size(
     scale = short_side / min(info.width, info.height)
     return max(1, round(info.width * scale)), max(1, round(info.height * scale))
 
-# %% ../../nbs/media/00_video.ipynb #00a3d4bd
+# %% ../../nbs/media/00_video.ipynb #1fd368f4
 WHITE = (255, 255, 255)
 SCALER_MATRICES = {'bt709': 1, 'fcc': 4, 'bt470bg': 5, 'smpte170m': 5, 'smpte240m': 7, 'bt2020nc': 9, 'bt2020c': 9}
 
@@ -593,7 +594,7 @@ def check_background(
         raise ValueError(f'background must be red, green and blue from 0 to 255, not {colour}')
     return tuple(int(part) for part in colour)
 
-# %% ../../nbs/media/00_video.ipynb #e14a1889
+# %% ../../nbs/media/00_video.ipynb #911559b3
 @dataclass(frozen=True)
 class Development:
     "How the frames of one kind become pictures"
@@ -603,6 +604,7 @@ class Development:
     alpha:bool # whether they can be transparent
     margins:Margins # what is cut off
     framed:bool # whether bars are added
+    peak:float # the brightest light that the file states, 1 is paper white
 
     def scaled(self,
                frame:av.VideoFrame, # a frame
@@ -615,11 +617,10 @@ class Development:
         matrix = SCALER_MATRICES.get(self.colour.matrix)
         levels = 2 if self.colour.full_range else 1
         return scaler.reformat(
-            frame, *size, pixel_format, src_colorspace=matrix, dst_colorspace=matrix, interpolation=method,
-            src_color_range=levels, dst_color_range=2,
+            frame, *size, pixel_format, src_colorspace=matrix, src_color_range=levels, interpolation=method
         ).to_ndarray()
 
-# %% ../../nbs/media/00_video.ipynb #acbcd8a4
+# %% ../../nbs/media/00_video.ipynb #82a4dc02
 class Screen:
     "Turns decoded frames into upright RGB pictures of one size"
     def __init__(self,
@@ -643,16 +644,18 @@ class Screen:
         size = self.size if shown == self.first else fit_within(*shown, self.size)
         self.framed |= size != self.size
         stored = size[::-1] if orientation.transpose else size
-        self.development = Development(orientation, stored, frame_colour(frame), has_alpha(frame.format), cut, size != self.size)
+        self.development = Development(
+            orientation, stored, frame_colour(frame), has_alpha(frame.format), cut, size != self.size, stated_peak(frame)
+        )
         self.scalers = [av.video.reformatter.VideoReformatter() for _ in range(2)]
 
     def __call__(self,
                  frame:av.VideoFrame # a decoded frame
     ) -> np.ndarray: # uint8 [H, W, 3]
         "The picture of a frame"
-        matrix = frame.side_data.get('DISPLAYMATRIX')
+        # not the side data themselves: a frame that was asked for them is freed late, by the collector of cycles
         kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries,
-                matrix and bytes(matrix), self.source.pixel_aspect)
+                frame.rotation, self.source.pixel_aspect)
         if kind != self.kind:
             self.develop(frame)
             self.kind = kind
@@ -669,8 +672,7 @@ class Screen:
     ) -> np.ndarray: # uint8 [H, W, 3]
         "A frame as sRGB"
         if plan.colour.plain: return plan.scaled(frame, self.scalers[0], 'rgb24', size)
-        limit = stated_peak(frame)
-        return to_sdr(plan.scaled(frame, self.scalers[0], 'rgb48le', size), plan.colour, self.tone_map, limit)
+        return to_sdr(plan.scaled(frame, self.scalers[0], 'rgb48le', size), plan.colour, self.tone_map, plan.peak)
 
     def flattened(self,
                   frame:av.VideoFrame, # with transparency or margins
@@ -681,7 +683,7 @@ class Screen:
         if plan.alpha:
             rgba = plan.scaled(frame, self.scalers[0], 'rgba', whole)
             if not plan.colour.plain:
-                deep = to_sdr(rgba[..., :3].astype(np.uint16) * 257, plan.colour, self.tone_map, stated_peak(frame))
+                deep = to_sdr(rgba[..., :3].astype(np.uint16) * 257, plan.colour, self.tone_map, plan.peak)
                 rgba = np.concatenate([deep, rgba[..., 3:]], -1)
             image = compose(rgba, self.background)
         else: image = self.opaque(frame, plan, whole)

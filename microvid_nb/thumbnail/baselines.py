@@ -22,7 +22,7 @@ class RandomFrame:
 
     def score(self,
               survey:Survey, # of a clip
-              lam:float=0. # not used: chance knows no representativeness
+              lam:float=0. # not used by this method
     ) -> pd.DataFrame: # [n]: score
         "A random score for each candidate, the same for the same seed and clip"
         return pd.DataFrame({'score': np.random.default_rng(self.seed).random(len(survey.candidates))})
@@ -36,6 +36,6 @@ class ASBTV:
               survey:Survey, # of a clip
               lam:float=.2 # weight of representativeness, λ
     ) -> pd.DataFrame: # [n]: the six measures, attractiveness, representativeness, score
-        "The score of each candidate and what it is made of"
+        "The score of each candidate and its parts"
         table = attractiveness(survey).assign(representativeness=survey.candidates.representativeness)
         return table.assign(score=fuse(table.attractiveness, table.representativeness, lam))

@@ -19,7 +19,7 @@ from ..data.files import require_file
 from ..data.microworld import MicroWorld
 from ..data.world.synthesis import SOURCES
 from ..data.world.venues import VENUES
-from ..data.vine import PUBLISHED, VenueTree, VineSplit, read_venue_names, read_venue_tree
+from ..data.vine import VENUE188_PAGE, VenueTree, VineSplit, read_venue_names, read_venue_tree
 from ..features.sound_experiment import esc10_table
 from ..experiments import beside_paper, compare_rounds, comparison_table, mean_sd, run_rounds
 from .dare import DARE, DARESettings
@@ -396,7 +396,7 @@ def read_vine(
     "Published features for the experiments; `FileNotFoundError` or `ValueError` where one is missing or malformed."
     folder = Path(folder)
     files = sorted(path for path in folder.glob('*') if path.suffix in ('.h5', '.hdf5'))
-    if not files: require_file(folder/'alexnet.h5', 'a feature file of VENUE-188', PUBLISHED)
+    if not files: require_file(folder/'alexnet.h5', 'a feature file of VENUE-188', VENUE188_PAGE)
     if len(files) > 1:
         raise ValueError(f'{folder}: expected one feature file, found {", ".join(path.name for path in files)}')
     read_venue_names(folder/'leaf_venue_name.txt')

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..data.microworld import MicroWorld, in_parallel
-from ..data.world.pictures import NAMES
+from ..data.world.pictures import NAMES, is_visible
 from ..data.world.scenes import SCENES
 from ..data.world.stories import moment, shot_at
 from ..data.world.views import VenuePosts, squared
@@ -146,7 +146,7 @@ def frame_labels(
     for k in range(frames):
         time = min((k + .5)/frames*story.duration, story.duration - 1e-3)
         seen, scene = moment(story, time), story.shots[shot_at(story, time)].scene
-        if seen.quality > .05: labels[k] = [*(seen.visible > .015), *(name == scene for name in SCENES)]
+        if seen.quality > .05: labels[k] = [*is_visible(seen.visible), *(name == scene for name in SCENES)]
     return torch.from_numpy(labels)
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #58b13301

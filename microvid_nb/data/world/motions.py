@@ -17,7 +17,7 @@ from .scenes import SCENES, draw_scene
 # %% ../../../nbs/data/world/04_motions.ipynb #ea941fcc
 SWING, SIZES, TILT = .12, .3, .035  # R of the height, S of the log-size, A of the tilt in turns
 
-class Start(NamedTuple):
+class MotionStart(NamedTuple):
     "Where chance has put an actor at time 0; all in turns, uniform in 0..1."
     x: float # place on the circle of the width
     height: float # angle of the swing up and down
@@ -52,7 +52,7 @@ ACTIONS = {
 
 def move(
     action:str, # one of `ACTIONS`
-    start:Start, # where chance has put the actor
+    start:MotionStart, # where chance has put the actor
     t, # seconds, a number or an array
 ) -> Pose: # of the same shape as t
     "The pose of an actor who does `action`, at time t; `ValueError` says which actions there are."
@@ -70,16 +70,16 @@ def move(
 # %% ../../../nbs/data/world/04_motions.ipynb #33491a01
 def draw_start(
     rng:np.random.Generator, # source of chance
-) -> Start: # drawn
+) -> MotionStart: # drawn
     "A uniform start."
-    return Start(*rng.random(4))
+    return MotionStart(*rng.random(4))
 
 # %% ../../../nbs/data/world/04_motions.ipynb #a37c693e
 class Player(NamedTuple):
     "An actor with something to do."
     actor: Actor # as it would stand: its x is not used, the start says where it is
     action: str # one of `ACTIONS`
-    start: Start # where chance has put it
+    start: MotionStart # where chance has put it
     pace: float # of legs and wheels, rounds a second
 
 # %% ../../../nbs/data/world/04_motions.ipynb #a37c6901

@@ -111,6 +111,13 @@ class Picture(NamedTuple):
     labels: np.ndarray # bool [32], in the order of `CONCEPTS`
     scene: str # one of `SCENES`
 
+# %% ../../../nbs/data/world/03_pictures.ipynb #a4abaf8a
+def is_visible(
+    size:np.ndarray, # share of the frame, from `visible_size`
+) -> np.ndarray: # bool, same shape
+    "Whether an actor is large enough in a frame to count as visible: 1.5 % of it or more."
+    return np.asarray(size) >= .015
+
 # %% ../../../nbs/data/world/03_pictures.ipynb #c50e89bd
 def labels_of(
     actors:list, # of `Actor`
@@ -118,7 +125,7 @@ def labels_of(
     scene:str, # one of `SCENES`
 ) -> np.ndarray: # bool [32]
     "Which concepts a picture shows."
-    shown = {actor.name for actor, size in zip(actors, sizes) if size >= .015} | {PLACES.get(scene)}
+    shown = {actor.name for actor, size in zip(actors, sizes) if is_visible(size)} | {PLACES.get(scene)}
     return np.array([name in shown for name in NAMES])
 
 # %% ../../../nbs/data/world/03_pictures.ipynb #9c068f4a

@@ -378,6 +378,7 @@ SOURCES = {
     )
 }
 
+# %% ../../../nbs/data/world/05_synthesis.ipynb #3229b2d6
 CONCEPT_SOUND = {
     'dog': 'bark',
     'cat': 'meow',
@@ -408,6 +409,7 @@ CONCEPT_SOUND = {
     'football': 'kicking',
 }
 
+# %% ../../../nbs/data/world/05_synthesis.ipynb #6ff0d266
 def play(
     name:str, # one of `SOURCES`
     rng:np.random.Generator, # source of chance

@@ -123,7 +123,7 @@ def world_frames(
     return Frames(np.stack(list(film.frames(times))), np.asarray(times, float), info)
 
 # %% ../../../nbs/data/world/09_views.ipynb #8bdaedfb
-LOOKS = 8. # frames a second among which candidates are chosen, as in `media.survey`
+CANDIDATE_RATE = 8. # frames a second among which candidates are chosen, as in `media.survey`
 SHORT = 128 # pixels of the short side at which this is done
 
 # %% ../../../nbs/data/world/09_views.ipynb #e18d0585
@@ -144,8 +144,8 @@ class PostedVideo(NamedTuple):
 # %% ../../../nbs/data/world/09_views.ipynb #27e0b701
 class Posts(View):
     "Candidate frames of posts, with the ground truth of the data set paper."
-    card = """**Item**: candidates `uint8 [n, 3, S, S]`, their times and representativeness, the index of the true one, \
-its similarity to the posted thumbnail, and the hidden click rates.
+    card = """**Item**: candidates `uint8 [n, 3, S, S]`, their times and representativeness, \
+the index of the true one, its similarity to the posted thumbnail, and the hidden click rates.
 **True**: the thumbnail was chosen by a publisher who guesses at the taste of the crowd, leans to their own, has luck, \
 and in one case of six posts the first frame; posts with more than 200 clicks are the better guesses.
 **Chance**: the mean of 1/n. **Ceiling**: the candidate with the largest hidden click rate: far from 100 %, \
@@ -164,7 +164,7 @@ since publishers aren't oracles.
         i = self.number(k)
         story, (seen, post, _) = self.world.story(i), reception(self.world, i)
         film = Film(story, SHORT if story.aspect >= 1 else 2*round(SHORT/story.aspect/2))
-        found = candidate_frames(world_frames(film, np.arange(.5/LOOKS, story.duration, 1/LOOKS)))
+        found = candidate_frames(world_frames(film, np.arange(.5/CANDIDATE_RATE, story.duration, 1/CANDIDATE_RATE)))
         truth, similarity = nearest_candidate(posted_thumbnail(self.world, i, post, film.height), found.images)
         rate = post.click_rate[np.abs(seen.times[:, None] - found.times).argmin(0)]
         return PostedVideo(as_tensor(squared(found.images, self.size)), found.times, found.representativeness,
@@ -181,13 +181,15 @@ class CommentedVideo(NamedTuple):
 # %% ../../../nbs/data/world/09_views.ipynb #c0483d01
 class CommentedVideos(View):
     "Longer videos with comments per second and annotated GIFs."
-    card = """**Item**: one clip a second `uint8 [seconds, 3, frames, S, S]`, comments per second, accepted GIFs, hidden interest.
+    card = """**Item**: one clip a second `uint8 [seconds, 3, frames, S, S]`, \
+comments per second, accepted GIFs, hidden interest.
 **True**: comments rise, up to two seconds late, where the video appeals to the crowd more than elsewhere; \
 GIFs were proposed from peaks of the comments and judged by annotators who saw the shots but not the comments. \
 Some videos have no accepted GIF.
 **Chance**: a random triple. **Ceiling**: the three seconds of most hidden interest for the posterior score; \
 no one triple matches all annotators.
-**Unlike reality**: 20 to 60 seconds rather than minutes, and shots depend on each other only through what is in them."""
+**Unlike reality**: 20 to 60 seconds rather than minutes, \
+and shots depend on each other only through what is in them."""
 
     def __init__(self,
         world:MicroWorld, # the world
@@ -222,7 +224,8 @@ class ActionClips(View):
     card = """**Item**: clip `uint8 [3, T, S, S]`, action 0..11, scene 0..11.
 **True**: at any moment the pose has the same distribution for all twelve actions, so one frame tells nothing \
 about the action; it tells the scene. Action and scene are independent.
-**Chance**: 8.3 % for either. **Ceiling**: near 100 % for scenes; for actions some clips show too little of the player to tell.
+**Chance**: 8.3 % for either. **Ceiling**: near 100 % for scenes; \
+for actions some clips show too little of the player to tell.
 **Unlike reality**: people look where they don't go, and one actor moves while the camera stands still."""
 
     def __init__(self,
