@@ -12,14 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from fastcore.basics import patch
-from fastcore.xml import FT, H2, Div, Figure, Img, P, Section, to_xml
+from fastcore.xml import FT, H2, H3, Div, Figure, Img, P, Section, to_xml
 
-from .answers import Answer, classify, gif, shown_in_notebook, survey, thumbnail, venue
+from .answers import Answer, classify, gif, rows, shown_in_notebook, survey, thumbnail, venue
 from .media.names import as_json, printable
 from .media.render import atomic_path
 from .media.survey import Survey
-from .preview import candidate_strip, data_url, facts, timeline, write_page
+from .preview import bars, candidate_strip, data_url, facts, timeline, write_page
 from .tasks import TaskModel, all_tasks, find_task, import_named, load, shipped_topics
 
 # %% ../nbs/card.ipynb #f3ac6f43
@@ -39,6 +40,7 @@ class Card:
     gif:Answer # likewise
     answers:tuple[Answer, ...] # of the trained models that know what the clip shows, in the order of the tasks
     unanswered:tuple[str, ...]=() # questions whose models know drawn videos only, and this clip is none
+    seen:pd.DataFrame|None=None # label, probability: named in a filmed clip by a network that knows photographs
     lacking:str='' # what to install for the other answers
     seconds:float=0. # it took to find the answers
 
@@ -54,8 +56,8 @@ class Card:
 
 # %% ../nbs/card.ipynb #1b5f20c4
 _UNKNOWN = (
-    "{} No model here knows photographs yet. Those of the package know MicroWorld, a drawn world; "
-    "what they say about this clip is shown with --world, or world=True."
+    '{} For these questions there is no model yet that knows photographs. Those of the package know MicroWorld, a '
+    'drawn world; what they say about this clip is shown with --world, or world=True.'
 )
 
 def models_for(
@@ -68,6 +70,22 @@ def models_for(
     world = world or is_drawn(clip.path)
     return {task: model for task, model in models.items() if world or model.knows_photographs}
 
+# %% ../nbs/card.ipynb #9be2a7d3
+def picture_encoder(): # a `PictureEncoder`, or None
+    "A network that has learned to name what photographs show; None where its package is not installed."
+    try: return import_named('microvid_nb.features.eyes.PictureEncoder')()
+    except ImportError: return None
+
+# %% ../nbs/card.ipynb #a6d0f5b2
+def seen_labels(
+    clip:Survey, # of a clip
+    encoder, # a `PictureEncoder`
+) -> pd.DataFrame: # label, probability; the most probable first
+    "What is to be seen in a clip: mean probabilities of labels, each candidate frame weighed by what it stands for."
+    found = encoder(clip.candidates.images).probabilities
+    share = found.new_tensor(clip.candidates.representativeness)
+    return pd.DataFrame(encoder.name(share @ found, 5), columns=['label', 'probability'])
+
 # %% ../nbs/card.ipynb #2c911e48
 def card(
     path, # a video file, or a survey of one
@@ -76,6 +94,7 @@ def card(
     models:Mapping[str, object]={}, # task -> checkpoint or loaded model; the package's where there is none
     lam:float=.2, # weight of representativeness in the thumbnail
     world:bool=False, # ask models of MicroWorld about any clip, not only about clips of MicroWorld
+    encoder=None, # a `PictureEncoder` to name what is filmed; made if not given
     **part, # start, end and stream, as for `mv.survey`
 ) -> Card: # all answers
     "All four answers about a clip; `MediaError` if there is no picture in it."
@@ -91,8 +110,12 @@ def card(
         'venue': lambda model: venue(clip, text, model),
     }
     answers = tuple(question(asked[task]) for task, question in questions.items() if task in asked)
-    unanswered = tuple(find_task(task).question for task in loaded if task not in asked)
-    return Card(clip, chosen, three, answers, unanswered, lacking, time.perf_counter() - started)
+    seen = None
+    if loaded and 'classify' not in asked and (encoder := encoder or picture_encoder()):
+        seen = seen_labels(clip, encoder)
+    named = {'classify'} if seen is not None else set()
+    unanswered = tuple(find_task(task).question for task in loaded if task not in {*asked, *named})
+    return Card(clip, chosen, three, answers, unanswered, seen, lacking, time.perf_counter() - started)
 
 # %% ../nbs/card.ipynb #a74c939f
 def short(
@@ -110,7 +133,8 @@ def to_dict(self:Card) -> dict: # plain data
     names = {'thumbnail': 'thumbnail_by_topics', 'gif': 'generated_gif'}
     rest = {names.get(answer.name, answer.name): answer.to_dict() for answer in self.answers}
     facts = {'path': self.path, 'lacking': self.lacking, 'cannot_tell': self.cannot_tell}
-    return {**facts, 'seconds': round(self.seconds, 3), **first, **rest}
+    seen = [] if self.seen is None else rows(self.seen)
+    return {**facts, 'seconds': round(self.seconds, 3), 'seen': seen, **first, **rest}
 
 # %% ../nbs/card.ipynb #78d4b908
 @patch
@@ -156,6 +180,15 @@ def answer_elements(
         return [*answer.heading(), frame, *explaining_figure(answer)]
     return [*answer.heading(), *answer.elements(), *explaining_figure(answer)]
 
+# %% ../nbs/card.ipynb #4d1ce6b8
+def seen_elements(
+    seen:pd.DataFrame|None, # of `seen_labels`
+) -> list: # elements
+    "What is to be seen, on the card."
+    if seen is None: return []
+    origin = 'Named by EfficientNet-Lite0, which was trained on photographs (ImageNet-1k; it has no class for people).'
+    return [H3(find_task('classify').question), P(origin, cls='facts'), Div(bars(seen), cls='columns')]
+
 # %% ../nbs/card.ipynb #c1f695b7
 def card_elements(
     found:Card, # of one clip
@@ -172,6 +205,7 @@ def card_elements(
         timeline(clip, chosen, three),
         candidate_strip(clip, chosen),
         *(element for answer in found.answers for element in answer_elements(answer)),
+        *seen_elements(found.seen),
         *([P(f"Can't tell: {found.cannot_tell}", cls='warning')] if found.unanswered else []),
     ]
 

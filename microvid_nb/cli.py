@@ -373,7 +373,7 @@ def card(
     "Answer all four questions about each clip on one page: thumbnail, GIF, scene and behaviour, venue."
     import time
     with one_line():
-        from microvid_nb.card import write_cards
+        from microvid_nb.card import picture_encoder, write_cards
         started, page = time.perf_counter(), out / 'index.html'
         part, outputs = part_of(start, end, stream), Outputs(force)
         out.mkdir(parents=True, exist_ok=True)
@@ -381,10 +381,11 @@ def card(
         yours = {'thumbnail': thumbnail, 'gif': gif, 'classify': classify, 'venue': venue}
         models, counts = models_and_topics({task: file for task, file in yours.items() if file}, topics)
         paths = paths or demo_clips(out)
+        encoder = picture_encoder() if models and not world else None
     sections = {}
 
     def job(file, name):
-        record, sections[file] = answer_all(file, name, out, outputs, counts, models, lam, world, part)
+        record, sections[file] = answer_all(file, name, out, outputs, counts, models, lam, world, encoder, part)
         return record
 
     def describe(record): return f'{record["path"]}  {record["summary"]}'
@@ -442,16 +443,17 @@ def answer_all(
     name:str, # for its outputs
     out:Path, # folder
     outputs:Outputs, # of the run
-    counts, models, lam, world, part, # for `mv.card`
+    counts, models, lam, world, encoder, part, # for `mv.card`
 ) -> tuple[dict, str]: # the record; the part of the page
     "The card of one clip, with its pictures written."
-    from microvid_nb.card import card as make_card, card_section
+    from microvid_nb.card import card as make_card, card_section, short
     places = {key: safe_output(outputs, out / f'{name}{ending}', file) for key, ending in _CARD_FILES.items()}
-    found = make_card(file, counts, title_beside(file), models, lam, world, **part)
+    found = make_card(file, counts, title_beside(file), models, lam, world, encoder, **part)
     generated = {'generated_gif': answer for answer in found.answers if answer.name == 'gif'}
     answers = {'thumbnail': found.thumbnail, 'gif': found.gif} | generated
     written = {key: save(answer, outputs, places[key], file) for key, answer in answers.items()}
     parts = [f'thumbnail {found.thumbnail.time:.2f} s', *summaries(found.answers)]
+    if found.seen is not None: parts.append(short(found.seen, 1))
     return found.to_dict() | {'files': written, 'summary': '; '.join(parts)}, card_section(found)
 
 # %% ../nbs/cli.ipynb #4bbe9968

@@ -45,7 +45,13 @@ def test_no_name_is_public_twice():
 
 
 def test_constants_are_private():
-    assert not [f'{name_of(path)}.{name}' for path in MODULES for name in public(path) if name.isupper()]
+    """What a module assigns is no public name; classes such as AMUSE are."""
+    found = []
+    for path in MODULES:
+        assigned = [node for node in ast.parse(path.read_text(encoding='utf-8')).body if isinstance(node, ast.Assign)]
+        names = {ast.unparse(target) for node in assigned for target in node.targets}
+        found += [f'{name_of(path)}.{name}' for name in public(path) if name in names]
+    assert not found
 
 
 @pytest.mark.parametrize('path', MODULES, ids=name_of)
@@ -81,6 +87,6 @@ def test_code_fits_its_column(path):
 
 @pytest.mark.parametrize('folder', ['microvid_nb', 'tools', 'docs'])
 def test_programs_fit_their_column(folder):
-    wide = [(path.name, number) for path in sorted((ROOT / folder).rglob('*.py'))
+    wide = [(path.name, number) for path in sorted((ROOT / folder).rglob('*.py')) if path.stem != '_modidx'
             for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1) if len(line) > LINE]
     assert not wide

@@ -194,8 +194,8 @@ def check_rows(
     rows:Tensor, # features, [..., d]
     name:str, # what they are, for the error
 ):
-    "Raises `ValueError` that names the first row which isn't finite."
-    for index in (~torch.isfinite(rows.sum(-1))).nonzero().tolist():   # a value that isn't finite spoils the sum
+    "Raises `ValueError` that names the first row that is not finite."
+    for index in (~torch.isfinite(rows.sum(-1))).nonzero().tolist():   # one value that is not finite makes the sum so
         wrong = (values := rows[tuple(index)])[~torch.isfinite(values)]
         if len(wrong): raise ValueError(f'expected finite {name}, found {wrong[0].item()} in row {index}')
 

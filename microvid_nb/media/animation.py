@@ -57,7 +57,7 @@ def read_shots(
     boxes:Sequence[tuple]=(), # faces to keep
     **part # `stream` and other options of the reader
 ) -> list[np.ndarray]: # uint8 RGB [T, H, W, 3] each, of one size
-    "Shots of a clip as sampled from the file. One crop serves all, so that the picture does not jump."
+    "Shots of a clip, sampled from the file. All shots have the same crop, so that the picture does not jump."
     path, whole = getattr(clip, 'path', clip), (0., 0., 1., 1.)
     if hasattr(clip, 'part'): part = {'stream': clip.part[2]} | part
     box = whole
@@ -84,7 +84,7 @@ def join_shots(
 # %% ../../nbs/media/12_animation.ipynb #7b865ba4
 @dataclass(frozen=True)
 class Encoding:
-    "What may give way when an animation must become smaller."
+    "The settings that may be lowered to make an animation smaller."
     quality: int = 80 # 1 to 100
     colours: int = 256 # 2 to 256; GIF and APNG
     fps: float = 8 # frames a second
@@ -222,7 +222,7 @@ def what_gave_way(
 def check_animation(
     times, seconds, fps, width, order, max_kb, loop, crossfade # of `write_animation`
 ):
-    "Passes if the wishes can be met; else a `ValueError` says which cannot."
+    "Raises `ValueError` for a wish that cannot be met, and names it."
     if not len(times): raise ValueError('an animation needs at least one shot')
     if order not in ('time', 'score'): raise ValueError(f'order should be time or score, found {order!r}')
     for name, value, low, high in (

@@ -12,12 +12,19 @@ from functools import cache
 import numpy as np
 
 # %% ../../nbs/media/06_colour.ipynb #3e634f35
-PRIMARIES = {1: 'bt709', 4: 'bt470m', 5: 'bt470bg', 6: 'smpte170m', 7: 'smpte240m', 8: 'film', 9: 'bt2020', 10: 'smpte428',
-             11: 'smpte431', 12: 'smpte432', 22: 'ebu3213'}
-TRANSFERS = {1: 'bt709', 4: 'gamma22', 5: 'gamma28', 6: 'smpte170m', 7: 'smpte240m', 8: 'linear', 9: 'log100', 10: 'log316',
-             11: 'iec61966-2-4', 12: 'bt1361e', 13: 'iec61966-2-1', 14: 'bt2020-10', 15: 'bt2020-12', 16: 'smpte2084',
-             17: 'smpte428', 18: 'arib-std-b67'}
-MATRICES = {0: 'gbr', 1: 'bt709', 4: 'fcc', 5: 'bt470bg', 6: 'smpte170m', 7: 'smpte240m', 8: 'ycgco', 9: 'bt2020nc', 10: 'bt2020c'}
+PRIMARIES = {
+    1: 'bt709', 4: 'bt470m', 5: 'bt470bg', 6: 'smpte170m', 7: 'smpte240m', 8: 'film', 9: 'bt2020', 10: 'smpte428',
+    11: 'smpte431', 12: 'smpte432', 22: 'ebu3213',
+}
+TRANSFERS = {
+    1: 'bt709', 4: 'gamma22', 5: 'gamma28', 6: 'smpte170m', 7: 'smpte240m', 8: 'linear', 9: 'log100', 10: 'log316',
+    11: 'iec61966-2-4', 12: 'bt1361e', 13: 'iec61966-2-1', 14: 'bt2020-10', 15: 'bt2020-12', 16: 'smpte2084',
+    17: 'smpte428', 18: 'arib-std-b67',
+}
+MATRICES = {
+    0: 'gbr', 1: 'bt709', 4: 'fcc', 5: 'bt470bg', 6: 'smpte170m', 7: 'smpte240m', 8: 'ycgco', 9: 'bt2020nc',
+    10: 'bt2020c',
+}
 HDR_TRANSFERS = ('smpte2084', 'arib-std-b67')
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Colour:
 
 # %% ../../nbs/media/06_colour.ipynb #b85dfe3a
 def complete_colour(
-    codes:tuple[int, int, int, int], # H.273 code points of primaries, transfer and matrix, and FFmpeg's of range (0 not said, 1 limited, 2 full)
+    codes:tuple[int, int, int, int], # H.273 primaries, transfer, matrix; FFmpeg's range (0 unknown, 1 limited, 2 full)
     width:int, # stored columns
     height:int, # stored rows
     pixel_format:str, # FFmpeg's name
@@ -62,7 +69,8 @@ def frame_colour(
     frame # an `av.VideoFrame`
 ) -> Colour: # without gaps
     "The colour notes of a decoded frame"
-    codes = tuple(int(getattr(frame, name, 2)) for name in ('color_primaries', 'color_trc', 'colorspace', 'color_range'))
+    names = 'color_primaries', 'color_trc', 'colorspace', 'color_range'
+    codes = tuple(int(getattr(frame, name, 2)) for name in names)
     kind = frame.format
     return complete_colour(codes, frame.width, frame.height, kind.name, kind.is_rgb or kind.has_palette)
 
@@ -121,7 +129,8 @@ SDR_CURVES = ('bt709', 'smpte170m', 'smpte240m', 'iec61966-2-4', 'bt1361e', 'iec
 CURVES = {
     'smpte2084': pq_to_light, 'arib-std-b67': hlg_to_scene, 'iec61966-2-1': srgb_to_light,
     'linear': lambda signal: signal, 'gamma22': lambda signal: signal ** 2.2, 'gamma28': lambda signal: signal ** 2.8,
-    'log100': lambda signal: np.where(signal > 0, 10 ** (2 * (signal - 1)), 0), 'log316': lambda signal: np.where(signal > 0, 10 ** (2.5 * (signal - 1)), 0),
+    'log100': lambda signal: np.where(signal > 0, 10 ** (2 * (signal - 1)), 0),
+    'log316': lambda signal: np.where(signal > 0, 10 ** (2.5 * (signal - 1)), 0),
     'smpte428': lambda signal: signal ** 2.6 * (52.37 / 48),
 }
 
@@ -146,6 +155,7 @@ def rgb_to_xyz(
     columns = np.array([[x, y, 1 - x - y] for x, y in primaries]).T
     return columns * np.linalg.solve(columns, xyz_of(white))
 
+# %% ../../nbs/media/06_colour.ipynb #4b59a986
 def xyz_of(
     point # (x, y)
 ) -> np.ndarray: # XYZ with Y = 1
@@ -153,6 +163,7 @@ def xyz_of(
     x, y = point
     return np.array([x / y, 1, (1 - x - y) / y])
 
+# %% ../../nbs/media/06_colour.ipynb #dc7f000b
 @cache
 def to_bt709_matrix(
     name:str # of the primaries
@@ -176,6 +187,7 @@ def map_bt2390(
     bent = (2*t**3 - 3*t**2 + 1) * knee + (t**3 - 2*t**2 + t) * (1 - knee) + (-2*t**3 + 3*t**2) * limit
     return pq_to_light(np.where(level < knee, level, bent) * top)
 
+# %% ../../nbs/media/06_colour.ipynb #985e54b6
 def map_hable(
     light:np.ndarray, # brightest component, 1 is paper white
     peak:float # the largest
@@ -184,13 +196,14 @@ def map_hable(
     def curve(x): return (x * (.15 * x + .05) + .004) / (x * (.15 * x + .5) + .06) - .02 / .3
     return curve(light) / curve(peak)
 
+# %% ../../nbs/media/06_colour.ipynb #e37c387a
 TONE_MAPS = {'bt2390': map_bt2390, 'hable': map_hable, 'clip': lambda light, peak: np.minimum(light, 1)}
-CURVE_POINTS = 2048 # of an operator, between which it is taken for straight
+CURVE_POINTS = 2048 # of an operator; it is interpolated linearly between them
 
 def check_tone_map(
     name:str # of an operator
 ) -> str: # the same
-    "Raises `ValueError` for a name that is no operator's"
+    "The name of an operator; `ValueError` for any other name"
     if name not in TONE_MAPS: raise ValueError(f'tone_map must be one of {", ".join(TONE_MAPS)}, not {name!r}')
     return name
 
@@ -232,7 +245,7 @@ def compress(
 
 # %% ../../nbs/media/06_colour.ipynb #e81c04ef
 def to_sdr(
-    rgb:np.ndarray, # uint16 [H, W, 3], full range, as the file's own transfer and primaries say
+    rgb:np.ndarray, # uint16 [H, W, 3], full range, in the transfer and primaries of the file
     colour, # a `Colour`; only primaries and transfer matter here
     tone_map:str='bt2390', # operator for HDR: 'bt2390', 'hable' or 'clip'
     limit:float=MAX_PEAK # the brightest light of the file, 1 is paper white (203 cd/m2)

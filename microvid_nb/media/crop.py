@@ -126,7 +126,7 @@ def crop_to(
     crop, # an aspect such as '1:1', 'auto', a box, or None for no crop
     boxes:Sequence[tuple]=() # faces to keep
 ) -> tuple: # the box
-    "The box that a wish for a crop means for these pictures."
+    "The box of a wanted crop for these pictures."
     if crop is None: return 0., 0., 1., 1.
     if isinstance(crop, str): return crop_box(images.shape[2:0:-1], crop, interest_map(images), boxes)
     if not (0 <= crop[0] < crop[2] <= 1 and 0 <= crop[1] < crop[3] <= 1):

@@ -34,7 +34,8 @@ class Margins:
              height:int # rows
     ) -> bool: # whether at least a pixel is left
         "Whether a picture of this size has such margins"
-        return min(self.top, self.bottom, self.left, self.right) >= 0 and self.left + self.right < width and self.top + self.bottom < height
+        if min(self.top, self.bottom, self.left, self.right) < 0: return False
+        return self.left + self.right < width and self.top + self.bottom < height
 
 # %% ../../nbs/media/07_geometry.ipynb #33da5def
 PARENTS = {b'moov', b'trak', b'mdia', b'minf', b'stbl'}
@@ -82,7 +83,7 @@ def mp4_tracks(
         elif name in PARENTS: yield from mp4_tracks(data, start, stop)
         elif name == b'stsd':
             for _, entry, last in boxes(data, start + 8, stop):
-                width, height = (int.from_bytes(data[entry + at:entry + at + 2], 'big') for at in (24, 26))
+                width, height = (int.from_bytes(data[entry + k:entry + k + 2], 'big') for k in (24, 26))
                 found = [data[a:b] for kind, a, b in boxes(data, entry + VIDEO_ENTRY, last) if kind == b'clap']
                 yield clean_aperture(found[0], width, height) if found else Margins()
 
@@ -107,7 +108,7 @@ def mp4_margins(
 # %% ../../nbs/media/07_geometry.ipynb #f82fd26d
 SEGMENT, TRACKS, TRACK, VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0xE0
 CROPS = {0x54BB: 'top', 0x54AA: 'bottom', 0x54CC: 'left', 0x54DD: 'right'}
-MAX_ELEMENTS = 100_000 # that are looked at before a damaged file is given up
+MAX_ELEMENTS = 100_000 # elements that are read in one level of the tree; a damaged file may hold more
 
 def ebml_number(
     data:bytes, # of a Matroska file
@@ -122,6 +123,7 @@ def ebml_number(
     mask = (1 << 7 * length) - 1
     return (-1 if number & mask == mask else number & mask), begin + length
 
+# %% ../../nbs/media/07_geometry.ipynb #81eebb44
 def elements(
     data:bytes, # of a Matroska file
     begin:int, # where its elements begin
@@ -176,11 +178,12 @@ def fit_within(
     height:int, # likewise
     size:tuple[int, int] # (width, height) of the frame
 ) -> tuple[int, int]: # (width, height) of the picture in the frame
-    "The largest size of the same shape; a difference of a pixel is none"
+    "The largest size of the same shape; a difference of one pixel is ignored"
     scale = min(size[0] / width, size[1] / height)
     fitted = max(1, round(width * scale)), max(1, round(height * scale))
     return size if max(abs(fitted[0] - size[0]), abs(fitted[1] - size[1])) <= 1 else fitted
 
+# %% ../../nbs/media/07_geometry.ipynb #fcd92106
 def add_bars(
     image:np.ndarray, # [h, w, 3]
     size:tuple[int, int] # (width, height), no smaller
@@ -214,7 +217,8 @@ def find_bars(
 ) -> Margins: # rows and columns of the bars; all zero where there are none
     "The letterbox bars that all frames have in common; `ValueError` where there is no frame"
     images = np.asarray(images)
-    if images.ndim != 4 or not images.size: raise ValueError(f'images must be [T, H, W, 3] with at least one frame, not {images.shape}')
+    if images.ndim != 4 or not images.size:
+        raise ValueError(f'images must be [T, H, W, 3] with at least one frame, not {images.shape}')
     low, high = images.min(0), images.max(0)
     rows, columns = (low.min(1), high.max(1)), (low.min(0), high.max(0))
     top, bottom = (bar_length(*(line[::step] for line in rows), tolerance) for step in (1, -1))

@@ -26,14 +26,14 @@ def _escaped(
 def printable(
     name, # a path, or any text
 ) -> str: # one line without control characters, which UTF-8 can store
-    "A name as people may read it."
+    "A name in a form that is safe to show."
     return ''.join(map(_escaped, str(name)))
 
 # %% ../../nbs/media/09_names.ipynb #b872e8e0
 def as_json(
     data, # plain data
 ) -> str: # ASCII only where a character could not be stored or shown
-    "Plain data as JSON, with escapes for control characters and for bytes that are no text."
+    "Plain data as JSON, with escapes for control characters and for bytes that are not text."
     def escaped(character): return f'\\u{ord(character):04x}' if printable(character) != character else character
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
     return ''.join(character if character == '\n' else escaped(character) for character in text)

@@ -113,7 +113,7 @@ def read_mark(
 def identity(
     path, # any
 ) -> tuple|None: # device and number of the file; None where there is none
-    "What tells whether two paths lead to the same file."
+    "The identity of a file: it is equal for two paths that lead to the same file."
     try: found = os.stat(path)
     except OSError: return None
     return found.st_dev, found.st_ino
@@ -137,7 +137,7 @@ def safe_output(
     path, # of an output
     source, # file or folder that it is made of
 ) -> Path: # the same path
-    "The place of an output; `ValueError` where an input, a folder or a file of somebody else is in it."
+    "The path of an output; `ValueError` if it is an input, a folder, or a file without the mark of this source."
     path, here = Path(path), identity(path)
     if here and (here in outputs.inputs or here == identity(source)):
         raise ValueError(f'{path} is an input, which is never replaced: name another folder')

@@ -28,7 +28,7 @@ except ImportError: fcntl = None  # Windows has no such locks
 def in_use(
     handle:int, # of an open file
 ) -> bool: # whether another process has it
-    "Locks a file until it is closed or this process ends, even by force; True where it is locked already."
+    "Whether another process has locked a file; if not, it is locked here until it is closed or the process ends."
     if fcntl is None: return False
     try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError: return True
@@ -38,7 +38,7 @@ def in_use(
 def clear_leftovers(
     path:Path # of a file that is about to be written
 ):
-    "Removes the temporary files of this path that a killed run has left; those that another run writes now are locked."
+    "Removes the temporary files of this path that a killed run has left; those of a running process are locked."
     form = re.compile(re.escape(f'.{path.stem[:40]}-') + '[a-z0-9_]{8}' + re.escape(path.suffix))
     for name in filter(form.fullmatch, os.listdir(path.parent) if fcntl else []):
         try: handle = os.open(path.parent / name, os.O_RDWR)
@@ -50,9 +50,9 @@ def clear_leftovers(
 # %% ../../nbs/media/03_render.ipynb #2cbf2a9b
 @contextmanager
 def atomic_path(
-    path # where the file shall be
+    path # of the finished file
 ) -> Iterator[Path]: # a temporary path beside it, with the same suffix
-    "A temporary path that becomes `path` when the block ends well, and is removed when it does not"
+    "A temporary path. It becomes `path` if the block ends without an error; otherwise it is removed."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path)
@@ -168,7 +168,7 @@ def gif_palette(
 def colour_table(
     palette:np.ndarray # uint8 RGB [n, 3], n <= 255
 ) -> np.ndarray: # uint8 [256, 4], alpha and RGB
-    "A palette as FFmpeg wants it. The last colour is transparent: a pixel that keeps what was there."
+    "A palette in FFmpeg's form. The last colour is transparent: such a pixel keeps its colour of the frame before."
     table = np.zeros((256, 4), np.uint8)
     table[:255, 0], table[:255, 1:] = 255, palette[0]
     table[:len(palette), 1:] = palette
@@ -206,7 +206,7 @@ def nearest_colours(
     palette:np.ndarray, # uint8 RGB [n, 3], in the order of `gif_palette`
     rule:str='none' # of FFmpeg's `paletteuse`
 ) -> np.ndarray: # uint8 [T, H, W] palette indices
-    "Pictures in the colours of a palette. FFmpeg searches in a space of equal steps to the eye, and sorts the palette."
+    "Pictures in the colours of a palette. FFmpeg searches in a perceptually uniform space, and sorts the palette."
     graph, source = palette_graph(*images.shape[1:3], palette, rule)
     known, indices = packed(palette), []
     for number, image in enumerate([*images, None]):

@@ -240,7 +240,7 @@ def title_card(image, t): return np.full_like(image, (30, 140, 140))
 # %% ../../nbs/media/04_sample_clip.ipynb #ff9a1c03
 def focus(image, t): return cv2.GaussianBlur(image, (0, 0), 14 * (1 - t) + .01)
 
-# from second, to second, scene, what spoils it
+# from second, to second, scene, function that degrades it
 SCRIPT: list[tuple[float, float, Callable, Callable|None]] = [
     (0, .75, beach, fade_in), (.75, 2.25, beach, None),
     (2.25, 4.25, city, None), (4.25, 4.75, city, whip),

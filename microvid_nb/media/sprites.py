@@ -62,14 +62,14 @@ def cues(
 def sprite_step(
     duration:float # seconds; 0 if unknown
 ) -> float: # seconds
-    "How long one picture stands: about a hundred in a clip, two a second at most, one in ten seconds at least."
+    "The seconds of one picture: about a hundred pictures in a clip, each shown for 0.5 to 10 seconds."
     return float(np.clip(duration / 100, .5, 10)) if duration else 1.
 
 # %% ../../nbs/media/14_sprites.ipynb #34bb9362
 def write_sprites(
     path, # WebVTT file to write; the sheets are beside it: NAME-1.jpg, NAME-2.jpg ...; folders are made
     clip, # a video file, or a survey of one
-    seconds:float=None, # how long one picture stands; nothing: about a hundred pictures in a clip
+    seconds:float=None, # how long one picture is shown; None: about a hundred pictures in a clip
     width:int=160, # pixels of a picture
     columns:int=10, # pictures in a row
     rows:int=10, # rows of a sheet
@@ -110,7 +110,7 @@ def fitted(
 def cover_picture(
     path # a video or sound file
 ) -> np.ndarray|None: # uint8 RGB [H, W, 3]; None where there is none, or none that can be decoded
-    "The cover that a file brings along."
+    "The cover picture that a file contains."
     with open_media(path) as container:
         covers = [each for each in container.streams.video if each.disposition & av.stream.Disposition.attached_pic]
         for stream in covers:

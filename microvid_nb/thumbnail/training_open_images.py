@@ -24,8 +24,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..data.files import require_file
-from ..data.files import in_parallel
+from ..data.files import in_parallel, require_file
 from microvid_nb.data.open_images import (
     OPEN_IMAGES_PAGE, OpenImages, OpenImagesDataset, open_image, read_class_descriptions, read_image_list,
     read_open_images)
