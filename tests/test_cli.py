@@ -83,6 +83,7 @@ def test_damaged_file_warns_once_and_succeeds(sample, tmp_path):
     assert json.loads(out)[0]['warnings'][0].startswith(str(cut))
 
 
+@pytest.mark.check
 def test_card_page(sample, tmp_path):
     code, out, _ = microvid('card', sample, '--world', '--out', tmp_path)
     page = (tmp_path / 'index.html').read_text(encoding='utf-8')
@@ -92,6 +93,7 @@ def test_card_page(sample, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {'index.html', 'sample.jpg', 'sample.gif', 'sample-generated.gif'}
 
 
+@pytest.mark.check
 def test_card_asks_models_only_about_what_they_know(sample, tmp_path):
     code, out, _ = microvid('card', sample, '--out', tmp_path, '--json')
     page, record = (tmp_path / 'index.html').read_text(encoding='utf-8'), json.loads(out)[0]
@@ -100,6 +102,7 @@ def test_card_asks_models_only_about_what_they_know(sample, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {'index.html', 'sample.jpg', 'sample.gif'}
 
 
+@pytest.mark.check
 def test_card_without_a_path_makes_its_clips(tmp_path):
     code, out, _ = microvid('card', '--out', tmp_path)
     assert code == 0 and len(list(tmp_path.glob('*.mp4'))) == 3 == len(list(tmp_path.glob('*.jpg')))
@@ -125,6 +128,7 @@ def test_part_of_a_clip(sample, tmp_path):
     assert code == 0 and times and all(4 <= time < 8 for time in times)
 
 
+@pytest.mark.check
 def test_several_workers_give_the_same(sample, tmp_path):
     for name in 'abc':
         shutil.copy(sample, tmp_path / f'{name}.mp4')

@@ -75,6 +75,7 @@ def test_no_locale_still_finishes_every_file(odd_names, tmp_path):
     assert code == 0 and len(out.splitlines()) == 4 and '\\u6771' in out
 
 
+@pytest.mark.check
 def test_markup_in_titles_and_names_is_text(short, tmp_path):
     clip = Path(shutil.copy(short, tmp_path / '<img src=x onerror=alert(1)>.mp4'))
     clip.with_suffix('.txt').write_text('<script>alert(2)</script>\x1b[2J')
@@ -90,6 +91,7 @@ def test_words_with_control_characters_are_shown_as_escapes(short, tmp_path):
     assert code == 2 and len(err.splitlines()) == 1 and '\x1b' not in err and 'topics.csv' in err
 
 
+@pytest.mark.check
 def test_an_unknown_topic_is_refused_with_its_file(short, tmp_path):
     topics = tmp_path / 'new.csv'
     topics.write_text('word,count\ndogg,3\n')
@@ -194,6 +196,7 @@ def test_outputs_are_not_taken_for_inputs(short, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {'a.mp4', 'b.mp4', 'a.gif', 'b.gif'}
 
 
+@pytest.mark.check
 def test_what_others_wrote_stays_without_force(short, tmp_path):
     clip = Path(shutil.copy(short, tmp_path / 'clip.mp4'))
     (tmp_path / 'clip.gif').write_bytes(b'mine')
@@ -214,6 +217,7 @@ def test_another_clip_of_the_same_name_is_another_source(short, tmp_path):
     assert code == 2 and 'not made of this source' in err
 
 
+@pytest.mark.check
 def test_derived_names_never_meet(short, tmp_path):
     for name in ('x.mp4', 'x-generated.mp4'): shutil.copy(short, tmp_path / name)
     clips = [tmp_path / 'x.mp4', tmp_path / 'x-generated.mp4']

@@ -538,6 +538,7 @@ def listening() -> set[str]:
     return {row[1] for row in rows if row[3] == '0A'}
 
 
+@pytest.mark.check
 @pytest.mark.skipif(not Path('/proc/net/tcp').exists(), reason='reads the table of sockets of Linux')
 def test_workers_listen_on_loopback_only():
     before = listening()
