@@ -88,6 +88,8 @@ class Answer:
     context:object = field(default=None, repr=False) # what else a picture of the answer needs
     name:ClassVar[str] = '' # of the task
 
+    def __repr__(self): return f'{type(self).__name__}({printable(Path(self.path).name)})'
+
     def __getattr__(self, name):
         if name.startswith('_') or name == 'found': raise AttributeError(name)
         return getattr(self.found, name)

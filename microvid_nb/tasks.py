@@ -68,6 +68,8 @@ class TaskModel:
     path: Path # of its checkpoint
     note: str # what the checkpoint says of itself
 
+    def __repr__(self): return f'TaskModel({self.task.name}, trained on {self.trained_on})'
+
     @property
     def shipped(self) -> bool: # True for a checkpoint of the package
         "Whether the model comes with the package."

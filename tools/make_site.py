@@ -180,12 +180,9 @@ def write_contents(titles: dict):
 
 def by_sphinx():
     """Processed notebooks -> pages that Sphinx understands -> _docs/."""
-    subprocess.run(
-        [Path(sys.executable).with_name('nbdev_proc_nbs')],
-        cwd=ROOT,
-        check=True,
-        env=os.environ | {'PYTHONWARNINGS': 'ignore'},
-    )
+    # not by the command nbdev_proc_nbs: without Quarto it would install the package into the Python of the path
+    process = 'from nbdev.serve import proc_nbs; proc_nbs()'
+    subprocess.run([sys.executable, '-c', process], cwd=ROOT, check=True, env=os.environ | {'PYTHONWARNINGS': 'ignore'})
     shutil.rmtree(PAGES, ignore_errors=True)
     built = PROCESSED / '_built'  # MyST-NB leaves a folder beside the pages
     shutil.rmtree(built, ignore_errors=True)

@@ -10,6 +10,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -73,6 +74,8 @@ class Survey:
     change:np.ndarray = field(repr=False) # float32 [L], mean change of grey levels in [0, 1] since the last sample
     cuts:np.ndarray = field(repr=False) # float64 [m], seconds at which one shot ends and the next begins
     part:tuple = (0., None, None) # the surveyed part: start and end in seconds, and number of the stream
+
+    def __repr__(self): return f'Survey({Path(self.path).name!r}, {self.end:.1f} s, {len(self.frames)} frames)'
 
     @property
     def path(self) -> str: # of the clip
