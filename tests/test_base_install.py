@@ -30,7 +30,8 @@ def base(tmp_path_factory) -> Path:
     venv.create(folder / 'venv', with_pip=True)
     wheel, = folder.glob('microvid_nb-*.whl')
     python, empty = folder / 'venv' / 'bin' / 'python', megabytes(folder / 'venv')
-    subprocess.run([python, '-m', 'pip', 'install', '-qq', '--disable-pip-version-check', wheel], check=True)
+    install = [python, '-m', 'pip', 'install', '-qq', '--disable-pip-version-check', wheel]
+    subprocess.run(install, check=True, env=clean_environment())
     (folder / 'added').write_text(str(megabytes(folder / 'venv') - empty))
     return folder / 'venv'
 
@@ -40,12 +41,16 @@ def clip(tmp_path_factory) -> Path:
     return render_sample_clip(tmp_path_factory.mktemp('clip') / 'clip.mp4')
 
 
+def clean_environment() -> dict[str, str]:
+    """Without folders in which other packages would be found."""
+    return {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+
+
 def run(base: Path, *command: str, status: int = 0) -> str:
     """What a command of the environment prints, both streams together."""
-    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
     done = subprocess.run(
         [base / 'bin' / command[0], *command[1:]],
-        cwd=base.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=base.parent, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )
     assert done.returncode == status, done.stdout[-3000:]
     return done.stdout

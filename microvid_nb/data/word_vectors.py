@@ -124,7 +124,7 @@ def keyed_vectors(
     entries:Iterable[tuple[int, bytes, np.ndarray]], # place in the file, word, float32 [D]
     dim:int, # D
     where:str, # the file and what its places are, such as 'glove.txt, line', for errors
-) -> 'KeyedVectors': # words in the order of the entries, float32 [n, D]
+) -> object: # gensim's `KeyedVectors`: words in the order of the entries, float32 [n, D]
     "Words and vectors as gensim keeps them; `ValueError` for a repeated word, one not in UTF-8, NaN or infinity."
     from gensim.models import KeyedVectors
     places, table = {}, bytearray()
@@ -147,7 +147,7 @@ def read_word_vectors(
     path:str|Path, # GloVe text, word2vec text, or (where the name ends in .bin) a word2vec binary; unpacked
     words:Collection[str]=None, # the words to keep; None keeps all
     dim:int=None, # D of a GloVe file, where its first lines should not be trusted to tell
-) -> 'KeyedVectors': # float32 [n, D] with the words as keys; wanted words that the file lacks are not in it
+) -> object: # gensim's `KeyedVectors`: float32 [n, D] by words, without wanted words that the file lacks
     "Word vectors from a published file, read as a stream; `ValueError` names the file, the line and what is wrong."
     path = require_file(path, 'a file of word vectors', 'https://nlp.stanford.edu/projects/glove/')
     if isinstance(words, str): raise ValueError(f'words must be a list of words, not the text {words!r}')

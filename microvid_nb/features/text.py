@@ -199,7 +199,7 @@ class ParagraphEmbedder:
 
 # %% ../../nbs/features/03_text.ipynb #72c7ce0f
 @patch
-def gensim_model(self:ParagraphEmbedder) -> 'Doc2Vec': # without words
+def gensim_model(self:ParagraphEmbedder) -> object: # gensim's `Doc2Vec`, without words
     "An empty model with these settings."
     from gensim.models.doc2vec import Doc2Vec
     s = self.settings
