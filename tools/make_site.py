@@ -115,8 +115,8 @@ def shown(cell, page: str, places: dict):
             output.data.pop(kind)
     for output in cell.outputs:
         if 'text/markdown' in output.get('data', {}):  # Sphinx takes its links as they are
-            text = re.sub(r'((?:\]\(|href=")(?!https?:)[^)"]*)\.ipynb', r'\1.html', output.data['text/markdown'])
-            output.data['text/markdown'] = relink(text, page, places)
+            text = relink(output.data['text/markdown'], page, places)
+            output.data['text/markdown'] = re.sub(r'(\]\((?!https?:)[^)]*)\.ipynb', r'\1.html', text)
     cell.outputs = [output for output in cell.outputs if output.get('data', True)]
     return cell if cell.source or cell.outputs else None
 
