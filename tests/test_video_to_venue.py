@@ -68,10 +68,16 @@ def test_nothing_to_see_and_nothing_to_hear(tmp_path, checkpoint):
             estimate_venue(tmp_path/name, checkpoint[1])
 
 
-@pytest.mark.parametrize('name', ['short.wav', 'silence.wav', 'empty.wav'])
+@pytest.mark.parametrize('name', ['silence.wav', 'empty.wav'])
 def test_real_sounds_without_sound(media, checkpoint, name):
     with pytest.raises(MediaError, match=f'{name}.*(silent|no media|empty)'):
         estimate_venue(media/'sounds'/'odd'/name, checkpoint[1])
+
+
+def test_a_sound_of_48_samples_is_a_sound(media, checkpoint):
+    """The end of what a resampler holds is flushed, so that nothing is too short to be heard."""
+    found = estimate_venue(media/'sounds'/'odd'/'short.wav', checkpoint[1])
+    assert found.venues.iloc[:, -1].between(0, 1).all() and 'acoustic' not in found.missing
 
 
 def test_a_long_sound_is_the_mean_of_its_pieces(checkpoint):
