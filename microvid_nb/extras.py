@@ -22,10 +22,11 @@ _EXTRAS = {
 
 def missing_extra(
     error:ImportError|str, # that was raised by an import, or the name of a package
+    extra:str|None=None, # that brings the package; looked up if not given
 ) -> str: # one line
     "What to install so that an import works."
     package = error if isinstance(error, str) else (error.name or '').split('.')[0]
-    extra = next((extra for extra, packages in _EXTRAS.items() if package in packages.split()), None)
+    extra = extra or next((name for name, packages in _EXTRAS.items() if package in packages.split()), None)
     what = f'microvid_nb[{extra}]' if extra else package or 'microvid_nb[all]'
     return f'this needs {package or "a package"}, which is not installed: pip install "{what}"'
 
@@ -37,10 +38,8 @@ def require(
     "An imported module; `ImportError` names the extra that brings it where it is missing."
     try: return import_module(module)
     except ModuleNotFoundError as error:
-        if extra is None or error.name != module.split(".")[0]:
-            raise ImportError(missing_extra(error), name=error.name) from error
-        said = f'this needs {error.name}, which is not installed: pip install "microvid_nb[{extra}]"'
-        raise ImportError(said, name=error.name) from error
+        named = extra if error.name == module.split('.')[0] else None
+        raise ImportError(missing_extra(error, named), name=error.name) from error
 
 # %% ../nbs/extras.ipynb #33123592
 def installed_version(

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .conv3d import ClipClassifier, count_weights, flat_settings, read_actions
+from .conv3d import read_actions
 from .systems import (
     NETWORKS, SCALES, Clips, ClassifyScale, RawPost, confusions, convergence, draw_posts, frame_features,
-    fusion_figures, inference_time, mean_precision, per_class, post_items, scores_of, train_fusion, train_network)
+    fusion_figures, inference_time, per_class, post_items, scores_of, train_fusion, train_network)
 from .video import (
     MIRRORED, VideoToClass, draw_moments, right_answers, story_moments, train_classifier)
 from ..data.microworld import MicroWorld, in_parallel
