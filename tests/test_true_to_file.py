@@ -62,7 +62,7 @@ def planes(rgb, matrix, full=False, bits=8):
 def flat_file(path, patches, size=(320, 192), matrix=1, full=False, bits=8, tags=(1, 1, 1, 1)):
     """A lossless file with patches of known numbers side by side, tagged (primaries, transfer, matrix, range)."""
     width, height = size
-    pixel_format = 'yuv444p' if bits == 8 else 'yuv444p10le'
+    pixel_format = 'yuv444p' if bits == 8 else f'yuv444p{bits}le'
     numbers = [planes(patch, matrix, full, bits) for patch in patches]
     dtype = np.uint8 if bits == 8 else '<u2'
     with av.open(str(path), 'w') as container:
@@ -137,6 +137,12 @@ def hlg(light):
     return np.where(scene <= 1 / 12, np.sqrt(3 * scene), .17883277 * np.log(np.maximum(12 * scene - .28466892, 1e-9)) + .55991073)
 
 
+def hlg_by_component(light):
+    """The same as zimg has it: the system gamma on each component."""
+    scene = np.maximum(np.asarray(light) * .203, 0) ** (1 / 1.2)
+    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), .17883277 * np.log(np.maximum(12 * scene - .28466892, 1e-9)) + .55991073)
+
+
 def srgb(light):
     light = np.clip(light, 0, 1)
     return 255 * np.where(light <= .0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - .055)
@@ -159,16 +165,16 @@ def bent(light, peak, name):
     return pq_light(level * top)
 
 
-CALM = np.array([[1, 1, 1], [1, 0, 0], [.18, .18, .18], [.05, .2, .6]])
+CALM = np.array([[1, 1, 1], [1, 0, 0], [.18, .18, .18], [.05, .2, .6], [0, 1, 0], [0, 0, 1], [.6, .4, .3]])
 
 
-@pytest.mark.parametrize('transfer, encode', [(16, pq), (18, hlg)])
+@pytest.mark.parametrize('transfer, encode', [(16, pq), (18, hlg), (18, hlg_by_component)])
 @pytest.mark.parametrize('name', TONE_MAPS)
 @pytest.mark.parametrize('lamp', [0, 3.])
 def test_hdr_is_tone_mapped(tmp_path, transfer, encode, name, lamp):
     light = np.vstack([CALM, [[lamp] * 3]]) if lamp else CALM
     patches = encode(light @ BT709_TO_2020.T)
-    path = flat_file(tmp_path / 'a.mkv', patches, matrix=9, bits=10, tags=(9, transfer, 9, 1), size=(64 * len(light), 96))
+    path = flat_file(tmp_path / 'a.mkv', patches, matrix=9, bits=12, tags=(9, transfer, 9, 1), size=(64 * len(light), 96))
     info = probe(path)
     assert info.hdr and info.primaries == 'bt2020' and info.transfer == {16: 'smpte2084', 18: 'arib-std-b67'}[transfer]
     peak = max(1, lamp)
