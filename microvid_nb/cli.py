@@ -138,6 +138,15 @@ def one_line():
         note(f'error: {problem}')
         raise typer.Exit(2)
 
+# %% ../nbs/cli.ipynb #97e63c85
+def one_of(
+    option:str, # as it is typed
+    value:str, # what was given
+    known:tuple # what there is
+):
+    "Passes if a word is known; else a `ValueError` names the words."
+    if value not in known: raise ValueError(f'{option} should be {", ".join(known)}, found {value!r}')
+
 # %% ../nbs/cli.ipynb #d10ca5d8
 def part_of(
     start:float|None, # seconds
@@ -333,15 +342,6 @@ def thumbnail(
     names = ['{}-why.png', *(str(place) for place in picture_places(Path('{}.' + format), count))]
     raise typer.Exit(for_each(paths, job, describe, json, workers, names, outputs).status)
 
-
-# %% ../nbs/cli.ipynb #97e63c85
-def one_of(
-    option:str, # as it is typed
-    value:str, # what was given
-    known:tuple # what there is
-):
-    "Passes if a word is known; else a `ValueError` names the words."
-    if value not in known: raise ValueError(f'{option} should be {", ".join(known)}, found {value!r}')
 
 # %% ../nbs/cli.ipynb #0b197fe1
 def shot_times(

@@ -51,9 +51,12 @@ WEIGHTS = {1: (.2126, .0722), 6: (.299, .114), 9: (.2627, .0593)}
 def planes(rgb, matrix, full=False, bits=8):
     """Y, Cb and Cr of one colour in [0, 1], by the definition in H.273."""
     red, green, blue = rgb
-    kr, kb = WEIGHTS[matrix]
-    y = kr * red + (1 - kr - kb) * green + kb * blue
-    numbers = np.array([y, (blue - y) / 2 / (1 - kb), (red - y) / 2 / (1 - kr)])
+    if matrix == 8:  # YCgCo
+        numbers = np.array([[.25, .5, .25], [-.25, .5, -.25], [.5, 0, -.5]]) @ rgb
+    else:
+        kr, kb = WEIGHTS[matrix]
+        y = kr * red + (1 - kr - kb) * green + kb * blue
+        numbers = np.array([y, (blue - y) / 2 / (1 - kb), (red - y) / 2 / (1 - kr)])
     if full:
         return np.round(numbers * (2**bits - 1) + [0, 2**(bits - 1), 2**(bits - 1)]).astype(int)
     return np.round((numbers * [219, 224, 224] + [16, 128, 128]) * 2**(bits - 8)).astype(int)
@@ -97,14 +100,22 @@ def test_untagged_colour_is_taken_as_players_do(tmp_path, size, matrix, short_si
     np.testing.assert_allclose(shown(path, short_side=short_side)[0], (200, 60, 30), atol=3)
 
 
-@pytest.mark.parametrize('matrix', [1, 6, 9])
+@pytest.mark.parametrize('matrix', [1, 6, 8, 9])
 @pytest.mark.parametrize('full', [False, True])
 def test_matrix_and_range_by_tag(tmp_path, matrix, full):
     patches = np.array([[200, 60, 30], [20, 220, 90], [255, 255, 255], [0, 0, 0]])
     path = flat_file(tmp_path / 'a.mkv', patches / 255, matrix=matrix, full=full, tags=(1, 1, matrix, 1 + full))
     info = probe(path)
-    assert (info.matrix, info.full_range) == ({1: 'bt709', 6: 'smpte170m', 9: 'bt2020nc'}[matrix], full) and not info.hdr
+    assert (info.matrix, info.full_range) == ({1: 'bt709', 6: 'smpte170m', 8: 'ycgco', 9: 'bt2020nc'}[matrix], full) and not info.hdr
     np.testing.assert_allclose(shown(path, 4), patches, atol=2)
+
+
+@pytest.mark.parametrize('primaries, code, meant', [(1, 12, 1), (9, 12, 9), (9, 13, 9), (5, 12, 6)])
+def test_a_matrix_that_follows_from_the_primaries(tmp_path, primaries, code, meant):
+    grey_and_red = np.array([[.5, .5, .5], [.6, .3, .3]])
+    path = flat_file(tmp_path / 'a.mkv', grey_and_red, matrix=meant, tags=(primaries, 1, code, 1))
+    plain = flat_file(tmp_path / 'b.mkv', grey_and_red, matrix=meant, tags=(primaries, 1, meant, 1))
+    np.testing.assert_array_equal(shown(path, 2), shown(plain, 2))
 
 
 def test_plain_colour_is_ffmpegs_own(tmp_path, pictures):

@@ -25,7 +25,7 @@ MATRICES = {
     0: 'gbr', 1: 'bt709', 4: 'fcc', 5: 'bt470bg', 6: 'smpte170m', 7: 'smpte240m', 8: 'ycgco', 9: 'bt2020nc',
     10: 'bt2020c',
 }
-HDR_TRANSFERS = ('smpte2084', 'arib-std-b67')
+HDR_TRANSFERS, DERIVED_MATRICES = ('smpte2084', 'arib-std-b67'), (12, 13) # the latter follow from the primaries
 
 @dataclass(frozen=True)
 class Colour:
@@ -57,6 +57,7 @@ def complete_colour(
     primaries, transfer, matrix = (table.get(code) for table, code in zip((PRIMARIES, TRANSFERS, MATRICES), codes))
     wide = transfer in HDR_TRANSFERS
     if is_rgb: matrix = 'gbr'
+    elif codes[2] in DERIVED_MATRICES: matrix = {'bt709': 'bt709', 'bt2020': 'bt2020nc'}.get(primaries, 'smpte170m')
     elif matrix in (None, 'gbr'):
         large = height > 576 or width >= 1280
         matrix = 'bt2020nc' if wide or primaries == 'bt2020' else 'bt709' if large else 'smpte170m'
@@ -73,6 +74,18 @@ def frame_colour(
     codes = tuple(int(getattr(frame, name, 2)) for name in names)
     kind = frame.format
     return complete_colour(codes, frame.width, frame.height, kind.name, kind.is_rgb or kind.has_palette)
+
+# %% ../../nbs/media/06_colour.ipynb #f9ad8fc4
+def ycgco_to_rgb(
+    planes:np.ndarray, # uint16 [H, W, 3]: brightness, green and orange differences
+    full_range:bool # whether 0 is black and the largest number white
+) -> np.ndarray: # uint16 [H, W, 3]
+    "Red, green and blue of YCgCo"
+    low, high, spread = (0, 65535, 65535) if full_range else (16 * 256, 219 * 256, 224 * 256)
+    y = (planes[..., 0].astype(np.float32) - low) / high
+    green, orange = ((planes[..., k].astype(np.float32) - 32768) / spread for k in (1, 2))
+    rgb = np.stack([y - green + orange, y + green, y - green - orange], -1)
+    return (rgb.clip(0, 1) * 65535 + .5).astype(np.uint16)
 
 # %% ../../nbs/media/06_colour.ipynb #d6ae6286
 PAPER_WHITE = 203. # cd/m2 (ITU-R BT.2408)
