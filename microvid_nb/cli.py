@@ -736,6 +736,8 @@ Seed = Annotated[int, _number('Of the world, the weights and the first round.', 
 TaskName = Annotated[str, typer.Argument(help='thumbnail (or amuse), gif (or gevaden), classify, venue (or dare).')]
 
 # %% ../nbs/cli.ipynb #2d236d3a
+_TRAINED = 10 # times the size of a checkpoint in half precision: the model, its state in training and the best weights
+
 def check_room(
     path:Path, # file that will be written
     size:int, # bytes
@@ -788,8 +790,10 @@ def train(
             chosen = find_task(task)
             if out.exists() and not force and not is_model_of(out, chosen):
                 raise ValueError(f'{out} exists and is no model of this task: name another file, or give --force')
-            check_room(out, 2 * chosen.checkpoint.stat().st_size)
-            path = train_model(chosen.name, out, scale, seed, half, progress=sys.stderr.isatty())
+            check_room(out, _TRAINED * chosen.checkpoint.stat().st_size)
+            states = out.with_name(f'.{out.stem}-{chosen.name}-{scale}-{seed}-training')
+            with import_named('microvid_nb.training.resumable')(states):
+                path = train_model(chosen.name, out, scale, seed, half, progress=sys.stderr.isatty())
     print(printable(f'model: {path}'))
 
 # %% ../nbs/cli.ipynb #2a342898
