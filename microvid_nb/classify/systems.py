@@ -278,13 +278,13 @@ def inference_time(
     model:ClipClassifier, # in evaluation mode
     clip:Tensor, # uint8 [3, T, S, S]
     times:int=30, # of which the median is taken
-) -> float: # milliseconds
+) -> float: # milliseconds on the wall: processor time ticks too coarsely on some machines
     "How long the network takes for one clip."
     clip, taken = clip[None].to(next(model.parameters()).device), []
     for _ in range(times + 3):
-        started = clock()
+        started = time.perf_counter()
         model(clip).cpu()
-        taken.append(clock() - started)
+        taken.append(time.perf_counter() - started)
     return 1000*float(np.median(taken[3:]))
 
 # %% ../../nbs/classify/05_systems.ipynb #21ef7a29
