@@ -76,6 +76,24 @@ def fit_scheduled(
         model, loader, loss, stepper, epochs, scheduler=learning_rates(schedule, stepper, epochs), **options
     )
 
+# %% ../nbs/experiments.ipynb #5c1b7d21
+def fit_labels(
+    network, # a module that gives a logit for each label, [n, labels]; trained in place
+    inputs, # pictures or clips, tensor [n, ...]
+    labels, # what each shows, float tensor [n, labels], 0 or 1
+    epochs:int, # passes over them, in batches of 32
+    rate:float, # the largest learning rate of AdamW
+    weight_decay:float, # of AdamW
+    augment:Callable=lambda batch: batch, # other views of a batch of inputs
+    **options, # of `fit`: seed, progress, ...
+) -> pd.DataFrame: # an epoch a row, as `fit` returns it
+    "The history of a network that learns which labels are true of its inputs."
+    from torch.nn.functional import binary_cross_entropy_with_logits
+    from torch.utils.data import DataLoader, TensorDataset
+    def loss(model, batch): return binary_cross_entropy_with_logits(model(augment(batch[0])), batch[1])
+    loader = DataLoader(TensorDataset(inputs, labels), 32, shuffle=True, drop_last=True)
+    return fit_scheduled(network, loader, loss, epochs, rate, 'AdamW', weight_decay=weight_decay, **options)
+
 # %% ../nbs/experiments.ipynb #e468f60f
 @contextmanager
 def limit_threads(

@@ -14,7 +14,7 @@ import pandas as pd
 from .experiments import write_items
 from .extras import require
 from .media.render import atomic_path
-from .tasks import Task, all_tasks, find_task
+from .tasks import Task, find_task
 from .training import save_checkpoint
 
 # %% ../nbs/reproduce.ipynb #23d0f888

@@ -9,18 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import microvid
 
 MICROVID = Path(sys.executable).with_name('microvid')
 STRICT = {**os.environ, 'PYTHONIOENCODING': 'utf-8:strict'}
-
-
-def microvid(*arguments, **options):
-    """Status, standard output and standard error of a command; a traceback is a failure."""
-    command = [MICROVID, *(each if isinstance(each, bytes) else str(each) for each in arguments)]
-    done = subprocess.run(command, capture_output=True, timeout=170, **options)
-    out, err = (each.decode('utf-8') for each in (done.stdout, done.stderr))
-    assert 'Traceback' not in out + err, err
-    return done.returncode, out, err
 
 
 @pytest.fixture(scope='module')

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.pictures import NAMES
@@ -25,7 +24,7 @@ from ..features.visual import backbone, clip_features
 from .gevaden import GEVADEN, GEVADENSettings, likely_gif, shot_likelihoods
 from ..media.survey import Survey
 from ..media.video import iter_frames
-from ..experiments import fit_scheduled, new_model, visible_concepts
+from ..experiments import fit_labels, new_model, visible_concepts
 from ..training import load_model
 
 # %% ../../nbs/gif/09_video_to_gif.ipynb #82f96a0c
@@ -115,11 +114,7 @@ def train_shot_network(
     clips = torch.cat([video.clips for video, _ in made])
     labels = torch.from_numpy(np.concatenate([label for _, label in made]))
     network = new_model(lambda: ShotNetwork(settings), seed)
-    def loss(model, batch): return nn.functional.binary_cross_entropy_with_logits(model(batch[0]), batch[1])
-    loader = DataLoader(TensorDataset(clips, labels), 32, shuffle=True, drop_last=True)
-    history = fit_scheduled(
-        network, loader, loss, epochs, 3e-3, 'AdamW', weight_decay=.02, seed=seed, progress=progress
-    )
+    history = fit_labels(network, clips, labels, epochs, 3e-3, .02, seed=seed, progress=progress)
     features = network.features(clips)
     network.mean, network.deviation = features.mean(0), features.std(0) + 1e-3
     return network, history
