@@ -130,6 +130,7 @@ class CutRules:
     apart:float = .25 # unexplained change between the two ends of a slow transition
     distance:float = 8. # levels (root mean square) between the ends
     spread:float = .2 # part of the picture that takes part in the change
+    even:float = 3. # largest step of a slow transition, in steps of an even one: more is a stair of cuts
     pure:float = .05 # share of the other shot below which a picture belongs to one
 
 # %% ../../nbs/media/02_candidates.ipynb #a7e422ae
@@ -253,6 +254,8 @@ class CutFinder:
             if np.diff(share).min() < -.08 or self.spread(first, last) < rules.spread: continue
             if self.unlike(first, last) < rules.apart: continue
             start, end = within[share < rules.pure].max(), within[share > 1 - rules.pure].min()
+            steps = np.diff(share[start - first:end - first + 1])
+            if steps.max() > rules.even / len(steps) + .1: continue
             found.append((left[1:-1].mean(), start, end))
         return min(found)[1:] if found else None
 
