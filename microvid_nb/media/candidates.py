@@ -157,78 +157,31 @@ def look_at(
     tiny = cv2.resize(small, (32, 18), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
     return Look(time, cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.sqrt(counts / (height * width)), tiny)
 
-# %% ../../nbs/media/02_candidates.ipynb #6f78d180
+# %% ../../nbs/media/02_candidates.ipynb #65f9faf1
 REACH = 8  # samples before and after the one that is judged
-HALVES = np.array([1, 2, 3, 4, 6, 8])  # samples from the middle of a slow transition to the ends that are tried
 
-class CutFinder:
-    "Finds cuts, dissolves and fades in frames that come one by one"
-    def __init__(self,
-                 rules:CutRules=CutRules()): # when a change is a transition
-        self.rules, self.transitions, self.changes = rules, [], []
+class Window:
+    "The newest samples of a clip; the one in the middle is judged"
+    def __init__(self):
         self.looks, self.products = deque(maxlen=2 * REACH + 1), np.zeros((2 * REACH + 1,) * 2)
 
-    @property
-    def cuts(self) -> list[float]: # seconds
-        "The middles of the transitions that are known so far"
-        return [(start + end) / 2 for start, end in self.transitions]
-
-    def see(self,
-            time:float, # seconds, later than the frame before
-            image:np.ndarray # uint8 RGB [H, W, 3], small
-    ):
-        "Takes one more frame; transitions go from the last frame of a shot to the first of the next"
-        look = look_at(time, image)
-        if not self.looks: self.repeat(look)
-        before = self.looks[-1]
-        if before.grey.shape == look.grey.shape:
-            step = unexplained_change(before.grey, look.grey)
-            colours = np.sqrt(max(0., 1 - float(before.colours @ look.colours)))
-            look = look._replace(step=step, change=step * colours)
-        self.changes.append(look.change)
-        self.push(look)
-
-    def finish(self) -> np.ndarray: # float64 [m, 2], seconds: the last frame of a shot, the first of the next
-        "Judges the last frames; no frame may follow"
-        if self.looks: self.repeat(self.looks[-1]._replace(step=0., change=0.))
-        return np.array(self.transitions, float).reshape(-1, 2)
-
-    def repeat(self,
-               look:Look # first or last sample
-    ):
-        "Lets a sample stand in for those that are missing"
-        for _ in range(REACH): self.push(look)
-
-    def push(self,
-             look:Look # newest sample
-    ):
-        "Keeps a sample, and judges the middle one of those that are kept"
+    def add(self,
+            look:Look # newest sample
+    ) -> bool: # whether the window is full
+        "Keeps a sample, and its products with all others"
         self.looks.append(look)
         products = np.stack([each.tiny for each in self.looks]) @ look.tiny / look.tiny.size
         self.products[:-1, :-1] = self.products[1:, 1:]
         self.products[-1, -len(products):] = self.products[-len(products):, -1] = products
-        if len(self.looks) < self.looks.maxlen: return
-        for first, last in filter(None, (self.slow(), self.cut())):
-            start, end = self.looks[first].time, self.looks[last].time
-            while self.transitions and self.transitions[-1][1] > start:
-                before = self.transitions.pop()
-                start, end = min(start, before[0]), max(end, before[1])
-            self.transitions.append((start, end))
+        return len(self.looks) == self.looks.maxlen
 
     def unlike(self,
-               first:int, # position among the kept samples
+               first:int, # position in the window
                last:int # a later one
     ) -> float: # about 0 to 1
-        "The unexplained change between two kept samples"
+        "The unexplained change between two samples"
         before, after = self.looks[first].grey, self.looks[last].grey
         return unexplained_change(before, after) if before.shape == after.shape else 1.
-
-    def cut(self) -> tuple[int, int]|None: # positions of the frames before and after it
-        "The cut just before the middle sample, if there is one"
-        look, near = self.looks[REACH], [self.looks[REACH + k].change for k in (-2, -1, 1, 2)]
-        if look.change < max(self.rules.least, self.rules.ratio * np.median(near)): return None
-        lasts = min(self.unlike(REACH - 1, REACH + k) for k in (1, 2))
-        return (REACH - 1, REACH) if lasts >= self.rules.lasting * look.step else None
 
     def shares(self,
                first, # position of the old shot, or several
@@ -242,25 +195,8 @@ class CutFinder:
         left = (g[middle, middle] + g[first, first] - 2 * g[middle, first]) / apart - share**2
         return share, left, apart
 
-    def slow(self) -> tuple[int, int]|None: # positions of the last frame of the old shot and the first of the new
-        "The slow transition around the middle sample, if there is one"
-        share, left, apart = self.shares(REACH - HALVES, REACH + HALVES, REACH)
-        rules, found = self.rules, []
-        likely = (share > .25) & (share < .75) & (left <= rules.mixed) & (apart >= rules.distance**2)
-        for k in HALVES[likely]:
-            first, last = REACH - k, REACH + k
-            within = np.arange(first, last + 1)
-            share, left, _ = self.shares(first, last, within)
-            if np.diff(share).min() < -.08 or self.spread(first, last) < rules.spread: continue
-            if self.unlike(first, last) < rules.apart: continue
-            start, end = within[share < rules.pure].max(), within[share > 1 - rules.pure].min()
-            steps = np.diff(share[start - first:end - first + 1])
-            if steps.max() > rules.even / len(steps) + .1: continue
-            found.append((left[1:-1].mean(), start, end))
-        return min(found)[1:] if found else None
-
     def spread(self,
-               first:int, # position among the kept samples
+               first:int, # position in the window
                last:int # a later one
     ) -> float: # 0 to 1
         "The part of the picture that takes part in a change (participation ratio of its squares)"
@@ -269,6 +205,85 @@ class CutFinder:
         if min(before.mean(), after.mean()) > DARK: change -= change.mean()  # cameras change their exposure
         change = (change**2).reshape(-1, 3).sum(1)
         return float(change.sum()**2 / (change.size * (change**2).sum() + 1e-9))
+
+# %% ../../nbs/media/02_candidates.ipynb #fed0174a
+def cut_before(
+    window:Window, # full
+    rules:CutRules # when a change is a cut
+) -> tuple[int, int]|None: # positions of the frames before and after it
+    "The cut just before the middle sample, if there is one"
+    look, near = window.looks[REACH], [window.looks[REACH + k].change for k in (-2, -1, 1, 2)]
+    if look.change < max(rules.least, rules.ratio * np.median(near)): return None
+    lasts = min(window.unlike(REACH - 1, REACH + k) for k in (1, 2))
+    return (REACH - 1, REACH) if lasts >= rules.lasting * look.step else None
+
+# %% ../../nbs/media/02_candidates.ipynb #9bb8bf1a
+HALVES = np.array([1, 2, 3, 4, 6, 8])  # samples from the middle of a slow transition to the ends that are tried
+
+def slow_around(
+    window:Window, # full
+    rules:CutRules # when a change is a slow transition
+) -> tuple[int, int]|None: # positions of the last frame of the old shot and the first of the new
+    "The dissolve or fade around the middle sample, if there is one"
+    share, left, apart = window.shares(REACH - HALVES, REACH + HALVES, REACH)
+    likely, found = (share > .25) & (share < .75) & (left <= rules.mixed) & (apart >= rules.distance**2), []
+    for k in HALVES[likely]:
+        first, last = REACH - k, REACH + k
+        within = np.arange(first, last + 1)
+        share, left, _ = window.shares(first, last, within)
+        if np.diff(share).min() < -.08 or window.spread(first, last) < rules.spread: continue
+        if window.unlike(first, last) < rules.apart: continue
+        start, end = within[share < rules.pure].max(), within[share > 1 - rules.pure].min()
+        steps = np.diff(share[start - first:end - first + 1])
+        if steps.max() <= rules.even / len(steps) + .1: found.append((left[1:-1].mean(), start, end))
+    return min(found)[1:] if found else None
+
+# %% ../../nbs/media/02_candidates.ipynb #65888c5d
+class CutFinder:
+    "Finds cuts, dissolves and fades in frames that come one by one"
+    def __init__(self,
+                 rules:CutRules=CutRules()): # when a change is a transition
+        self.rules, self.window, self.transitions, self.changes = rules, Window(), [], []
+
+    @property
+    def cuts(self) -> list[float]: # seconds
+        "The middles of the transitions that are known so far"
+        return [(start + end) / 2 for start, end in self.transitions]
+
+    def see(self,
+            time:float, # seconds, later than the frame before
+            image:np.ndarray # uint8 RGB [H, W, 3], small
+    ):
+        "Takes one more frame; transitions go from the last frame of a shot to the first of the next"
+        look = look_at(time, image)
+        if not self.window.looks: self.push(look, REACH)
+        before = self.window.looks[-1]
+        if before.grey.shape == look.grey.shape:
+            step = unexplained_change(before.grey, look.grey)
+            colours = np.sqrt(max(0., 1 - float(before.colours @ look.colours)))
+            look = look._replace(step=step, change=step * colours)
+        self.changes.append(look.change)
+        self.push(look)
+
+    def finish(self) -> np.ndarray: # float64 [m, 2], seconds: the last frame of a shot, the first of the next
+        "Judges the last frames; no frame may follow"
+        if self.window.looks: self.push(self.window.looks[-1]._replace(step=0., change=0.), REACH)
+        return np.array(self.transitions, float).reshape(-1, 2)
+
+    def push(self,
+             look:Look, # newest sample
+             times:int=1 # more often where it stands in for samples that are missing
+    ):
+        "Adds a sample, and notes the transitions at the one in the middle; those that overlap are one"
+        for _ in range(times):
+            if not self.window.add(look): continue
+            found = slow_around(self.window, self.rules), cut_before(self.window, self.rules)
+            for first, last in filter(None, found):
+                start, end = self.window.looks[first].time, self.window.looks[last].time
+                while self.transitions and self.transitions[-1][1] > start:
+                    before = self.transitions.pop()
+                    start, end = min(start, before[0]), max(end, before[1])
+                self.transitions.append((start, end))
 
 # %% ../../nbs/media/02_candidates.ipynb #7abcdb98
 def find_transitions(
