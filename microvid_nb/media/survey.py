@@ -72,7 +72,7 @@ class Survey:
     end:float # seconds: when the last frame ends
     sample_times:np.ndarray = field(repr=False) # float64 [L], seconds of all samples: each takes the frame on screen
     change:np.ndarray = field(repr=False) # float32 [L], mean change of grey levels in [0, 1] since the last sample
-    cuts:np.ndarray = field(repr=False) # float64 [m], seconds at which one shot ends and the next begins
+    transitions:np.ndarray = field(repr=False) # float64 [m, 2], seconds: last frame of a shot, first of the next
     part:tuple = (0., None, None) # the surveyed part: start and end in seconds, and number of the stream
 
     def __repr__(self): return f'Survey({Path(self.path).name!r}, {self.end:.1f} s, {len(self.frames)} frames)'
@@ -81,6 +81,11 @@ class Survey:
     def path(self) -> str: # of the clip
         "The file that was surveyed."
         return self.frames.info.path
+
+    @property
+    def cuts(self) -> np.ndarray: # float64 [m], seconds
+        "Where one shot ends and the next begins: the middles of cuts, dissolves and fades"
+        return self.transitions.mean(1)
 
     @cached_property
     def analysed(self) -> Frames:
@@ -91,7 +96,7 @@ class Survey:
     @cached_property
     def candidates(self) -> Candidates:
         "The candidate frames for a thumbnail"
-        return candidate_frames(self.analysed, cuts=self.cuts)
+        return candidate_frames(self.analysed, transitions=self.transitions)
 
     @cached_property
     def shot_times(self) -> np.ndarray: # float64 [n], seconds
@@ -134,7 +139,7 @@ def survey_video(
         sample_times[-1] + 1 / SAMPLES_PER_SECOND,
         sample_times,
         np.array(change, np.float32),
-        np.array(finder.cuts),
+        finder.finish(),
         (start, end, stream),
     )
 
