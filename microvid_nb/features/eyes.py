@@ -53,6 +53,18 @@ def resampling(
     "How to resize: by areas where a picture shrinks, by cubic curves where it grows."
     return cv2.INTER_AREA if length > wanted else cv2.INTER_CUBIC
 
+# %% ../../nbs/features/11_eyes.ipynb #dfed73dd
+def square_views(
+    image:np.ndarray, # uint8 [H, W, 3] RGB
+    shape:str='squash', # squash, crop, pad or views
+) -> list[np.ndarray]: # uint8 [224, 224, 3] each: one, or three for views
+    "The squares in which a picture is seen; a picture that is nearly square is seen once."
+    if shape != 'views': return [square_picture(image, shape)]
+    whole, (height, width) = square_picture(image), image.shape[:2]
+    least, most = sorted((height, width))
+    if most <= 1.1*least: return [whole]
+    return [whole, square_picture(image[:least, :least]), square_picture(image[height - least:, width - least:])]
+
 # %% ../../nbs/features/11_eyes.ipynb #afb176f4
 def fold_batch_norm(
     module:nn.Module, # in evaluation mode; changed in place
@@ -87,7 +99,7 @@ class PictureEncoder:
     feature_dim = 1280
 
     def __init__(self,
-        shape:str='squash', # how a picture becomes a square: squash, crop or pad
+        shape:str='squash', # how a picture becomes a square: squash, crop, pad or views
         batch:int=16, # pictures at a time
     ):
         network = backbone('efficientnet_lite0', pretrained=True).eval()
@@ -104,8 +116,10 @@ class PictureEncoder:
         "What the pictures show; `ValueError` for a picture that is not uint8 [H, W, 3]."
         found = [(torch.zeros(0, self.feature_dim), torch.zeros(0, len(self.labels)))]
         for start in range(0, len(images), self.batch):
-            squares = np.stack([square_picture(image, self.shape) for image in images[start:start + self.batch]])
-            features = self.network(torch.from_numpy(squares).permute(0, 3, 1, 2))
+            views = [square_views(image, self.shape) for image in images[start:start + self.batch]]
+            squares = torch.from_numpy(np.concatenate(views)).permute(0, 3, 1, 2)
+            features = self.network(squares).split(list(map(len, views)))
+            features = torch.stack([each.mean(0) for each in features])
             found.append((features, self.network.classifier(features).softmax(1)))
         return PictureFeatures(*(torch.cat(part).clone() for part in zip(*found)))
 
