@@ -199,7 +199,9 @@ def _part(
 ) -> tuple[np.ndarray, float]: # uint8 RGB [up to frames, height, width, 3]; second of the source at which it begins
     "One part of a splice; `ValueError` for what is neither a photograph, a picture nor a file."
     if isinstance(source, np.ndarray): return _pan(check_image(source), frames, size, rng), 0.
-    if str(source) in _PHOTOGRAPHS: return _pan(read_photograph(str(source)), frames, size, rng, _PHOTOGRAPHS[str(source)][3]), 0.
+    if str(source) in _PHOTOGRAPHS:
+        thing = _PHOTOGRAPHS[str(source)][3]
+        return _pan(read_photograph(str(source)), frames, size, rng, thing), 0.
     if Path(source).exists(): return _clip_part(source, frames, fps, size, rng)
     raise ValueError(f'{source}: is no file, and no photograph: those are {", ".join(_PHOTOGRAPHS)}')
 

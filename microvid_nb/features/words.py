@@ -27,12 +27,11 @@ def sentence_network(): # a SentenceTransformer on the CPU
     "The packaged network, checked and loaded once in a process; `ImportError` names what to install."
     folder = pretrained_file('all-MiniLM-L6-v2').parent
     os.environ.setdefault('HF_HUB_OFFLINE', '1') # all that it needs is in the folder
-    hidden = os.environ.get('TQDM_DISABLE')
-    os.environ['TQDM_DISABLE'] = '1'
-    try: return require('sentence_transformers', 'text').SentenceTransformer(str(folder), device='cpu').eval()
-    finally:
-        if hidden is None: del os.environ['TQDM_DISABLE']
-        else: os.environ['TQDM_DISABLE'] = hidden
+    sentence_transformers = require('sentence_transformers', 'text')
+    progress = require('transformers.utils.logging', 'text')
+    progress.disable_progress_bar()
+    try: return sentence_transformers.SentenceTransformer(str(folder), device='cpu').eval()
+    finally: progress.enable_progress_bar()
 
 # %% ../../nbs/features/12_words.ipynb #e6a66522
 class SentenceSpace:
@@ -135,6 +134,7 @@ def label_scores(
 
 # %% ../../nbs/features/12_words.ipynb #fbc5721f
 _PEOPLE = tuple('person people human man woman boy girl child baby face selfie portrait crowd'.split())
+_WEAK = .01 # probability times weight, the largest weight being 1, of a label that says nothing
 _FACE = 4. # a clear face is worth so much of a label score
 _OTHERS = tuple(
     'animal pet dog monkey robot doll toy statue clothes food plant building vehicle landscape music'.split())
@@ -196,9 +196,11 @@ class LabelTopics:
     def label_shares(self,
         probabilities:Tensor, # float32 [1000] of one frame
         topic:str, # a word or phrase
-        n:int=3, # labels
+        n:int=3, # labels at most; weak ones are left out
     ) -> list[tuple[int, float]]: # (class, share of what speaks for the topic), the largest first
-        "The labels that speak most for a topic in a frame: probable ones, with a large weight for it."
-        parts = probabilities.float()*self.weights([topic])[0].clamp(min=0)
-        best = (parts/parts.sum()).topk(n)
-        return list(zip(best.indices.tolist(), best.values.tolist()))
+        "The labels that speak most for a topic in a frame: probable ones, with a large weight; or none."
+        weights = self.weights([topic])[0]
+        parts = probabilities.float()*(weights/weights.max()).clamp(min=0)
+        best = parts.topk(n)
+        found = zip(best.indices.tolist(), best.values.tolist(), (best.values/parts.sum()).tolist())
+        return [(label, share) for label, part, share in found if part > _WEAK]

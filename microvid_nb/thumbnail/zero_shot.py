@@ -61,7 +61,7 @@ class ZeroShotTopics:
         image:np.ndarray, # uint8 [H, W, 3] RGB
         topics, # words
         n:int=3, # labels for each
-    ) -> dict[str, list[tuple[str, float]]]: # topic -> (label, share), the largest first
+    ) -> dict[str, list[tuple[str, float]]]: # topic -> (label, share), the largest first; none where all are weak
         "The labels that speak for each topic in a picture; a face comes first where a topic means people."
         words, probabilities = list(topics), self.eyes([image]).probabilities[0]
         found, names = {}, self.eyes.labels
