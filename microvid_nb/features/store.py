@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from ..extras import require
 from .extractors import Extractor, identity, learn_titles, make_extractor
 from .pretrained import file_digest
+from ..media.sniff import wrong_file
 from ..media.video import MediaError, MediaWarning
 
 # %% ../../nbs/features/08_store.ipynb #5f739161
@@ -181,9 +182,8 @@ def read_part(
         table.validate(full=True) # is all text UTF-8?
         return table
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise ValueError(
-            f'{file}: is damaged ({first_line(error)}): delete it, and the next run makes its rows anew'
-        ) from None
+        cause = wrong_file(file, 'parquet') or f'is damaged ({first_line(error)})'
+        raise ValueError(f'{file}: {cause}: delete it, and the next run makes its rows anew') from None
 
 # %% ../../nbs/features/08_store.ipynb #7d8db2df
 def read_schema(

@@ -726,7 +726,7 @@ class Screen:
     def __call__(self,
                  frame:av.VideoFrame # a decoded frame
     ) -> np.ndarray: # uint8 [H, W, 3]
-        "The picture of a frame"
+        "The picture of a frame; `MediaError` for a kind of pixels that cannot be converted"
         # side data are not part of it: reading them delays when the frame is freed (by the collector of cycles)
         kind = (
             frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, frame.color_trc,
@@ -737,8 +737,12 @@ class Screen:
             self.kind = kind
         plan = self.development
         special = plan.alpha or plan.margins
-        if special: image = flattened(frame, plan, self.scalers, self.tone_map, self.background)
-        else: image = opaque(frame, plan, self.scalers[0], self.tone_map, plan.size)
+        try:
+            if special: image = flattened(frame, plan, self.scalers, self.tone_map, self.background)
+            else: image = opaque(frame, plan, self.scalers[0], self.tone_map, plan.size)
+        except (av.error.FFmpegError, ValueError) as error:
+            reason = f'has pictures that cannot be converted ({frame.format.name}: {describe_error(error)})'
+            raise MediaError(self.source.path, reason) from None
         image = plan.orientation(image)
         return add_bars(image, self.size) if plan.framed else image
 
