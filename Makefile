@@ -20,7 +20,7 @@ $(READY): settings.ini setup.py constraints.txt
 demo: $(READY)  ## all that can be said of VIDEO (a file, a folder, or clips of MicroWorld), as a page
 	@$(BIN)/microvid card $${VIDEO:+"$$VIDEO"} --out "$$OUT" || [ $$? -eq 1 ]  # 1: some files could not be used, as the page says
 
-test: $(READY)  ## in about five minutes: unit tests and oracles, export, README, API, all tutorials, a notebook of each folder
+test: $(READY)  ## in about six minutes: unit tests and oracles, export, README, API, all tutorials, a notebook of each folder
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m 'not check' $(MANY)
 
 check: $(READY)  ## the rest, in half an hour: every notebook, site, wheel, browser, fuzz, experiments at tiny scale

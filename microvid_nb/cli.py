@@ -116,7 +116,7 @@ Model = Annotated[
     str | None,
     typer.Option(help='Checkpoint from `microvid train`, or the name of a task for the model of the package.'),
 ]
-Topics = Annotated[Path | None, typer.Option(help='CSV of word,count: what viewers like now.')]
+Topics = Annotated[str | None, typer.Option(help='What viewers like: words such as dog,beach, or a CSV of word,count.')]
 
 # %% ../nbs/cli.ipynb #5def30b6
 @contextmanager
@@ -161,12 +161,13 @@ def part_of(
 
 # %% ../nbs/cli.ipynb #acf27999
 def known_topics(
-    topics:Path|None, # CSV of word,count; the list of the package if not given
-    model, # a `TaskModel` of the task thumbnail
+    topics:str|None, # words with commas, or a CSV of word,count; the list of the package if not given
+    model, # a `TaskModel` of the task thumbnail; None for the labels of photographs, which know any word
 ): # counts by word
     "A list of topics; `ValueError` names the file and the word that the model does not know."
-    counts = import_named('microvid_nb.thumbnail.popularity.topic_counts')(topics or shipped_topics())
-    for word in counts.index:
+    given = import_named('microvid_nb.answers.named_topics')(topics or shipped_topics())
+    counts = import_named('microvid_nb.thumbnail.popularity.topic_counts')(given)
+    for word in counts.index if model else ():
         try: model.model.space.find(word)
         except (KeyError, ValueError) as error: raise ValueError(f'{topics}: {error}') from None
     return counts
@@ -322,8 +323,9 @@ def thumbnail(
         if model and topics is None: raise ValueError('--model goes with --topics: a CSV of word,count')
         if explain and (topics is None or at is not None): raise ValueError('--explain goes with --topics, without --at')
         if topics is not None:
-            scorer = load(model or 'thumbnail', 'thumbnail')
+            scorer = load(model, 'thumbnail') if model else None
             counts = known_topics(topics, scorer)
+            if not scorer: scorer = import_named('microvid_nb.thumbnail.zero_shot.zero_shot_topics')()
 
     def job(file, name):
         answer = choose(file, counts, scorer, lam, at, **part)
@@ -338,7 +340,10 @@ def thumbnail(
         if explain: record['explanation'] = save_explanation(answer, outputs, out / f'{name}-why.png', file)
         return answer.to_dict() | record
 
-    def describe(record): return '\n'.join(f'{record["path"]}  {described(row)}' for row in record['pictures'])
+    def describe(record):
+        spoken = '; '.join(f'{topic}: {labels[0]["label"]}' for topic, labels in record.get('labels', {}).items() if labels)
+        lines = [f'{record["path"]}  {described(row)}' for row in record['pictures']]
+        return '\n'.join([lines[0] + (f'  {spoken}' if spoken else ''), *lines[1:]])
     names = ['{}-why.png', *(str(place) for place in picture_places(Path('{}.' + format), count))]
     raise typer.Exit(for_each(paths, job, describe, json, workers, names, outputs).status)
 
@@ -526,15 +531,15 @@ def card(
 # %% ../nbs/cli.ipynb #1d5b2faa
 def models_and_topics(
     yours:dict, # task -> checkpoint
-    topics:Path|None, # CSV
-) -> tuple: # models by task, counts by word; both empty where PyTorch is missing
-    "The models of a card, loaded once; `ValueError` for a damaged file or a topic that the model does not know."
+    topics:str|None, # words with commas, or a CSV of word,count
+) -> tuple: # models by task, counts by word or None; both empty where PyTorch is missing
+    "The models of a card, loaded once; `ValueError` for a damaged file or a topic that your model does not know."
     from microvid_nb.card import card_models
     try: models = card_models(yours)
     except ImportError:
         if yours or topics: raise
         return {}, None
-    return models, known_topics(topics, models['thumbnail'])
+    return models, topics and known_topics(topics, models['thumbnail'] if 'thumbnail' in yours else None)
 
 # %% ../nbs/cli.ipynb #71581311
 _DEMO_SPLICES = {'photographs-1': ('cat', 'flower', 'coffee'), 'photographs-2': ('rocket', 'temple', 'flower')}

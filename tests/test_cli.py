@@ -2,25 +2,17 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from command import microvid
 from PIL import Image
 from typer.testing import CliRunner
 
 from microvid_nb.cli import app
 from microvid_nb.features.pretrained import pretrained_encoders
-
-
-def microvid(*arguments, cwd=None, env=None):
-    command = [Path(sys.executable).with_name('microvid'), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=env)
-    assert 'Traceback' not in done.stderr + done.stdout
-    return done.returncode, done.stdout, done.stderr
 
 
 def test_thumbnail_and_gif(sample, tmp_path):

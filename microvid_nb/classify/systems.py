@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/classify/05_systems.ipynb #8d48588a
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -16,12 +16,11 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from microvid_nb.classify.conv3d import (
-    ClipBatch, ClipClassifier, Conv2DClassifier, Conv3DClassifier, ConvSettings, clip_loss, count_weights,
-    flat_settings)
+from .conv3d import (
+    ClipBatch, ClipClassifier, Conv2DClassifier, Conv3DClassifier, ConvSettings, clip_loss, flat_settings)
 from .fusion import (
     MultimodalBatch, MultimodalClassifier, MultimodalItem, MultimodalSettings, multimodal_batch, multimodal_loss)
 from .joint import SceneSettings, TwoStreamSettings
@@ -278,13 +277,13 @@ def inference_time(
     model:ClipClassifier, # in evaluation mode
     clip:Tensor, # uint8 [3, T, S, S]
     times:int=30, # of which the median is taken
-) -> float: # milliseconds
+) -> float: # milliseconds on the wall: processor time ticks too coarsely on some machines
     "How long the network takes for one clip."
     clip, taken = clip[None].to(next(model.parameters()).device), []
     for _ in range(times + 3):
-        started = clock()
+        started = time.perf_counter()
         model(clip).cpu()
-        taken.append(clock() - started)
+        taken.append(time.perf_counter() - started)
     return 1000*float(np.median(taken[3:]))
 
 # %% ../../nbs/classify/05_systems.ipynb #21ef7a29
