@@ -290,13 +290,13 @@ def drawn_survey(
     from microvid_nb.data.world.stories import Film
     from microvid_nb.data.world.views import world_frames
     from microvid_nb.media import survey
-    from microvid_nb.media.candidates import find_cuts
+    from microvid_nb.media.candidates import find_transitions
     story, rate = world.story(i, long=long), rate or survey.SAMPLES_PER_SECOND
     film = Film(story, side if story.aspect >= 1 else 2*round(side/story.aspect/2))
     frames = world_frames(film, np.arange(.5/rate, story.duration, 1/rate))
     grey = frames.images.mean(-1, dtype=np.float32)/255
     change = np.r_[0, np.abs(np.diff(grey, axis=0)).mean((1, 2))].astype(np.float32)
-    return survey.Survey(frames, True, story.duration, frames.times, change, find_cuts(frames))
+    return survey.Survey(frames, True, story.duration, frames.times, change, find_transitions(frames))
 
 # %% ../nbs/experiments.ipynb #36bd93bc
 def visible_concepts(

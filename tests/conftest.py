@@ -98,6 +98,8 @@ def pytest_xdist_make_scheduler(config, log):
     Notebooks go wherever there is room.
     """
     from xdist.scheduler import LoadScopeScheduling
+    if config.getvalue('dist') != 'loadscope':
+        return None
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):

@@ -22,6 +22,7 @@ from ..data.world.pictures import NAMES
 from ..data.world.views import CommentedVideo, CommentedVideos
 from ..features.visual import backbone, clip_features
 from .gevaden import GEVADEN, GEVADENSettings, likely_gif, shot_likelihoods
+from .baselines import describe_shots
 from ..media.survey import Survey
 from ..media.video import iter_frames
 from ..experiments import fit_labels, new_model, visible_concepts
@@ -141,18 +142,22 @@ class VideoToGIF(nn.Module):
         survey:Survey, # of a clip
     ) -> pd.DataFrame: # a row a shot: time, likelihood as each shot of the GIF (Eq. 10), place (1 to 3, else 0)
         "Which three shots to show, and in which order; the same for the same clip."
+        described = describe_shots(survey)
         shots = self.network.features(shot_clips(survey, self.settings.shot))
         generated = self.gevaden.sample(shots, self.settings.samples, torch.Generator().manual_seed(0))
         likelihood = shot_likelihoods(generated, shots).mean(1).cpu()
+        usable = np.flatnonzero(described.rejected == '')
+        if len(usable) < len(likelihood): usable = np.arange(len(shots))
         place = np.zeros(len(shots), int)
-        place[likely_gif(generated, shots).cpu()] = 1 + np.arange(len(likelihood))
-        return pd.DataFrame(
-            {
-                'time': survey.shot_times,
-                **{f'shot {i}': row for i, row in enumerate(likelihood.numpy(), 1)},
-                'place': place,
-            }
-        )
+        place[usable[likely_gif(generated, shots[usable]).cpu()]] = 1 + np.arange(len(likelihood))
+        best = np.where(place > 0, 2. - place / 10, likelihood.sum(0) / len(likelihood))
+        return pd.DataFrame({
+            'time': survey.shot_times,
+            **{f'shot {i}': row for i, row in enumerate(likelihood.numpy(), 1)},
+            'cluster': described.cluster,
+            'rank': pd.Series(-best).rank(method='first').astype(int),
+            'place': place,
+        })
 
 # %% ../../nbs/gif/09_video_to_gif.ipynb #7a8ea402
 def load_gif_model(
