@@ -244,8 +244,8 @@ def gif(
     fps:Annotated[float, _number('Frames a second, sampled from the clip.', .1, 50)]=8,
     width:Annotated[int, _number('Pixels, sampled from the clip; never wider than it.', 1, 4096)]=320,
     seconds:Annotated[float | None, _number('Length of a shot; a second, less in a short clip.', .05, 600)]=None,
-    shots:Annotated[int, _number('How many shots, the best first.', 1, 3)]=3,
-    order:Annotated[str, typer.Option(help='time, or score: the order in which they are shown.')]='score',
+    shots:Annotated[int, _number('How many shots.', 1, 100)]=3,
+    order:Annotated[str | None, typer.Option(help='time, or score: the best first; the order of the method.')]=None,
     format:Annotated[str, typer.Option(help='gif, webp, mp4 or apng.')]='gif',
     max_kb:Annotated[float | None, _number('Most kilobytes: quality, colours, fps, width give way.', .05, 1e7)]=None,
     loop:Annotated[int, _number('How often it is shown; 0 without end.', 0, 65535)]=0,
@@ -261,16 +261,16 @@ def gif(
     with one_line():
         outputs, part, ranking = Outputs(force), part_of(start, end, stream), model and load(model, 'gif')
         one_of('--format', format, ('gif', 'webp', 'mp4', 'apng'))
-        one_of('--order', order, ('time', 'score'))
+        if order: one_of('--order', order, ('time', 'score'))
         one_of('--dither', dither, ('none', 'bayer', 'floyd'))
-    wishes = {'fps': fps, 'width': width, 'order': order, 'max_kb': max_kb, 'loop': loop, 'crossfade': crossfade,
+    wishes = {'fps': fps, 'width': width, 'order': 'score', 'max_kb': max_kb, 'loop': loop, 'crossfade': crossfade,
               'crop': crop, 'dither': dither}
 
     def job(file, name):
-        answer, place = choose(file, ranking, **part), out / f'{name}.{format}'
-        length = seconds or answer.survey.shot_length
+        answer = choose(file, ranking, shots, seconds, order, **part)
+        found, place = answer.found, out / f'{name}.{format}'
         with output(outputs, place, file) as temporary:
-            made = write_animation(temporary, answer.survey, answer.found.times[:shots], length, **wishes)
+            made = write_animation(temporary, answer.survey, found.times, found.seconds, **wishes)
         written = {'gif': str(place), 'bytes': place.stat().st_size, 'gave_way': list(made.gave_way)}
         return answer.to_dict() | written | {'times': list(made.times)}
 
