@@ -348,22 +348,6 @@ def thumbnail(
     raise typer.Exit(for_each(paths, job, describe, json, workers, names, outputs).status)
 
 
-# %% ../nbs/cli.ipynb #0b197fe1
-def shot_times(
-    answer, # a GIF of a clip
-    count:int, # shots
-) -> list[float]: # seconds at which they begin; fewer where the clip is too short
-    "The chosen shots, and where more are wanted those that are farthest from them, without cuts and poor frames first."
-    scores, taken = answer.scores, list(map(float, answer.times))
-    rest = [float(time) for time in scores.time if min(abs(time - other) for other in taken) > 1e-6]
-    poor = {float(row.time): bool(getattr(row, 'cut', False)) or getattr(row, 'usable', 1) <= .5
-            for row in scores.itertuples()}
-    while len(taken) < count and rest:
-        taken.append(max(rest, key=lambda time: (not poor[time], min(abs(time - other) for other in taken))))
-        rest.remove(taken[-1])
-    return taken[:count]
-
-
 # %% ../nbs/cli.ipynb #d0b76afa
 @app.command()
 def gif(
@@ -372,8 +356,8 @@ def gif(
     fps:Annotated[float, _number('Frames a second, sampled from the clip.', .1, 50)]=8,
     width:Annotated[int, _number('Pixels, sampled from the clip; never wider than it.', 1, 4096)]=320,
     seconds:Annotated[float | None, _number('Length of a shot; a second, less in a short clip.', .05, 600)]=None,
-    shots:Annotated[int, _number('How many shots.', 1, 50)]=3,
-    order:Annotated[str, typer.Option(help='time, or score: the order in which they are shown.')]='score',
+    shots:Annotated[int, _number('How many shots.', 1, 100)]=3,
+    order:Annotated[str | None, typer.Option(help='time, or score: the best first; the order of the method.')]=None,
     format:Annotated[str, typer.Option(help='gif, webp, mp4 or apng.')]='gif',
     max_kb:Annotated[float | None, _number('Most kilobytes: quality, colours, fps, width give way.', .05, 1e7)]=None,
     loop:Annotated[int, _number('How often it is shown; 0 without end.', 0, 65535)]=0,
@@ -389,17 +373,17 @@ def gif(
     with one_line():
         outputs, part, ranking = Outputs(force), part_of(start, end, stream), model and load(model, 'gif')
         one_of('--format', format, ('gif', 'webp', 'mp4', 'apng'))
-        one_of('--order', order, ('time', 'score'))
+        if order: one_of('--order', order, ('time', 'score'))
         one_of('--dither', dither, ('none', 'bayer', 'floyd'))
         check_crop(crop)
-    wishes = {'fps': fps, 'width': width, 'order': order, 'max_kb': max_kb, 'loop': loop, 'crossfade': crossfade,
+    wishes = {'fps': fps, 'width': width, 'order': 'score', 'max_kb': max_kb, 'loop': loop, 'crossfade': crossfade,
               'crop': crop, 'dither': dither}
 
     def job(file, name):
-        answer, place = choose(file, ranking, **part), out / f'{name}.{format}'
-        length = seconds or answer.survey.shot_length
+        answer = choose(file, ranking, shots, seconds, order, **part)
+        found, place = answer.found, out / f'{name}.{format}'
         with output(outputs, place, file) as temporary:
-            made = write_animation(temporary, answer.survey, shot_times(answer, shots), length, **wishes)
+            made = write_animation(temporary, answer.survey, found.times, found.seconds, **wishes)
         written = {'gif': str(place), 'bytes': place.stat().st_size, 'gave_way': list(made.gave_way)}
         few = [f'{file}: has room for {len(made.times)} shots only'] if len(made.times) < shots else []
         record = answer.to_dict()
