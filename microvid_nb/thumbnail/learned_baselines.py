@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import to_pil_image
 
 from ..features.text import SemanticSpace
-from ..features.visual import backbone, freeze, xavier
-from .amuse import hinge_rank_loss
+from ..features.visual import freeze, xavier
+from .amuse import hinge_rank_loss, new_network
 from ..training import evaluating
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #695f9f8c
@@ -29,7 +29,7 @@ class BaselineSettings:
     words: tuple[str, ...] # labels that training pictures have: the seen words
     semantic: int = 300 # width of the semantic space
     hidden: int = 256 # units of hidden layers
-    backbone: str = 'alexnet' # of features/visual
+    backbone: str = 'alexnet' # of features/visual; 'eyes' for layers above the packaged encoder
     width: float = 1. # factor for the backbone's channels
     size: int = 224 # side of the pictures in pixels
     frozen: tuple[str, ...] = ('conv1', 'conv2', 'conv3') # layers that keep their weights; none where they are random
@@ -50,7 +50,7 @@ class LearnedBaseline(nn.Module):
     ):
         super().__init__()
         self.settings, s = settings, settings
-        self.network = freeze(backbone(s.backbone, width=s.width), s.frozen)
+        self.network = freeze(new_network(s.backbone, s.width), s.frozen)
         random = F.normalize(torch.randn(len(s.words), s.semantic), dim=1)
         self.register_buffer('points', random if points is None else points.clone())
 

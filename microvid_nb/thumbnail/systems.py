@@ -141,6 +141,7 @@ def train_baseline(
     data:ThumbnailData, # of the experiment
     scale:ThumbnailScale, # sizes
     seed:int, # of weights and order
+    **changes, # of `BaselineSettings`
 ) -> LearnedBaseline: # trained
     "A learned baseline; C2AE knows the seen topics only."
     kind, loss = BASELINES[name]
@@ -152,6 +153,7 @@ def train_baseline(
         frozen=FROZEN,
         topics='seen' if kind is C2AE else 'all',
     )
+    settings = replace(settings, **changes)
     model = start_from(new_model(lambda: kind(settings, data.space.prototype(SEEN)), seed), data.network)
     fit_above_frozen(model, TwoTasks(data.source, data.frames, seen_columns()), loss, scale, seed)
     return model
@@ -189,10 +191,11 @@ def choices(
     scores:TopicScores, # of all candidates
     clips:Sequence[JudgedPost], # in the same order
     lam:float=.2, # weight of representativeness
+    least:float=0., # range of popularity that counts in full, as for `fused_score`
 ) -> np.ndarray: # int [clips]
     "The candidate that a system chooses for each clip (Eq. 8 and 9)."
     P = by_clip(popularity(scores.similarities, scores.counts), clips)
-    return np.array([fused_score(p, clip.representativeness, lam).argmax() for p, clip in zip(P, clips)])
+    return np.array([fused_score(p, clip.representativeness, lam, least).argmax() for p, clip in zip(P, clips)])
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #a59c7e0e
 def untrained_choices(
