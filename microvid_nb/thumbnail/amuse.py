@@ -384,8 +384,16 @@ class PairedPictures(Dataset):
 
     def __getitem__(self, k):
         if k >= len(self): raise IndexError(k)
-        (image, labels, *_), frame = self.source[k % len(self.source)], self.target[k % len(self.target)][0]
-        return AMUSEBatch(torch.as_tensor(image), torch.as_tensor(labels).bool()[self.columns], torch.as_tensor(frame))
+        return self.joined(self.source[k % len(self.source)], self.target[k % len(self.target)])
+
+    def joined(self,
+        source:tuple, # image and labels, of one picture or of many
+        target:tuple, # image, of one frame or of many
+    ) -> AMUSEBatch: # of both
+        "A picture with a frame, or many with as many."
+        (image, labels, *_), (frame, *_) = source, target
+        labels = torch.as_tensor(labels).bool()[..., self.columns]
+        return AMUSEBatch(torch.as_tensor(image), labels, torch.as_tensor(frame))
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #ad34bafe
 VARIANTS = {'AMUSE': {}, 'Variant-I': {'mu': 0.},

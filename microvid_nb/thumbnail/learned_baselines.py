@@ -129,8 +129,15 @@ class TwoTasks(Dataset):
 
     def __getitem__(self, k):
         if k >= len(self): raise IndexError(k)
-        (image, labels, *_), (frame, words, *_) = self.source[k % len(self.source)], self.target[k % len(self.target)]
-        labels, words = (torch.as_tensor(shown).bool()[self.columns] for shown in (labels, words))
+        return self.joined(self.source[k % len(self.source)], self.target[k % len(self.target)])
+
+    def joined(self,
+        source:tuple, # image and labels, of one picture or of many
+        target:tuple, # image and words, of one frame or of many
+    ) -> TwoTaskBatch: # of both
+        "A picture with a frame, or many with as many."
+        (image, labels, *_), (frame, words, *_) = source, target
+        labels, words = (torch.as_tensor(shown).bool()[..., self.columns] for shown in (labels, words))
         return TwoTaskBatch(torch.as_tensor(image), labels, torch.as_tensor(frame), words)
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #0918062b

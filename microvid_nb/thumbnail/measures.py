@@ -65,12 +65,14 @@ def eyesight_within(
     clips:Sequence[JudgedPost], # with N candidates in all
 ) -> dict: # AUC and AP of seen and unseen words, chance of AP
     "How well a model orders the candidates of each clip by what they show."
-    from sklearn.metrics import average_precision_score, roc_auc_score
     cases = []
     for scores, clip in zip(np.split(similarities, np.cumsum([len(clip.times) for clip in clips])[:-1]), clips):
         for c in np.flatnonzero(clip.labels.any(0) & ~clip.labels.all(0)):
             shown, score = clip.labels[:, c], scores[:, c]
-            cases.append((NAMES[c], roc_auc_score(shown, score), average_precision_score(shown, score), shown.mean()))
+            above = score >= score[shown, None]   # for each candidate that shows it: which are as similar, or more
+            equal = (score == score[shown, None])[:, ~shown].mean()
+            cases.append((NAMES[c], 1 - above[:, ~shown].mean() + equal/2,
+                          (above[:, shown].sum(1)/above.sum(1)).mean(), shown.mean()))
     words = pd.DataFrame(cases, columns=['word', 'AUC', 'AP', 'chance of AP']).groupby('word').mean()
     known = words.index.isin(SEEN)
     return {f'{name}, {kind}': words[name][known == (kind == 'seen')].mean()

@@ -109,6 +109,7 @@ def aligned(
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #73043377
 # settings of every model on features, beside the sizes of a scale
 ON_EYES = {'backbone': 'eyes', 'width': 1/16, 'frozen': ('eyes',)}
+_EPOCHS = 6 # passes at most: more are no better on validation posts
 
 def aligned_data(
     data:ThumbnailData, # of the experiment
@@ -128,7 +129,7 @@ def train_on_eyes(
     **changes, # of the settings
 ) -> tuple: # trained model; its history, None for baselines
     "A system on features."
-    data = aligned_data(data) if align else data
+    data, scale = aligned_data(data) if align else data, replace(scale, epochs=min(scale.epochs, _EPOCHS))
     if name in BASELINES: return train_baseline(name, data, scale, seed, **ON_EYES | changes), None
     return train_amuse(data, scale, seed, validate=validate, **{**ON_EYES, 'layers': ('fc7', 'fc8'), **changes})
 
@@ -285,9 +286,10 @@ def study(
     spaces:Mapping[int, SemanticSpace], # d -> words
 ) -> pd.DataFrame: # a row a training: setting, value, method, round, accuracy and clicks on both sets of posts, AUC
     "Trainings with one setting changed."
-    plans = [('mu', value, {'mu': value}, both.test.space) for value in MUS]
-    plans += [('alpha', value, {'margin': value}, both.test.space) for value in MARGINS]
-    plans += [('d', width, {}, space) for width, space in spaces.items()]
+    plans = [('as usual', scale.mu, {}, both.test.space)]
+    plans += [('mu', value, {'mu': value}, both.test.space) for value in MUS if value != scale.mu]
+    plans += [('alpha', value, {'margin': value}, both.test.space) for value in MARGINS if value != scale.margin]
+    plans += [('d', width, {}, space) for width, space in spaces.items() if width != scale.semantic]
     rows = []
     for seed in seeds:
         for method in PARTS_OF:
