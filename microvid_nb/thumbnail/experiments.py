@@ -34,11 +34,13 @@ from microvid_nb.thumbnail.systems import (
 # %% ../../nbs/thumbnail/07_experiments.ipynb #67f36089
 SCALES = {
     'tiny': ThumbnailScale(
-        posts=10, other_posts=8, validation_posts=6, source=120, pretraining=120, pretraining_epochs=2, readings=200, gap_pictures=60,
+        posts=10, other_posts=8, validation_posts=6, source=120, pretraining=120, pretraining_epochs=2,
+        readings=200, gap_pictures=60,
         size=64, width=1/16, attention=32, semantic=24, batch=40, epochs=2, learning_rate=2e-3, rounds=2,
     ),
     'small': ThumbnailScale(
-        posts=400, other_posts=150, validation_posts=200, source=4000, pretraining=4000, pretraining_epochs=12, readings=800,
+        posts=400, other_posts=150, validation_posts=200, source=4000, pretraining=4000, pretraining_epochs=12,
+        readings=800,
         gap_pictures=1200, size=96, width=1/8, attention=256, semantic=50, batch=128, epochs=8, learning_rate=1e-3,
     ),
     'full': ThumbnailScale(),

@@ -25,7 +25,7 @@ from ..features.text import SemanticSpace
 from .amuse import EyesNetwork, packaged_encoder
 from .measures import eyesight_within, item_outcomes, outcome, thumbnail_measures
 from .pictures import above_frozen, augmented, drawn
-from .popularity import _LEAST_SPAN, TopicModel, popularity, topic_model
+from .popularity import LEAST_SPAN, TopicModel, popularity, topic_model
 from .posts import (
     JudgedPost, ThumbnailScale, comments_of, entity_topics, judged_post, split_posts, word_space)
 from microvid_nb.thumbnail.systems import (
@@ -154,7 +154,7 @@ def beside_asbtv(
 ) -> np.ndarray: # candidate of each clip, int [clips]
     "Choices by ASBTV's score and popularity, each on its scale."
     P = by_clip(popularity(scores.similarities, scores.counts), clips)
-    def spread(p): return (p - p.min())/max(np.ptp(p), _LEAST_SPAN)
+    def spread(p): return (p - p.min())/max(np.ptp(p), LEAST_SPAN)
     return np.array([(clip.asbtv + weight*spread(p)).argmax() for p, clip in zip(P, clips)])
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #3736892a
@@ -194,7 +194,7 @@ def tuned(
     both:EyesData, # of the experiment
 ) -> tuple: # candidate of each test post; lambda
     "The choices of a system with the lambda of the validation posts."
-    def choose(scores, data, lam): return choices(scores, data.clips, lam, _LEAST_SPAN)
+    def choose(scores, data, lam): return choices(scores, data.clips, lam, LEAST_SPAN)
     lam = best_on(LAMBDAS, lambda lam: choose(found.validation, both.validation, lam), both.validation.clips)
     return choose(found.test, both.test, lam), lam
 
@@ -229,7 +229,7 @@ def lambda_course(
 ) -> pd.DataFrame: # lambda, accuracy, similarity, clicks
     "What the weight of representativeness does on the test posts."
     clips = both.test.clips
-    return pd.DataFrame([{'lambda': lam, **thumbnail_measures(choices(found.test, clips, lam, _LEAST_SPAN), clips)}
+    return pd.DataFrame([{'lambda': lam, **thumbnail_measures(choices(found.test, clips, lam, LEAST_SPAN), clips)}
                          for lam in LAMBDAS])
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #48990052
@@ -241,8 +241,9 @@ def eyes_round(
     "Trains all systems and variants once and lets them choose."
     test = both.test
     def watch(model):
-        found = model.similarities(test.candidates, list(test.topics.index), test.space).numpy()
-        return thumbnail_measures(choices(TopicScores(found, test.topics), test.clips, scale.lam, _LEAST_SPAN), test.clips)
+        similar = model.similarities(test.candidates, list(test.topics.index), test.space).numpy()
+        picks = choices(TopicScores(similar, test.topics), test.clips, scale.lam, LEAST_SPAN)
+        return thumbnail_measures(picks, test.clips)
     chosen = {name: (picks, {}) for name, picks in untrained_choices(test, seed, scale.lam).items()}
     courses, histories = [], []
     for name, changes in {**dict.fromkeys(BASELINES, {}), **EYES_ROWS}.items():
@@ -299,7 +300,7 @@ def study(
                 found = judged_on(model, data)
                 picks, lam = tuned(found, data)
                 checked = thumbnail_measures(
-                    choices(found.validation, data.validation.clips, lam, _LEAST_SPAN), data.validation.clips)
+                    choices(found.validation, data.validation.clips, lam, LEAST_SPAN), data.validation.clips)
                 rows.append({'setting': setting, 'value': value, 'method': method, 'round': seed, 'lambda': lam,
                              **thumbnail_measures(picks, data.test.clips), **sight(model, data.test),
                              **{f'{name}, validation': figure for name, figure in checked.items()}})
