@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Ears']
 
-# %% ../../nbs/features/13_ears.ipynb #822bf30c
+# %% ../../nbs/features/13_ears.ipynb #a3055ce4
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -31,7 +31,7 @@ from ..media.audio import read_audio
 from ..media.video import MediaError
 from ..training import fit, load_model, save_checkpoint, separate_randomness
 
-# %% ../../nbs/features/13_ears.ipynb #324c2b31
+# %% ../../nbs/features/13_ears.ipynb #c9608ecd
 def sound_bands(
     samples:Tensor, # float32 [N] at 22,050 Hz
 ) -> Tensor: # float32 [F, 128] in decibels
@@ -40,7 +40,7 @@ def sound_bands(
     blocks = [(first, min(first + BLOCK, frames)) for first in range(0, frames, BLOCK)]
     return torch.cat([decibels(power_spectrum(samples[None], *block))[0] for block in blocks])
 
-# %% ../../nbs/features/13_ears.ipynb #da427331
+# %% ../../nbs/features/13_ears.ipynb #bdd0717c
 _DECIBEL = math.log(10)/10 # natural logarithm of a power that is one decibel higher
 
 def halved_bands(
@@ -49,7 +49,7 @@ def halved_bands(
     "The power of each two neighbouring bands together."
     return torch.logaddexp(bands[:, ::2]*_DECIBEL, bands[:, 1::2]*_DECIBEL)/_DECIBEL
 
-# %% ../../nbs/features/13_ears.ipynb #f73fc965
+# %% ../../nbs/features/13_ears.ipynb #1f935573
 _LOUD, _RANGE = 40., 80. # decibels below the loudest band where a frame no longer counts, and where a band is silent
 
 def is_loud(
@@ -59,7 +59,7 @@ def is_loud(
     peaks = bands.amax(1)
     return peaks >= peaks.max() - _LOUD
 
-# %% ../../nbs/features/13_ears.ipynb #dd3456c2
+# %% ../../nbs/features/13_ears.ipynb #60f17862
 _WIDTH = 6*64 + 3*39 # numbers of a description
 
 def spread_statistics(
@@ -80,7 +80,7 @@ def spread_statistics(
     ]
     return torch.cat([part.float() for part in parts])
 
-# %% ../../nbs/features/13_ears.ipynb #e2ffb479
+# %% ../../nbs/features/13_ears.ipynb #cd14d661
 def ear_descriptors(
     clips:Sequence, # of float samples [N], arrays or tensors; lengths may differ
     sr:float=RATE, # their sampling rate in Hz
@@ -89,7 +89,7 @@ def ear_descriptors(
     sounds = (resample_to_rate(check_samples(samples, clip), sr) for clip, samples in enumerate(clips))
     return torch.stack([spread_statistics(sound_bands(samples)) for samples in sounds])
 
-# %% ../../nbs/features/13_ears.ipynb #25d5e034
+# %% ../../nbs/features/13_ears.ipynb #f05efc4f
 @dataclass(frozen=True)
 class EarsSettings:
     "Classes, sizes and training of a recogniser."
@@ -108,7 +108,7 @@ class EarsSettings:
     threshold:float=.8 # least probability at which a class is named
     seed:int=0 # of everything
 
-# %% ../../nbs/features/13_ears.ipynb #b50a8ebb
+# %% ../../nbs/features/13_ears.ipynb #8a35479d
 class Ears(nn.Module):
     "Names what is heard in a sound, or nothing where it is none of the classes."
     def __init__(self,
@@ -119,7 +119,7 @@ class Ears(nn.Module):
         self.sda = StackedDenoisingAutoencoder(settings.autoencoder)
         self.out = nn.Linear(settings.autoencoder.sizes[-1], len(settings.classes) + 1)
 
-# %% ../../nbs/features/13_ears.ipynb #d3e034d4
+# %% ../../nbs/features/13_ears.ipynb #ac0d6bb7
 @patch
 def forward(self:Ears,
     x:Tensor, # descriptions, float [n, 501]
@@ -130,7 +130,7 @@ def forward(self:Ears,
     for encoder in self.sda.encoders: h = F.dropout(F.elu(encoder(h)), self.settings.dropout, self.training)
     return self.out(h)
 
-# %% ../../nbs/features/13_ears.ipynb #5fb82b2a
+# %% ../../nbs/features/13_ears.ipynb #6b5ec5b1
 @patch
 def probabilities(self:Ears,
     x:Tensor, # descriptions, float [n, 501]
@@ -138,7 +138,7 @@ def probabilities(self:Ears,
     "How probable each class is; what is missing to 1 is for anything else."
     with torch.no_grad(): return self(x).softmax(1)[:, :-1].cpu().numpy()
 
-# %% ../../nbs/features/13_ears.ipynb #0a761fd7
+# %% ../../nbs/features/13_ears.ipynb #c29a76a4
 def drawn_others(
     classes:Sequence[str], # names of classes, which are left out
     count:int, # sounds
@@ -154,7 +154,7 @@ def drawn_others(
         return record(sound, microphone(rng, rng.uniform(.3, 1)), rng)
     return ear_descriptors([draw(k) for k in range(count)], SOUND_RATE) if count and names else torch.empty(0, _WIDTH)
 
-# %% ../../nbs/features/13_ears.ipynb #f14be8bb
+# %% ../../nbs/features/13_ears.ipynb #128fd583
 def train_ears(
     x:Tensor, # descriptions, float32 [n, D]
     labels:Sequence[str], # their classes [n]
@@ -179,7 +179,7 @@ def train_ears(
     fit(ears, loader, loss, optimizer, s.epochs, scheduler=schedule, seed=s.seed, progress=False)
     return ears
 
-# %% ../../nbs/features/13_ears.ipynb #b4eeac17
+# %% ../../nbs/features/13_ears.ipynb #3ec6765a
 def silence_trials(
     x:Tensor, # descriptions, float32 [n, D]
     labels:np.ndarray, # their classes [n]
@@ -200,7 +200,7 @@ def silence_trials(
             rows.append(pd.DataFrame({'known': known[which], 'right': right, 'confidence': found.max(1)}))
     return pd.concat(rows, ignore_index=True)
 
-# %% ../../nbs/features/13_ears.ipynb #4a797147
+# %% ../../nbs/features/13_ears.ipynb #505a6b4d
 _ACCEPTED = .1 # share of sounds of unknown classes that may be named
 
 def acceptance(
@@ -215,7 +215,7 @@ def acceptance(
         'unknown named': float(named[~trials.known].mean()),
     }
 
-# %% ../../nbs/features/13_ears.ipynb #f0141f17
+# %% ../../nbs/features/13_ears.ipynb #ee436916
 _NOTHING, _SILENT = 'nothing that I know', 1e-4 # name below the threshold; largest sample that counts as silence
 
 def windows(
@@ -228,7 +228,7 @@ def windows(
     starts = [*range(0, last, round(step*RATE)), last]
     return [(start, min(start + size, len(samples))) for start in starts]
 
-# %% ../../nbs/features/13_ears.ipynb #1fef3ed4
+# %% ../../nbs/features/13_ears.ipynb #b9348f7a
 @patch
 def hear(self:Ears,
     samples, # float samples [N], or None where there is no sound track
@@ -246,7 +246,7 @@ def hear(self:Ears,
         rows.append((start/RATE, end/RATE, name, float(found.max())))
     return pd.DataFrame(rows, columns=columns)
 
-# %% ../../nbs/features/13_ears.ipynb #ae6e209c
+# %% ../../nbs/features/13_ears.ipynb #78306488
 @lru_cache(maxsize=1)
 def packaged_ears() -> Ears: # ready for use
     "The recogniser that comes with the package; `ValueError` where its file was changed."
@@ -258,7 +258,7 @@ def load_ears(
     "A recogniser from a file; `ValueError` where it is damaged, hostile, or holds another model."
     return load_model(path, {Ears: EarsSettings})
 
-# %% ../../nbs/features/13_ears.ipynb #2869e7f1
+# %% ../../nbs/features/13_ears.ipynb #9d419e6e
 def sounds_heard(
     samples, # float samples [N] at 22,050 Hz, or None where there is no sound track
     ears:Ears|None=None, # a recogniser; the one of the package if not given
@@ -268,7 +268,7 @@ def sounds_heard(
     named = heard[heard['sound'] != _NOTHING].groupby('sound').confidence.max()
     return named.sort_values(ascending=False).reset_index()
 
-# %% ../../nbs/features/13_ears.ipynb #dae0ed7c
+# %% ../../nbs/features/13_ears.ipynb #e47a10bf
 def read_descriptions(
     clips:pd.DataFrame, # path, label
 ) -> Tensor: # float32 [n, 501]
@@ -281,7 +281,7 @@ def read_descriptions(
         found.append(ear_descriptors([samples])[0])
     return torch.stack(found)
 
-# %% ../../nbs/features/13_ears.ipynb #281d08a4
+# %% ../../nbs/features/13_ears.ipynb #67e07837
 def train_sounds(
     data, # folder of one sub-folder for each class, or a CSV of path,label
     out, # file to write

@@ -68,7 +68,7 @@ _ENCODERS = (
     ),
     PretrainedEncoder(
         'sounds', 'ears', 'names of ten sounds, or nothing where it is none of them', 'microvid_nb', 'microvid_nb',
-        {'weights/sounds.safetensors': 'SHA'},
+        {'weights/sounds.safetensors': '9b30224de7094e9e4af1798475a2034c91866bc54cb11e3661d34e962c171dc8'},
         'CC-BY-3.0', 'this package; the sounds: https://github.com/karolpiczak/ESC-10',
         'mono sound, windows of 5 s', None, 'ESC-10 (320 recordings of Freesound, four folds)', 'models',
     ),
