@@ -8,7 +8,7 @@ __all__ = ['survey', 'Answer', 'thumbnail', 'gif', 'classify', 'venue', 'feature
 # %% ../nbs/answers.ipynb #b906cde1
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from .media.render import atomic_path, jpeg_bytes, resize_stack, write_gif, writ
 from .media.survey import Survey, survey_video
 from .preview import (
     _STYLE, bars, candidate_strip, facts, gif_element, picture, write_page)
-from .tasks import TaskModel, find_task, import_named, load, shipped_topics
+from .tasks import TaskModel, find_task, import_named, load
 
 # %% ../nbs/answers.ipynb #37760140
 def survey(
@@ -103,7 +103,7 @@ class Answer:
     def trained_on(self) -> str: # a part of a sentence, or nothing
         "What the model has learned from; nothing where no trained weights were needed."
         if self.model is None: return ''
-        return self.model.trained_on if isinstance(self.model, TaskModel) else 'data that the model does not name'
+        return getattr(self.model, 'trained_on', 'data that the model does not name')
 
     @property
     def warnings(self) -> list[str]: # one line each
@@ -181,20 +181,50 @@ def bare(
     "A model without the record around it."
     return model.model if isinstance(model, TaskModel) else model
 
+# %% ../nbs/answers.ipynb #7c3896e7
+def named_topics(
+    topics, # 'dog,beach', a list of words, or words and counts: dictionary, table or CSV
+): # for `topic_counts`
+    "Topics with counts; `ValueError` for an empty word."
+    if isinstance(topics, str) and not (topics.endswith('.csv') or Path(topics).is_file()): topics = topics.split(',')
+    if not isinstance(topics, (list, tuple)): return topics
+    words = [str(word).strip() for word in topics]
+    if not words or not all(words): raise ValueError(f'topics are words such as dog,beach, found {",".join(words)!r}')
+    return dict.fromkeys(words, 1.)
+
+# %% ../nbs/answers.ipynb #a1166128
+def spoken(
+    labels:Mapping, # topic -> (label, share) of each
+) -> list: # elements, none without labels
+    "The labels that spoke for a frame, topic by topic."
+    def line(found): return ', '.join(f'{label} {share:.0%}' for label, share in found) or 'nothing'
+    parts = [f'{topic}: {line(found)}' for topic, found in labels.items()]
+    return [P(printable('What spoke for it. ' + '; '.join(parts)), cls='facts')] if parts else []
+
 # %% ../nbs/answers.ipynb #be40a95a
 class ThumbnailAnswer(Answer):
     "The frame to show."
     name = 'thumbnail'
 
+    @cached_property
+    def labels(self) -> dict: # topic -> (label, share) of each, the largest first; empty where the model has no labels
+        "The labels of photographs that spoke for the frame."
+        find = getattr(bare(self.model), 'labels_behind', None)
+        return find(self.found.image, self.context.index) if find else {}
+
     def data(self) -> dict: # plain data
-        "Time, index and scores."
-        return {'time': self.found.time, 'index': self.found.index, 'candidates': rows(self.found.scores)}
+        "Time, index and scores, and what spoke for the frame."
+        labels = {topic: [{'label': label, 'share': round(share, 4)} for label, share in found]
+                  for topic, found in self.labels.items()}
+        record = {'time': self.found.time, 'index': self.found.index, 'candidates': rows(self.found.scores)}
+        return record | ({'labels': labels} if labels else {})
 
     def elements(self) -> list: # elements
         "The frame, and the candidates with their scores."
         caption = Figcaption(f'Thumbnail at {self.found.time:.2f} s')
         image = picture(self.found.image, 400, 'the thumbnail')
-        return [Div(Figure(image, caption), cls='pair'), candidate_strip(self.survey, self.found, 128)]
+        strip = candidate_strip(self.survey, self.found, 128)
+        return [Div(Figure(image, caption), cls='pair'), strip, *spoken(self.labels)]
 
     def _repr_jpeg_(self) -> bytes: # a JPEG file
         "The frame, for pages that show pictures only."
@@ -208,8 +238,8 @@ class ThumbnailAnswer(Answer):
 # %% ../nbs/answers.ipynb #41169ebe
 def thumbnail(
     path, # a video file, or a survey of one
-    topics=None, # words and how often viewers name them: dictionary, table or CSV; None to choose without a model
-    model=None, # that knows words: file, name or object; None for the one of the package, if there are topics
+    topics=None, # 'dog,beach', words, or words and counts: dictionary, table or CSV; None to choose without a model
+    model=None, # that knows words: file, name or object; if not given, the labels of photographs answer for topics
     lam:float=.2, # weight of representativeness (Eq. 9 of AMUSE)
     force:float|None=None, # seconds: take the frame on screen then
     **part, # start, end and stream, as for `survey`
@@ -220,8 +250,9 @@ def thumbnail(
     if topics is None and isinstance(model, (str, Path, TaskModel)):
         raise ValueError('a model that knows words needs topics: give a list of words and counts')
     if topics is not None:
-        counts = import_named('microvid_nb.thumbnail.popularity.topic_counts')(topics)
-        model = model_of('thumbnail' if model is None else model, 'thumbnail')
+        counts = import_named('microvid_nb.thumbnail.popularity.topic_counts')(named_topics(topics))
+        if model is None: model = import_named('microvid_nb.thumbnail.zero_shot.zero_shot_topics')()
+        model = model_of(model, 'thumbnail')
     found = select_thumbnail(clip, counts, bare(model), lam, force)
     return ThumbnailAnswer(clip.path, found, model, clip, counts)
 

@@ -21,14 +21,15 @@ from ..media.render import check_image, write_video
 from ..media.video import probe, read_frames
 
 # %% ../../nbs/data/13_splices.ipynb #a3844462
-_PHOTOGRAPHS = {  # name of the picture: package to install, module, file in it
-    'temple': ('scikit-learn', 'sklearn', 'datasets/images/china.jpg'),
-    'flower': ('scikit-learn', 'sklearn', 'datasets/images/flower.jpg'),
-    'astronaut': ('scikit-image', 'skimage', 'data/astronaut.png'),
-    'cat': ('scikit-image', 'skimage', 'data/chelsea.png'),
-    'coffee': ('scikit-image', 'skimage', 'data/coffee.png'),
-    'rocket': ('scikit-image', 'skimage', 'data/rocket.jpg'),
-    'motorcycle': ('scikit-image', 'skimage', 'data/motorcycle_left.png'),
+# name of the picture: package to install, module, file in it, and where in the picture its thing is, as shares
+_PHOTOGRAPHS = {
+    'temple': ('scikit-learn', 'sklearn', 'datasets/images/china.jpg', (.5, .5)),
+    'flower': ('scikit-learn', 'sklearn', 'datasets/images/flower.jpg', (.5, .5)),
+    'astronaut': ('scikit-image', 'skimage', 'data/astronaut.png', (.44, .22)),
+    'cat': ('scikit-image', 'skimage', 'data/chelsea.png', (.5, .45)),
+    'coffee': ('scikit-image', 'skimage', 'data/coffee.png', (.5, .5)),
+    'rocket': ('scikit-image', 'skimage', 'data/rocket.jpg', (.5, .55)),
+    'motorcycle': ('scikit-image', 'skimage', 'data/motorcycle_left.png', (.5, .5)),
 }
 
 # %% ../../nbs/data/13_splices.ipynb #474b3179
@@ -38,12 +39,23 @@ def read_photograph(
     "A photograph out of a Python package; `ValueError` for another name, `ModuleNotFoundError` names the package."
     if name not in _PHOTOGRAPHS:
         raise ValueError(f'there is no photograph {name!r}: choose from {", ".join(_PHOTOGRAPHS)}')
-    package, module, file = _PHOTOGRAPHS[name]
+    package, module, file, _ = _PHOTOGRAPHS[name]
     found = find_spec(module)
     path = Path(found.origin).parent/file if found else None
     if not path or not path.exists():
         raise ModuleNotFoundError(f'the photograph {name!r} comes with {package}: pip install {package}')
     return np.array(Image.open(path).convert('RGB'))
+
+# %% ../../nbs/data/13_splices.ipynb #b2393248
+def _draw_edge(
+    length:int, # of the photograph in one direction, pixels
+    part:np.ndarray, # of it that is seen, pixels [n]
+    thing:float|None, # where the thing is, as a share of the length
+    rng:np.random.Generator, # draws
+) -> np.ndarray: # pixels [n]
+    "Where the part that is seen begins: anywhere, or so that the thing is in its middle half if possible."
+    if thing is None: return rng.uniform(0, 1, len(part))*(length - part)
+    return np.clip(thing*length - rng.uniform(.25, .75, len(part))*part, 0, length - part)
 
 # %% ../../nbs/data/13_splices.ipynb #c3fd2cb1
 def _camera_path(
@@ -52,11 +64,13 @@ def _camera_path(
     aspect:float, # width / height of the video
     frames:int, # how many
     rng:np.random.Generator, # draws the first and the last rectangle
+    thing:tuple|None=None, # where the thing is that should be seen, as shares of width and height
 ) -> np.ndarray: # left, top and width of the rectangle in each frame, float64 [frames, 3]
     "The way of a camera over a photograph."
     widest = min(width, height*aspect)
-    wide = rng.uniform(.6, 1, 2)*widest
-    left, top = rng.uniform(0, 1, 2)*(width - wide), rng.uniform(0, 1, 2)*(height - wide/aspect)
+    wide = rng.uniform(.7, 1, 2)*widest
+    left, top = (_draw_edge(*side, rng) for side in (
+        (width, wide, thing and thing[0]), (height, wide/aspect, thing and thing[1])))
     first, last = np.stack([left, top, wide], 1)
     u = np.linspace(0, 1, frames)[:, None]
     return first + (3*u**2 - 2*u**3)*(last - first)
@@ -67,13 +81,14 @@ def _pan(
     frames:int, # how many
     size:tuple[int, int], # width and height of the video, pixels
     rng:np.random.Generator, # draws the way of the camera
+    thing:tuple|None=None, # where the thing is that should be seen, as shares of width and height
 ) -> np.ndarray: # uint8 RGB [frames, height, width, 3]
     "A shot that pans and zooms over a photograph."
     (width, height), tall, wide = size, *image.shape[:2]
     scale = min(1, 1.7*max(width/wide, height/tall))  # not much more detail than is shown, so that nothing flickers
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     shot = []
-    for left, top, part in _camera_path(*image.shape[:2], width/height, frames, rng):
+    for left, top, part in _camera_path(*image.shape[:2], width/height, frames, rng, thing):
         step = part/width
         matrix = np.array([[step, 0, left + (step - 1)/2], [0, step, top + (step - 1)/2]])
         shot.append(cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -184,7 +199,9 @@ def _part(
 ) -> tuple[np.ndarray, float]: # uint8 RGB [up to frames, height, width, 3]; second of the source at which it begins
     "One part of a splice; `ValueError` for what is neither a photograph, a picture nor a file."
     if isinstance(source, np.ndarray): return _pan(check_image(source), frames, size, rng), 0.
-    if str(source) in _PHOTOGRAPHS: return _pan(read_photograph(str(source)), frames, size, rng), 0.
+    if str(source) in _PHOTOGRAPHS:
+        thing = _PHOTOGRAPHS[str(source)][3]
+        return _pan(read_photograph(str(source)), frames, size, rng, thing), 0.
     if Path(source).exists(): return _clip_part(source, frames, fps, size, rng)
     raise ValueError(f'{source}: is no file, and no photograph: those are {", ".join(_PHOTOGRAPHS)}')
 

@@ -8,10 +8,12 @@ __all__ = ['PictureEncoder']
 # %% ../../nbs/features/11_eyes.ipynb #1c7b5ec2
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -53,6 +55,18 @@ def resampling(
     "How to resize: by areas where a picture shrinks, by cubic curves where it grows."
     return cv2.INTER_AREA if length > wanted else cv2.INTER_CUBIC
 
+# %% ../../nbs/features/11_eyes.ipynb #dfed73dd
+def square_views(
+    image:np.ndarray, # uint8 [H, W, 3] RGB
+    shape:str='squash', # squash, crop, pad or views
+) -> list[np.ndarray]: # uint8 [224, 224, 3] each: one, or three for views
+    "The squares in which a picture is seen; a picture that is nearly square is seen once."
+    if shape != 'views': return [square_picture(image, shape)]
+    whole, (height, width) = square_picture(image), image.shape[:2]
+    least, most = sorted((height, width))
+    if most <= 1.1*least: return [whole]
+    return [whole, square_picture(image[:least, :least]), square_picture(image[height - least:, width - least:])]
+
 # %% ../../nbs/features/11_eyes.ipynb #afb176f4
 def fold_batch_norm(
     module:nn.Module, # in evaluation mode; changed in place
@@ -72,6 +86,39 @@ def imagenet_labels() -> list[str]: # 1000 descriptions, such as 'tabby, tabby c
     info = require('timm.data', 'models').ImageNetInfo()
     return [info.index_to_description(i) for i in range(info.num_classes())]
 
+# %% ../../nbs/features/11_eyes.ipynb #3e5513eb
+_KINDS = {  # kind: ranges of ImageNet's classes, no class in two of them
+    'fish': '0-6 389-397', 'bird': '7-24 80-100 127-146', 'frog': '30-32', 'turtle': '33-37', 'lizard': '38-48',
+    'crocodile': '49-50', 'snake': '52-68', 'spider': '72-77', 'crab': '118-121 125', 'whale': '147-148',
+    'dog': '151-268', 'wolf': '269-272', 'fox': '277-280', 'cat': '281-285', 'big cat': '286-293', 'bear': '294-297',
+    'insect': '300-320', 'butterfly': '321-326', 'rabbit': '330-332', 'rodent': '333-338', 'horse': '339',
+    'pig': '341-343',
+    'cow': '345-347', 'sheep': '348-349', 'monkey': '365-384', 'elephant': '385-386',
+    'car': '407 436 468 511 609 627 656 661 717 751 817', 'truck': '555 569 675 864 867', 'bus': '654 779 874',
+    'train': '466 547 705 820 829', 'bicycle': '444 671', 'motorcycle': '665 670',
+    'boat': '472 484 510 554 576 625 628 724 780 814 871 914', 'airplane': '404 726 895 908',
+    'rocket': '657 744 812', 'computer': '508 527 590 620 664 681 782 810', 'phone': '487 528 605 707',
+    'camera': '732 759', 'clock': '409 530 531 604 826 892', 'guitar': '402 420 546', 'piano': '579 881',
+    'chair': '423 559 765 857', 'table': '526 532 736', 'bed': '431 516 520 564 721 750', 'lamp': '619 846',
+    'bottle': '440 720 737 898 901 907', 'cup of coffee': '504 505 550 967 968', 'glass': '441 572',
+    'clothes': '399 400 411 474 501 568 578 601 608 610 614 617 638 639 652 655 697 735 834 841 869 887 906',
+    'hat': '433 439 452 515 518 560 667 793 808', 'glasses': '836 837', 'shoe': '502 514 630 770 774',
+    'ball': '429 430 522 574 722 768 805 852 890', 'bread': '930-932', 'fruit': '948-957', 'vegetable': '936-946',
+    'mushroom': '947 991-997', 'flower': '984-986', 'church or temple': '442 497 663 668 832',
+    'building': '410 425 483 500 538 624 634 698 727 762 853 858', 'bridge': '821 839 888',
+    'shop': '415 424 454 467 509 582 788 860 865', 'shore': '973 975-978', 'mountain': '970 972 979 980',
+    'stringed instrument': '486 594 889', 'toy': '611 850',
+}
+
+# %% ../../nbs/features/11_eyes.ipynb #4f31186d
+@lru_cache(maxsize=1)
+def kinds() -> dict[str, list[int]]: # kind -> classes
+    "What people call ImageNet's classes, where one word stands for several."
+    def classes(ranges):
+        ends = [part.partition('-') for part in ranges.split()]
+        return [i for first, _, last in ends for i in range(int(first), int(last or first) + 1)]
+    return {kind: classes(ranges) for kind, ranges in _KINDS.items()}
+
 # %% ../../nbs/features/11_eyes.ipynb #e142d08c
 class PictureFeatures(NamedTuple):
     "Features and label probabilities of n pictures."
@@ -87,7 +134,7 @@ class PictureEncoder:
     feature_dim = 1280
 
     def __init__(self,
-        shape:str='squash', # how a picture becomes a square: squash, crop or pad
+        shape:str='squash', # how a picture becomes a square: squash, crop, pad or views
         batch:int=16, # pictures at a time
     ):
         network = backbone('efficientnet_lite0', pretrained=True).eval()
@@ -104,8 +151,10 @@ class PictureEncoder:
         "What the pictures show; `ValueError` for a picture that is not uint8 [H, W, 3]."
         found = [(torch.zeros(0, self.feature_dim), torch.zeros(0, len(self.labels)))]
         for start in range(0, len(images), self.batch):
-            squares = np.stack([square_picture(image, self.shape) for image in images[start:start + self.batch]])
-            features = self.network(torch.from_numpy(squares).permute(0, 3, 1, 2))
+            views = [square_views(image, self.shape) for image in images[start:start + self.batch]]
+            squares = torch.from_numpy(np.concatenate(views)).permute(0, 3, 1, 2)
+            features = self.network(squares).split(list(map(len, views)))
+            features = torch.stack([each.mean(0) for each in features])
             found.append((features, self.network.classifier(features).softmax(1)))
         return PictureFeatures(*(torch.cat(part).clone() for part in zip(*found)))
 
@@ -118,3 +167,42 @@ class PictureEncoder:
         best = probabilities.topk(n)
         return [[(self.labels[i].split(',')[0], p) for i, p in zip(row.tolist(), chances.tolist())]
                 for row, chances in zip(best.indices, best.values)]
+
+# %% ../../nbs/features/11_eyes.ipynb #62982913
+def kind_probabilities(
+    probabilities:Tensor, # float32 [T, 1000]
+    labels:Sequence[str], # of the classes
+) -> tuple[Tensor, list[tuple[str, list[int]]]]: # float32 [T, m]; (name, classes) of each kind
+    "Label probabilities summed within kinds; a class in no kind is one of its own."
+    grouped = {i for classes in kinds().values() for i in classes}
+    alone = [(label.split(',')[0], [i]) for i, label in enumerate(labels) if i not in grouped]
+    members = [*kinds().items(), *alone]
+    return torch.stack([probabilities[:, classes].sum(1) for _, classes in members], 1), members
+
+# %% ../../nbs/features/11_eyes.ipynb #ecf53b6b
+class ThingsSeen(NamedTuple):
+    "What a clip shows."
+    things: pd.DataFrame # thing (such as dog), label (the most probable breed), probability; the most probable first
+    attention: np.ndarray # weight of each moment, [T]; sums to 1
+
+# %% ../../nbs/features/11_eyes.ipynb #2ca56a1a
+def things_seen(
+    probabilities:Tensor, # float32 [T, 1000] of the moments of a clip
+    shares:np.ndarray, # how much of the clip each moment stands for, [T]
+    labels:Sequence[str], # of the classes
+    faces:np.ndarray, # how clearly each moment shows a face, 0 to 1, [T]
+    n:int=5, # things
+) -> ThingsSeen: # the most probable things, and the attention
+    "What is to be seen in a clip, by labels and faces."
+    found, members = kind_probabilities(probabilities, labels)
+    weights = torch.as_tensor(np.asarray(shares), dtype=found.dtype)*found.amax(1)
+    weights = weights/weights.sum()
+    whole, mean = weights @ found, weights @ probabilities
+    rows = []
+    for k in whole.topk(n).indices.tolist():
+        name, classes = members[k]
+        best = classes[int(mean[classes].argmax())]
+        rows.append((name, labels[best].split(',')[0], whole[k].item()))
+    if max(faces, default=0.) > 0: rows.append(('person', 'face', float(max(faces))))
+    table = pd.DataFrame(rows, columns=['thing', 'label', 'probability'])
+    return ThingsSeen(table.nlargest(n, 'probability').reset_index(drop=True), weights.numpy())

@@ -27,12 +27,11 @@ def sentence_network(): # a SentenceTransformer on the CPU
     "The packaged network, checked and loaded once in a process; `ImportError` names what to install."
     folder = pretrained_file('all-MiniLM-L6-v2').parent
     os.environ.setdefault('HF_HUB_OFFLINE', '1') # all that it needs is in the folder
-    hidden = os.environ.get('TQDM_DISABLE')
-    os.environ['TQDM_DISABLE'] = '1'
-    try: return require('sentence_transformers', 'text').SentenceTransformer(str(folder), device='cpu').eval()
-    finally:
-        if hidden is None: del os.environ['TQDM_DISABLE']
-        else: os.environ['TQDM_DISABLE'] = hidden
+    sentence_transformers = require('sentence_transformers', 'text')
+    progress = require('transformers.utils.logging', 'text')
+    progress.disable_progress_bar()
+    try: return sentence_transformers.SentenceTransformer(str(folder), device='cpu').eval()
+    finally: progress.enable_progress_bar()
 
 # %% ../../nbs/features/12_words.ipynb #e6a66522
 class SentenceSpace:
@@ -114,8 +113,29 @@ def conse_points(
     kept = torch.zeros_like(probabilities).scatter(1, best.indices, best.values)
     return F.normalize(kept @ labels, dim=1)
 
+# %% ../../nbs/features/12_words.ipynb #5a913634
+def topic_classifiers(
+    topics:Tensor, # float32 [n, 384], unit length
+    labels:Tensor, # float32 [1000, 384], unit length
+    temperature:float=.2, # tau
+    ridge:float=.1, # lambda
+) -> Tensor: # float32 [n, 1000]
+    "The weights with which label scores become scores of topics (kernel ridge regression)."
+    kernel = torch.exp((labels @ labels.T - 1)/temperature) + ridge*torch.eye(len(labels))
+    return torch.linalg.solve(kernel, torch.exp((labels @ topics.T - 1)/temperature)).T
+
+# %% ../../nbs/features/12_words.ipynb #9a5ffaac
+def label_scores(
+    probabilities:Tensor, # float32 [T, 1000]
+) -> Tensor: # float32 [T, 1000], rows sum to 0
+    "The logarithms of label probabilities, less their mean over the labels."
+    scores = probabilities.clamp(min=1e-12).log()
+    return scores - scores.mean(1, keepdim=True)
+
 # %% ../../nbs/features/12_words.ipynb #fbc5721f
 _PEOPLE = tuple('person people human man woman boy girl child baby face selfie portrait crowd'.split())
+_WEAK = .01 # probability times weight, the largest weight being 1, of a label that says nothing
+_FACE = 4. # a clear face is worth so much of a label score
 _OTHERS = tuple(
     'animal pet dog monkey robot doll toy statue clothes food plant building vehicle landscape music'.split())
 
@@ -137,11 +157,12 @@ class LabelTopics:
     """
     def __init__(self,
         space:SentenceSpace|None=None, # of words; the packaged one if not given
-        method:str='weighted', # weighted, or conse
+        method:str='synthesis', # synthesis, weighted or conse
         temperature:float=.08, # tau of `weighted`
         top:int=50, # K of `conse`
     ):
-        if method not in ('weighted', 'conse'): raise ValueError(f'method is weighted or conse, not {method!r}')
+        if method not in ('synthesis', 'weighted', 'conse'):
+            raise ValueError(f'method is synthesis, weighted or conse, not {method!r}')
         self.space, self.method, self.temperature, self.top = space or SentenceSpace(), method, temperature, top
         self.labels = packaged_label_points()
 
@@ -151,20 +172,35 @@ class LabelTopics:
         faces:Tensor|None=None, # float [T] in [0, 1]: how clearly each frame shows a face; answers topics of people
     ) -> Tensor: # float32 [T, n]; higher where a frame shows more of a topic; compare frames, not topics
         "How much frames show topics; `ValueError` for an empty topic or faces of another number of frames."
-        probabilities, points = probabilities.float(), self.space.prototype(topics)
-        if self.method == 'conse': scores = conse_points(probabilities, self.labels, self.top) @ points.T
-        else: scores = probabilities @ label_weights(points, self.labels, self.temperature).T
-        if faces is None or not len(points): return scores
+        probabilities = probabilities.float()
+        if self.method == 'synthesis': scores = label_scores(probabilities) @ self.weights(topics).T
+        elif self.method == 'weighted': scores = probabilities @ self.weights(topics).T
+        else: scores = conse_points(probabilities, self.labels, self.top) @ self.space.prototype(topics).T
+        if faces is None or not len(topics): return scores
         if faces.shape != scores.shape[:1]:
             raise ValueError(f'expected a face score for each of {len(scores)} frames, found {list(faces.shape)}')
-        return torch.where(means_people(topics, self.space), faces.float()[:, None], scores)
+        seen = faces.float()[:, None]
+        # a face counts more than labels, which still tell a woman from a man, or see somebody from behind
+        seen = scores + _FACE*seen if self.method == 'synthesis' else seen
+        return torch.where(means_people(topics, self.space), seen, scores)
+
+    def weights(self,
+        topics:Sequence[str], # n words or phrases
+    ) -> Tensor: # float32 [n, 1000]
+        "How much each label speaks for each topic, or against it; for `synthesis` and `weighted`."
+        points = self.space.prototype(topics)
+        if self.method == 'weighted': return label_weights(points, self.labels, self.temperature)
+        described = self.space.prototype([f'a photo of a {topic}' for topic in topics])
+        return topic_classifiers(F.normalize(points + described, dim=1), self.labels)
 
     def label_shares(self,
         probabilities:Tensor, # float32 [1000] of one frame
         topic:str, # a word or phrase
-        n:int=3, # labels
-    ) -> list[tuple[int, float]]: # (class, share of the score), the largest first
-        "The labels that contribute most to the score of a topic in a frame."
-        parts = probabilities.float()*label_weights(self.space.prototype(topic), self.labels, self.temperature)[0]
-        best = (parts/parts.sum()).topk(n)
-        return list(zip(best.indices.tolist(), best.values.tolist()))
+        n:int=3, # labels at most; weak ones are left out
+    ) -> list[tuple[int, float]]: # (class, share of what speaks for the topic), the largest first
+        "The labels that speak most for a topic in a frame: probable ones, with a large weight; or none."
+        weights = self.weights([topic])[0]
+        parts = probabilities.float()*(weights/weights.max()).clamp(min=0)
+        best = parts.topk(n)
+        found = zip(best.indices.tolist(), best.values.tolist(), (best.values/parts.sum()).tolist())
+        return [(label, share) for label, part, share in found if part > _WEAK]
