@@ -222,7 +222,7 @@ def windows(
     samples:np.ndarray, # float32 [N] at 22,050 Hz
     length:float, # of a window, seconds
     step:float, # from window to window, seconds
-) -> list[tuple[int, int]]: # first sample of each window and the one after its last; the last window ends with the sound
+) -> list[tuple[int, int]]: # first sample of each window and the one after its last; the last ends with the sound
     "Parts of a sound that are heard at once."
     size, last = round(length*RATE), max(0, len(samples) - round(length*RATE))
     starts = [*range(0, last, round(step*RATE)), last]

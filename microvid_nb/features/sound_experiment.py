@@ -143,7 +143,8 @@ def tuned(
     folds:np.ndarray, # of the training sounds [n]
 ) -> GridSearchCV: # not fitted
     "A classifier whose penalty is chosen by the folds of the training part."
-    model, values = {'softmax': (LogisticRegression(max_iter=300), (.01, .1)), 'SVM': (SVC(gamma='auto'), (3, 10))}[kind]
+    softmax, machine = LogisticRegression(max_iter=300), SVC(gamma='auto')
+    model, values = (softmax, (.01, .1)) if kind == 'softmax' else (machine, (3, 10))
     pipeline = make_pipeline(StandardScaler(), model)
     return GridSearchCV(pipeline, {f'{type(model).__name__.lower()}__C': values}, cv=PredefinedSplit(folds))
 
