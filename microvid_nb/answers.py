@@ -9,7 +9,7 @@ __all__ = ['survey', 'Answer', 'thumbnail', 'gif', 'classify', 'venue', 'feature
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -382,9 +382,21 @@ class VenueAnswer(Answer):
     def elements(self) -> list: # elements
         "Venues and sounds as bars."
         heard, lacking = self.found.concepts, ' and '.join(self.found.missing)
-        sounds = Div(P('Sounds heard, or nothing' if heard.empty else 'Sounds heard'), bars(heard))
+        nothing = P('nothing that I know', cls='facts')
+        sounds = Div(P('Sounds heard'), nothing if heard.empty else bars(heard))
         lacks = [P(f'Answered without {lacking}, which the clip lacks.', cls='facts')] if lacking else []
         return [Div(Div(P('Venue'), bars(self.found.venues)), sounds, cls='columns'), *lacks]
+
+# %% ../nbs/answers.ipynb #5bb77c66
+def filmed_sounds(
+    found, # a `VenueEstimate`
+    path:str, # of the clip
+    sound, # float32 [N] at 22,050 Hz, or None
+): # the same, or one with the sounds that are heard in a filmed clip
+    "An estimate without MicroWorld's sounds where the clip is none of MicroWorld."
+    if import_named('microvid_nb.data.microworld.is_drawn')(path): return found
+    heard = import_named('microvid_nb.features.ears.sounds_heard')(sound)
+    return replace(found, concepts=heard.set_axis(['concept', 'strength'], axis=1))
 
 # %% ../nbs/answers.ipynb #9530d6c9
 def venue(
@@ -398,7 +410,8 @@ def venue(
     model, clip = model_of(model, 'venue'), path if not any(part.values()) else survey(path, **part)
     parts = read_parts(clip, bare(model).settings.pictures, text)
     path = clip.path if isinstance(clip, Survey) else str(clip)
-    return VenueAnswer(path, bare(model).estimate(parts), model, context=parts)
+    found = filmed_sounds(bare(model).estimate(parts), path, parts.sound)
+    return VenueAnswer(path, found, model, context=parts)
 
 # %% ../nbs/answers.ipynb #2f3f2521
 def features(

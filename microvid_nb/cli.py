@@ -749,20 +749,33 @@ def check_room(
 # %% ../nbs/cli.ipynb #e045b90e
 def is_model_of(
     path:Path, # a file
-    task, # a `Task`
+    name:str, # of a task, or 'sounds'
 ) -> bool: # False where it is anything else
     "Whether a file is a model that `microvid train` has trained for a task."
-    try: return f'microvid train {task.name} ' in import_named('microvid_nb.training.load_checkpoint')(path)[1].note
+    try: return f'microvid train {name} ' in import_named('microvid_nb.training.load_checkpoint')(path)[1].note
     except (OSError, ValueError): return False
+
+# %% ../nbs/cli.ipynb #bb8a2a8b
+def check_model_file(
+    out:Path, # file that will be written
+    name:str, # of a task, or 'sounds'
+    size:int, # bytes
+    force:bool, # replace whatever is there
+):
+    "Passes if a model can be written; else an error says why not."
+    if out.exists() and not force and not is_model_of(out, name):
+        raise ValueError(f'{out} exists and is no model of this task: name another file, or give --force')
+    check_room(out, size)
 
 # %% ../nbs/cli.ipynb #0cf957d6
 @app.command()
 def train(
-    task:TaskName,
+    task:Annotated[str, typer.Argument(help='thumbnail, gif, classify or venue; or sounds, with --data.')],
     out:Annotated[Path, typer.Option(help='Checkpoint to write; with --source the folder of the run.')],
     scale:Scale='small', seed:Seed=0,
     half:Annotated[bool, typer.Option('--half', help='Keep weights as float16, in half the space.')]=False,
     force:Force=False,
+    data:Annotated[Path | None, typer.Option(help='For sounds: a folder for each class, or a CSV of path,label.')]=None,
     source:Annotated[Path | None, typer.Option(help='For amuse: folder of Open Images, to train on photographs.')]=None,
     target:Annotated[Path | None, typer.Option(help='With --source: folder of your own videos and pictures.')]=None,
     vectors:Annotated[Path | None, typer.Option(help='With --source: word vectors, such as glove.6B.300d.txt.')]=None,
@@ -774,12 +787,12 @@ def train(
         if source or target or vectors:
             if not (source and target and vectors): raise ValueError('--source, --target and --vectors come together')
             path = train_on_photographs(task, source, target, vectors, out, weights, seed, settings)
+        elif task == 'sounds': path = train_on_sounds(data, out, seed, half, force, settings)
         else:
             from microvid_nb.reproduce import train_model
             chosen = find_task(task)
-            if out.exists() and not force and not is_model_of(out, chosen):
-                raise ValueError(f'{out} exists and is no model of this task: name another file, or give --force')
-            check_room(out, _TRAINED * chosen.checkpoint.stat().st_size)
+            if data: raise ValueError(f'--data goes with sounds, not with {task}')
+            check_model_file(out, chosen.name, _TRAINED * chosen.checkpoint.stat().st_size, force)
             states = out.with_name(f'.{out.stem}-{chosen.name}-{scale}-{seed}-training')
             with import_named('microvid_nb.training.resumable')(states):
                 path = train_model(chosen.name, out, scale, seed, half, progress=sys.stderr.isatty())
@@ -801,6 +814,20 @@ def train_on_photographs(
     start = {'published': True, 'none': False}.get(weights, weights)
     train_open_images(source, target, vectors, out, chosen, start, progress=sys.stderr.isatty())
     return out / 'amuse.safetensors'
+
+# %% ../nbs/cli.ipynb #b56a50ce
+def train_on_sounds(
+    data:Path|None, # a folder for each class, or a CSV of path,label
+    out:Path, # file to write
+    seed:int, half:bool, force:bool, # as for `train`
+    settings:list[str]|None, # NAME=VALUE, of `EarsSettings`
+) -> Path: # the checkpoint
+    "Trains a recogniser of sounds."
+    if data is None: raise ValueError('sounds are learned from files of your own: name them with --data')
+    check_model_file(out, 'sounds', 2_000_000, force)
+    chosen = typed_settings(import_named('microvid_nb.features.ears.EarsSettings'), settings)
+    train = import_named('microvid_nb.features.ears.train_sounds')
+    return train(data, out, half=half, progress=sys.stderr.isatty(), **{'seed': seed} | chosen)
 
 # %% ../nbs/cli.ipynb #f1668ee6
 def typed_settings(
