@@ -312,13 +312,13 @@ def eyes_tables(
     scale:ThumbnailScale, # sizes
     seed:int=0, # of the first round
     progress:bool=True, # show a bar
-    dimensions:Sequence[int]=(25, 50, 100), # d
+    dimensions:Sequence[int]=(), # d, for the study
 ) -> dict: # pretrained_table2, items_pretrained, pretrained_tests, pretrained_study_lambda, ..._convergence, ..._study
     "All tables on features."
     seeds = range(seed, seed + scale.rounds)
     made = run_rounds(eyes_round, (both, scale), seeds, workers=1, progress=progress)
     spaces = {width: word_space(both.test.comments, width, seed) for width in dimensions}
-    made |= {'tests': over_posts(made['items']), 'study': study(both, scale, seeds[:2], spaces)}
+    made |= {'tests': over_posts(made['items']), 'study': study(both, scale, seeds[:1], spaces)}
     return {f'items_pretrained' if name == 'items' else f'pretrained_{name}': table for name, table in made.items()}
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #13beeba3
