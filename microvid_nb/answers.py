@@ -9,7 +9,7 @@ __all__ = ['survey', 'Answer', 'thumbnail', 'gif', 'classify', 'venue', 'feature
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +20,7 @@ from fastcore.xml import FT, H2, H3, Div, Figcaption, Figure, P, Section, Style,
 
 from .media.names import as_json, printable
 from .media.render import atomic_path, jpeg_bytes, resize_stack, write_gif, write_jpeg
-from .media.survey import Survey, survey_video
+from .media.survey import Survey, shot_frames, survey_video
 from .preview import (
     _STYLE, bars, candidate_strip, facts, gif_element, picture, write_page)
 from .tasks import TaskModel, find_task, import_named, load
@@ -281,20 +281,26 @@ class GIFAnswer(Answer):
         return [gif_element(self.file, f'GIF of the shots at {shots} s, {len(self.file) / 1e3:.0f} kB', upright)]
 
     def save(self, path, **options) -> Path: # the file
-        "Writes the animated GIF, or the answer as .json or .html."
+        "Writes the animated GIF, sampled at `fps` and `width`, or the answer as .json or .html."
         if Path(path).suffix.lower() != '.gif': return super().save(path)
-        return Path(write_gif(path, self.found.shots, **{'width': self.found.shots[0].shape[2]} | options))
+        sampled = {name: options[name] for name in ('fps', 'width') if name in options}
+        found, shots = self.found, self.found.shots
+        if sampled: shots = [shot_frames(self.survey, time, found.seconds, **sampled) for time in found.times]
+        return Path(write_gif(path, shots, **options | {'width': shots[0].shape[2]}))
 
 # %% ../nbs/answers.ipynb #1a08a5b2
 def gif(
     path, # a video file, or a survey of one
     model=None, # that ranks shots: file, name or object; None to choose without trained weights
+    shots:int=3, # how many
+    seconds:float|None=None, # of a shot; one, or less in a short clip
+    order:str|None=None, # in which they are shown: 'time', 'score' (the best first), or None for that of the method
     **part, # start, end and stream, as for `survey`
 ) -> Answer: # with the fields of `GIFThumbnail`: times, shots, scores
-    "Three shots that make a GIF of a clip; `MediaError` if there is no picture in it."
+    "Shots that make a GIF of a clip; `MediaError` if there is no picture in it."
     from microvid_nb.gif.select import select_gif
     clip, model = survey(path, **part), model_of(model, 'gif')
-    return GIFAnswer(clip.path, select_gif(clip, bare(model)), model, clip)
+    return GIFAnswer(clip.path, select_gif(clip, bare(model), shots, seconds, order), model, clip)
 
 # %% ../nbs/answers.ipynb #29d76559
 def undecided(
@@ -376,9 +382,21 @@ class VenueAnswer(Answer):
     def elements(self) -> list: # elements
         "Venues and sounds as bars."
         heard, lacking = self.found.concepts, ' and '.join(self.found.missing)
-        sounds = Div(P('Sounds heard, or nothing' if heard.empty else 'Sounds heard'), bars(heard))
+        nothing = P('nothing that I know', cls='facts')
+        sounds = Div(P('Sounds heard'), nothing if heard.empty else bars(heard))
         lacks = [P(f'Answered without {lacking}, which the clip lacks.', cls='facts')] if lacking else []
         return [Div(Div(P('Venue'), bars(self.found.venues)), sounds, cls='columns'), *lacks]
+
+# %% ../nbs/answers.ipynb #5bb77c66
+def filmed_sounds(
+    found, # a `VenueEstimate`
+    path:str, # of the clip
+    sound, # float32 [N] at 22,050 Hz, or None
+): # the same, or one with the sounds that are heard in a filmed clip
+    "An estimate without MicroWorld's sounds where the clip is none of MicroWorld."
+    if import_named('microvid_nb.data.microworld.is_drawn')(path): return found
+    heard = import_named('microvid_nb.features.ears.sounds_heard')(sound)
+    return replace(found, concepts=heard.set_axis(['concept', 'strength'], axis=1))
 
 # %% ../nbs/answers.ipynb #9530d6c9
 def venue(
@@ -392,7 +410,8 @@ def venue(
     model, clip = model_of(model, 'venue'), path if not any(part.values()) else survey(path, **part)
     parts = read_parts(clip, bare(model).settings.pictures, text)
     path = clip.path if isinstance(clip, Survey) else str(clip)
-    return VenueAnswer(path, bare(model).estimate(parts), model, context=parts)
+    found = filmed_sounds(bare(model).estimate(parts), path, parts.sound)
+    return VenueAnswer(path, found, model, context=parts)
 
 # %% ../nbs/answers.ipynb #2f3f2521
 def features(

@@ -17,9 +17,11 @@ from fastcore.basics import patch
 from fastcore.xml import FT, H2, H3, Div, Figure, Img, P, Section, to_xml
 
 from .answers import Answer, classify, gif, rows, shown_in_notebook, survey, thumbnail, venue
+from .media.audio import read_audio
 from .media.names import as_json, printable
 from .media.render import atomic_path
 from .media.survey import Survey
+from .media.video import MediaError
 from .preview import bars, candidate_strip, data_url, facts, timeline, write_page
 from .tasks import TaskModel, all_tasks, find_task, import_named, load, shipped_topics
 
@@ -41,6 +43,7 @@ class Card:
     answers:tuple[Answer, ...] # of the trained models that know what the clip shows, in the order of the tasks
     unanswered:tuple[str, ...]=() # questions whose models know drawn videos only, and this clip is none
     seen:pd.DataFrame|None=None # label, probability: named in a filmed clip by a network that knows photographs
+    heard:pd.DataFrame|None=None # sound, confidence: heard in a filmed clip
     lacking:str='' # what to install for the other answers
     seconds:float=0. # it took to find the answers
 
@@ -86,6 +89,20 @@ def seen_labels(
     share = found.new_tensor(clip.candidates.representativeness)
     return pd.DataFrame(encoder.name(share @ found, 5), columns=['label', 'probability'])
 
+# %% ../nbs/card.ipynb #86b105e8
+def heard_sounds(
+    clip:Survey, # of a clip
+) -> pd.DataFrame|None: # sound, confidence; no rows for nothing that is known, None where there is no sound
+    "Which real sounds are heard in a clip, of a long one in its first ten minutes."
+    start, end, _ = clip.part
+    latest = (start or 0.) + 600
+    try:
+        samples = read_audio(clip.path, 22050, start or 0., latest if end is None else min(end, latest))
+        return None if samples is None or not samples.any() else (
+            import_named('microvid_nb.features.ears.sounds_heard')(samples)
+        )
+    except (ImportError, MediaError): return None
+
 # %% ../nbs/card.ipynb #2c911e48
 def card(
     path, # a video file, or a survey of one
@@ -115,7 +132,8 @@ def card(
         seen = seen_labels(clip, encoder)
     named = {'classify'} if seen is not None else set()
     unanswered = tuple(find_task(task).question for task in loaded if task not in {*asked, *named})
-    return Card(clip, chosen, three, answers, unanswered, seen, lacking, time.perf_counter() - started)
+    heard = heard_sounds(clip) if loaded and 'venue' not in asked else None
+    return Card(clip, chosen, three, answers, unanswered, seen, heard, lacking, time.perf_counter() - started)
 
 # %% ../nbs/card.ipynb #a74c939f
 def short(
@@ -134,7 +152,8 @@ def to_dict(self:Card) -> dict: # plain data
     rest = {names.get(answer.name, answer.name): answer.to_dict() for answer in self.answers}
     facts = {'path': self.path, 'lacking': self.lacking, 'cannot_tell': self.cannot_tell}
     seen = [] if self.seen is None else rows(self.seen)
-    return {**facts, 'seconds': round(self.seconds, 3), 'seen': seen, **first, **rest}
+    heard = [] if self.heard is None else rows(self.heard)
+    return {**facts, 'seconds': round(self.seconds, 3), 'seen': seen, 'heard': heard, **first, **rest}
 
 # %% ../nbs/card.ipynb #78d4b908
 @patch
@@ -164,7 +183,7 @@ def explaining_figure(
             explain = import_named('microvid_nb.thumbnail.popularity.explain')
             figure = explain(answer.found, answer.context, answer.survey)
             return [figure_element(figure, 'similarity of frames and topics')]
-        if answer.name == 'venue':
+        if answer.name == 'venue' and import_named('microvid_nb.data.microworld.is_drawn')(answer.path):
             show_estimate = import_named('microvid_nb.venue.video_to_venue.show_estimate')
             return [figure_element(show_estimate(answer.context, answer.model.model), 'spectrogram, sounds and venues')]
     except ImportError: return []
@@ -189,6 +208,16 @@ def seen_elements(
     origin = 'Named by EfficientNet-Lite0, which was trained on photographs (ImageNet-1k; it has no class for people).'
     return [H3(find_task('classify').question), P(origin, cls='facts'), Div(bars(seen), cls='columns')]
 
+# %% ../nbs/card.ipynb #dc7068b1
+def heard_elements(
+    heard:pd.DataFrame|None, # of `heard_sounds`
+) -> list: # elements
+    "What is to be heard, on the card."
+    if heard is None: return []
+    origin = 'Heard by a recogniser that was trained on ten sounds of ESC-10; it is silent about all others.'
+    found = P('nothing that I know', cls='facts') if heard.empty else Div(bars(heard), cls='columns')
+    return [H3('Which sounds are heard?'), P(origin, cls='facts'), found]
+
 # %% ../nbs/card.ipynb #c1f695b7
 def card_elements(
     found:Card, # of one clip
@@ -206,6 +235,7 @@ def card_elements(
         candidate_strip(clip, chosen),
         *(element for answer in found.answers for element in answer_elements(answer)),
         *seen_elements(found.seen),
+        *heard_elements(found.heard),
         *([P(f"Can't tell: {found.cannot_tell}", cls='warning')] if found.unanswered else []),
     ]
 

@@ -349,22 +349,6 @@ def thumbnail(
     names = ['{}-why.png', *(str(place) for place in picture_places(Path('{}.' + format), count))]
     raise typer.Exit(for_each(paths, job, describe, json, workers, names, outputs).status)
 
-# %% ../nbs/cli.ipynb #0b197fe1
-def shot_times(
-    answer, # a GIF of a clip
-    count:int, # shots
-) -> list[float]: # seconds at which they begin; fewer where the clip is too short
-    "The chosen shots, and where more are wanted those that are farthest from them, without cuts and poor frames first."
-    scores, taken = answer.scores, list(map(float, answer.times))
-    rest = [float(time) for time in scores.time if min(abs(time - other) for other in taken) > 1e-6]
-    poor = {float(row.time): bool(getattr(row, 'cut', False)) or getattr(row, 'usable', 1) <= .5
-            for row in scores.itertuples()}
-    while len(taken) < count and rest:
-        taken.append(max(rest, key=lambda time: (not poor[time], min(abs(time - other) for other in taken))))
-        rest.remove(taken[-1])
-    return taken[:count]
-
-
 # %% ../nbs/cli.ipynb #d0b76afa
 @app.command()
 def gif(
@@ -373,8 +357,8 @@ def gif(
     fps:Annotated[float, _number('Frames a second, sampled from the clip.', .1, 50)]=8,
     width:Annotated[int, _number('Pixels, sampled from the clip; never wider than it.', 1, 4096)]=320,
     seconds:Annotated[float | None, _number('Length of a shot; a second, less in a short clip.', .05, 600)]=None,
-    shots:Annotated[int, _number('How many shots.', 1, 50)]=3,
-    order:Annotated[str, typer.Option(help='time, or score: the order in which they are shown.')]='score',
+    shots:Annotated[int, _number('How many shots.', 1, 100)]=3,
+    order:Annotated[str | None, typer.Option(help='time, or score: the best first; the order of the method.')]=None,
     format:Annotated[str, typer.Option(help='gif, webp, mp4 or apng.')]='gif',
     max_kb:Annotated[float | None, _number('Most kilobytes: quality, colours, fps, width give way.', .05, 1e7)]=None,
     loop:Annotated[int, _number('How often it is shown; 0 without end.', 0, 65535)]=0,
@@ -390,17 +374,17 @@ def gif(
     with one_line():
         outputs, part, ranking = Outputs(force), part_of(start, end, stream), model and load(model, 'gif')
         one_of('--format', format, ('gif', 'webp', 'mp4', 'apng'))
-        one_of('--order', order, ('time', 'score'))
+        if order: one_of('--order', order, ('time', 'score'))
         one_of('--dither', dither, ('none', 'bayer', 'floyd'))
         check_crop(crop)
-    wishes = {'fps': fps, 'width': width, 'order': order, 'max_kb': max_kb, 'loop': loop, 'crossfade': crossfade,
+    wishes = {'fps': fps, 'width': width, 'order': 'score', 'max_kb': max_kb, 'loop': loop, 'crossfade': crossfade,
               'crop': crop, 'dither': dither}
 
     def job(file, name):
-        answer, place = choose(file, ranking, **part), out / f'{name}.{format}'
-        length = seconds or answer.survey.shot_length
+        answer = choose(file, ranking, shots, seconds, order, **part)
+        found, place = answer.found, out / f'{name}.{format}'
         with output(outputs, place, file) as temporary:
-            made = write_animation(temporary, answer.survey, shot_times(answer, shots), length, **wishes)
+            made = write_animation(temporary, answer.survey, found.times, found.seconds, **wishes)
         written = {'gif': str(place), 'bytes': place.stat().st_size, 'gave_way': list(made.gave_way)}
         few = [f'{file}: has room for {len(made.times)} shots only'] if len(made.times) < shots else []
         record = answer.to_dict()
@@ -766,20 +750,33 @@ def check_room(
 # %% ../nbs/cli.ipynb #e045b90e
 def is_model_of(
     path:Path, # a file
-    task, # a `Task`
+    name:str, # of a task, or 'sounds'
 ) -> bool: # False where it is anything else
     "Whether a file is a model that `microvid train` has trained for a task."
-    try: return f'microvid train {task.name} ' in import_named('microvid_nb.training.load_checkpoint')(path)[1].note
+    try: return f'microvid train {name} ' in import_named('microvid_nb.training.load_checkpoint')(path)[1].note
     except (OSError, ValueError): return False
+
+# %% ../nbs/cli.ipynb #bb8a2a8b
+def check_model_file(
+    out:Path, # file that will be written
+    name:str, # of a task, or 'sounds'
+    size:int, # bytes
+    force:bool, # replace whatever is there
+):
+    "Passes if a model can be written; else an error says why not."
+    if out.exists() and not force and not is_model_of(out, name):
+        raise ValueError(f'{out} exists and is no model of this task: name another file, or give --force')
+    check_room(out, size)
 
 # %% ../nbs/cli.ipynb #0cf957d6
 @app.command()
 def train(
-    task:TaskName,
+    task:Annotated[str, typer.Argument(help='thumbnail, gif, classify or venue; or sounds, with --data.')],
     out:Annotated[Path, typer.Option(help='Checkpoint to write; with --source the folder of the run.')],
     scale:Scale='small', seed:Seed=0,
     half:Annotated[bool, typer.Option('--half', help='Keep weights as float16, in half the space.')]=False,
     force:Force=False,
+    data:Annotated[Path | None, typer.Option(help='For sounds: a folder for each class, or a CSV of path,label.')]=None,
     source:Annotated[Path | None, typer.Option(help='For amuse: folder of Open Images, to train on photographs.')]=None,
     target:Annotated[Path | None, typer.Option(help='With --source: folder of your own videos and pictures.')]=None,
     vectors:Annotated[Path | None, typer.Option(help='With --source: word vectors, such as glove.6B.300d.txt.')]=None,
@@ -791,12 +788,12 @@ def train(
         if source or target or vectors:
             if not (source and target and vectors): raise ValueError('--source, --target and --vectors come together')
             path = train_on_photographs(task, source, target, vectors, out, weights, seed, settings)
+        elif task == 'sounds': path = train_on_sounds(data, out, seed, half, force, settings)
         else:
             from microvid_nb.reproduce import train_model
             chosen = find_task(task)
-            if out.exists() and not force and not is_model_of(out, chosen):
-                raise ValueError(f'{out} exists and is no model of this task: name another file, or give --force')
-            check_room(out, _TRAINED * chosen.checkpoint.stat().st_size)
+            if data: raise ValueError(f'--data goes with sounds, not with {task}')
+            check_model_file(out, chosen.name, _TRAINED * chosen.checkpoint.stat().st_size, force)
             states = out.with_name(f'.{out.stem}-{chosen.name}-{scale}-{seed}-training')
             with import_named('microvid_nb.training.resumable')(states):
                 path = train_model(chosen.name, out, scale, seed, half, progress=sys.stderr.isatty())
@@ -818,6 +815,20 @@ def train_on_photographs(
     start = {'published': True, 'none': False}.get(weights, weights)
     train_open_images(source, target, vectors, out, chosen, start, progress=sys.stderr.isatty())
     return out / 'amuse.safetensors'
+
+# %% ../nbs/cli.ipynb #b56a50ce
+def train_on_sounds(
+    data:Path|None, # a folder for each class, or a CSV of path,label
+    out:Path, # file to write
+    seed:int, half:bool, force:bool, # as for `train`
+    settings:list[str]|None, # NAME=VALUE, of `EarsSettings`
+) -> Path: # the checkpoint
+    "Trains a recogniser of sounds."
+    if data is None: raise ValueError('sounds are learned from files of your own: name them with --data')
+    check_model_file(out, 'sounds', 2_000_000, force)
+    chosen = typed_settings(import_named('microvid_nb.features.ears.EarsSettings'), settings)
+    train = import_named('microvid_nb.features.ears.train_sounds')
+    return train(data, out, half=half, progress=sys.stderr.isatty(), **{'seed': seed} | chosen)
 
 # %% ../nbs/cli.ipynb #f1668ee6
 def typed_settings(

