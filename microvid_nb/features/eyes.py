@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..extras import require
+from .faces import find_faces
 from .visual import backbone
 
 # %% ../../nbs/features/11_eyes.ipynb #7d5161e6
@@ -91,7 +92,8 @@ _KINDS = {  # kind: ranges of ImageNet's classes, no class in two of them
     'fish': '0-6 389-397', 'bird': '7-24 80-100 127-146', 'frog': '30-32', 'turtle': '33-37', 'lizard': '38-48',
     'crocodile': '49-50', 'snake': '52-68', 'spider': '72-77', 'crab': '118-121 125', 'whale': '147-148',
     'dog': '151-268', 'wolf': '269-272', 'fox': '277-280', 'cat': '281-285', 'big cat': '286-293', 'bear': '294-297',
-    'insect': '300-320', 'butterfly': '321-326', 'rabbit': '330-332', 'rodent': '333-338', 'horse': '339', 'pig': '341-343',
+    'insect': '300-320', 'butterfly': '321-326', 'rabbit': '330-332', 'rodent': '333-338', 'horse': '339',
+    'pig': '341-343',
     'cow': '345-347', 'sheep': '348-349', 'monkey': '365-384', 'elephant': '385-386',
     'car': '407 436 468 511 609 627 656 661 717 751 817', 'truck': '555 569 675 864 867', 'bus': '654 779 874',
     'train': '466 547 705 820 829', 'bicycle': '444 671', 'motorcycle': '665 670',
@@ -166,6 +168,20 @@ class PictureEncoder:
         best = probabilities.topk(n)
         return [[(self.labels[i].split(',')[0], p) for i, p in zip(row.tolist(), chances.tolist())]
                 for row, chances in zip(best.indices, best.values)]
+
+# %% ../../nbs/features/11_eyes.ipynb #fc494d58
+_LYING = .25 # least height of a face on its side, as a share of the turned picture's height
+
+def face_score(
+    image:np.ndarray, # uint8 [H, W, 3] RGB
+) -> float: # 0 without a face, 1 for a sure one that fills half of the height
+    "How clearly a picture shows a face."
+    found = [face.confidence*min(1, .5 + face.height) for face in find_faces(image)]
+    if not found:
+        turned = [np.ascontiguousarray(np.rot90(image, k)) for k in (1, 3)]
+        faces = [face for each in turned for face in find_faces(each) if face.height > _LYING]
+        found = [face.confidence*min(1, .5 + face.height) for face in faces]
+    return max(found, default=0.)
 
 # %% ../../nbs/features/11_eyes.ipynb #62982913
 def kind_probabilities(
