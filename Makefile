@@ -20,7 +20,7 @@ $(READY): settings.ini setup.py constraints.txt
 demo: $(READY)  ## all that can be said of VIDEO (a file, a folder, or clips of MicroWorld), as a page
 	@$(BIN)/microvid card $${VIDEO:+"$$VIDEO"} --out "$$OUT" || [ $$? -eq 1 ]  # 1: some files could not be used, as the page says
 
-test: $(READY)  ## in about five minutes: unit tests and oracles, export, README, API, all tutorials, a notebook of each folder
+test: $(READY)  ## in about six minutes: unit tests and oracles, export, README, API, all tutorials, a notebook of each folder
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m 'not check' $(MANY)
 
 check: $(READY)  ## the rest, in half an hour: every notebook, site, wheel, browser, fuzz, experiments at tiny scale
@@ -37,8 +37,8 @@ bench: $(READY)  ## the speed table, as ratios against peers on the same work
 scale: $(READY)  ## time and memory at the sizes of the papers, as data doubles (half an hour, 5 GB of disk)
 	@status=0; $(BIN)/python benchmarks/scale.py || status=$$?; $(BIN)/python benchmarks/table.py; exit $$status
 
-fuzz: $(READY)  ## 2,000 seeded bad files for each reader
-	@MICROVID_FUZZ=2000 $(BIN)/python -m pytest tests/fuzz -q
+fuzz: $(READY)  ## 10,000 seeded bad files over all readers, in parallel (MICROVID_FUZZ=100000 for more)
+	@OMP_NUM_THREADS=1 MICROVID_FUZZ=$${MICROVID_FUZZ:-10000} $(BIN)/python -m pytest tests/fuzz -q -n auto --maxprocesses 8 --dist load
 
 fresh: $(READY)  ## the tutorials in clean environments of every Python that is here (a quarter of an hour and 7 GB each)
 	@MICROVID_FRESH=1 $(BIN)/python -m pytest tests/fresh -v

@@ -181,7 +181,7 @@ def attempt(
         take()
         made = job(file, name)
         return record | made | {'warnings': list(dict.fromkeys([*take(), *made.get('warnings', [])]))}
-    except MediaError as error: reason = error.reason
+    except MediaError as error: reason = error.reason if error.path == str(file) else str(error)
     except OSError as error: reason = f'{error.strerror or error}' + (f' ({error.filename})' if error.filename else '')
     except MemoryError: reason = 'needs more memory than there is'
     except (ValueError, ImportError) as error: reason = str(error)

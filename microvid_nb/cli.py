@@ -138,6 +138,15 @@ def one_line():
         note(f'error: {problem}')
         raise typer.Exit(2)
 
+# %% ../nbs/cli.ipynb #97e63c85
+def one_of(
+    option:str, # as it is typed
+    value:str, # what was given
+    known:tuple # what there is
+):
+    "Passes if a word is known; else a `ValueError` names the words."
+    if value not in known: raise ValueError(f'{option} should be {", ".join(known)}, found {value!r}')
+
 # %% ../nbs/cli.ipynb #d10ca5d8
 def part_of(
     start:float|None, # seconds
@@ -197,12 +206,108 @@ def save_explanation(
     plt.close(figure)
     return str(path)
 
+# %% ../nbs/cli.ipynb #a110b1aa
+_PICTURES = 'jpg', 'png', 'webp', 'avif'
+_at = typer.Option(
+    '--at', '--time', help='Take the frame at this second, whatever its score.', min=0, max=_LONGEST, callback=_finite
+)
+
+PictureFormat = Annotated[str, typer.Option(help='jpg, png, webp or avif.')]
+Crop = Annotated[str | None, typer.Option(help='Shape, around the subject: 1:1, 4:5, 16:9 or auto.')]
+
+def check_crop(
+    crop:str|None, # a shape, 'auto' or nothing
+):
+    "Passes for a shape that exists; else a `ValueError` says how shapes are written."
+    from microvid_nb.media.crop import aspect_ratio
+    if crop not in (None, 'auto'): aspect_ratio(crop)
+
+
+# %% ../nbs/cli.ipynb #1ee9f4d0
+def best_frames(
+    answer, # a thumbnail of a clip
+    count:int, # frames
+) -> list[tuple]: # (seconds, uint8 RGB [H, W, 3]), the chosen one first; fewer where the clip has fewer frames
+    "Frames at full size that are good and differ. Where the candidates are too few, other frames of the clip join them."
+    import numpy as np
+
+    from microvid_nb.media.sprites import diverse_frames
+    from microvid_nb.media.survey import full_frame
+    if count == 1: return [(answer.time, answer.image)]
+    found, kept = answer.survey.candidates, answer.survey.frames
+    scores = np.nan_to_num(answer.scores.score.to_numpy(float), nan=-np.inf)
+    scores = np.where(np.isfinite(scores), scores, scores[np.isfinite(scores)].min(initial=0))
+    scores[answer.index] = scores.max() + np.ptp(scores) + 1e-6
+    others = np.flatnonzero(~np.isin(kept.times, found.times)) if len(found) < count else np.empty(0, int)
+    times, images = [*found.times, *kept.times[others]], [*found.images, *kept.images[others]]
+    chosen = diverse_frames(images, [*scores, *[scores.min()] * len(others)], count)
+    return [(answer.time, answer.image), *(full_frame(answer.survey, times[k]) for k in chosen[1:])]
+
+
+# %% ../nbs/cli.ipynb #fe943e06
+def without_bars(
+    image, # uint8 RGB [H, W, 3], a frame at full size
+    survey, # of its clip
+): # uint8 RGB [h, w, 3]
+    "A frame without the bars that the whole clip has."
+    from microvid_nb.media.geometry import bars_at_full_size, find_bars
+    small = survey.frames.images
+    return bars_at_full_size(image, find_bars(small), small.shape[2:0:-1]).cut(image)
+
+def with_cover(
+    file:Path, # a clip
+    pictures:list[dict], # time and image of each
+    count:int, # pictures at most
+) -> list[dict]: # likewise; the time of a cover is None
+    "The pictures with the cover of the file before them, where it has one."
+    from microvid_nb.media.sprites import cover_picture
+    cover = cover_picture(file)
+    return pictures if cover is None else [{'time': None, 'image': cover}, *pictures][:count]
+
+
+# %% ../nbs/cli.ipynb #c370f90c
+def picture_places(
+    first:Path, # file of the first picture
+    count:int, # pictures
+) -> list[Path]: # NAME.jpg, NAME-2.jpg, NAME-3.jpg ...
+    "The files of the pictures of one clip."
+    return [first, *(first.with_name(f'{first.stem}-{k}{first.suffix}') for k in range(2, count + 1))]
+
+def save_picture(
+    image, # uint8 RGB [H, W, 3]
+    outputs:Outputs, # of the run
+    path:Path, # of the file
+    source:Path, # the clip
+    crop:str|None, # shape
+    size:int|None, # pixels of the longer side
+):
+    "Writes a picture, cut and made smaller, where nothing of the user's is."
+    from microvid_nb.media.render import write_picture
+    from microvid_nb.media.sprites import fit_picture
+    with output(outputs, path, source) as temporary: write_picture(temporary, fit_picture(image, crop, size))
+
+
+# %% ../nbs/cli.ipynb #15315d94
+def described(
+    row:dict, # a picture that was written
+) -> str: # a line
+    "When the picture is shown in its clip, and its file."
+    moment = 'cover' if row['time'] is None else f'{row["time"]:.2f} s'
+    return f'{moment}  {printable(row["file"])}'
+
+
 # %% ../nbs/cli.ipynb #290c4fab
 @app.command()
 def thumbnail(
     paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
     workers:Workers=1, force:Force=False, lam:Lam=.2,
-    time:Annotated[float | None, _number('Take the frame at this second, whatever its score.', 0, _LONGEST)]=None,
+    at:Annotated[float | None, _at]=None,
+    count:Annotated[int, _number('How many frames, the best first; they differ from one another.', 1, 100)]=1,
+    format:PictureFormat='jpg',
+    size:Annotated[int | None, _number('Pixels of the longer side at most.', 1, 16384)]=None,
+    crop:Crop=None,
+    trim:Annotated[bool, typer.Option('--trim', help='Cut off bars that the whole clip has.')]=False,
+    cover:Annotated[bool, typer.Option('--cover', help='Take the cover picture of a file that has one.')]=False,
     topics:Topics=None,
     model:Model=None,
     explain:Annotated[bool, typer.Option('--explain', help='Write a picture of the topics that decided.')]=False,
@@ -212,34 +317,52 @@ def thumbnail(
     from microvid_nb.tasks import load
     with one_line():
         outputs, part, counts, scorer = Outputs(force), part_of(start, end, stream), None, None
+        one_of('--format', format, _PICTURES)
+        check_crop(crop)
+        if at is not None and (count > 1 or cover): raise ValueError('--at takes one frame, without --count or --cover')
         if model and topics is None: raise ValueError('--model goes with --topics: a CSV of word,count')
-        if explain and (topics is None or time is not None):
-            raise ValueError('--explain goes with --topics, without --time')
+        if explain and (topics is None or at is not None): raise ValueError('--explain goes with --topics, without --at')
         if topics is not None:
             scorer = load(model, 'thumbnail') if model else None
             counts = known_topics(topics, scorer)
             if not scorer: scorer = import_named('microvid_nb.thumbnail.zero_shot.zero_shot_topics')()
 
     def job(file, name):
-        answer = choose(file, counts, scorer, lam, time, **part)
-        record = {'thumbnail': save(answer, outputs, out / f'{name}.jpg', file)}
+        answer = choose(file, counts, scorer, lam, at, **part)
+        pictures = [{'time': time, 'image': image} for time, image in best_frames(answer, count)]
+        if trim: pictures = [row | {'image': without_bars(row['image'], answer.survey)} for row in pictures]
+        if cover: pictures = with_cover(file, pictures, count)
+        places = picture_places(out / f'{name}.{format}', len(pictures))
+        for row, place in zip(pictures, places):
+            save_picture(row.pop('image'), outputs, place, file, crop, size)
+            row['file'] = str(place)
+        record = {'thumbnail': str(places[0]), 'cover': pictures[0]['time'] is None, 'pictures': pictures}
         if explain: record['explanation'] = save_explanation(answer, outputs, out / f'{name}-why.png', file)
         return answer.to_dict() | record
 
     def describe(record):
-        behind = record.get('labels', {}).items()
-        spoken = '; '.join(f'{topic}: {labels[0]["label"]}' for topic, labels in behind if labels)
-        return f'{record["path"]}  {record["time"]:.2f} s  {record["thumbnail"]}' + (f'  {spoken}' if spoken else '')
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.jpg', '{}-why.png'], outputs).status)
+        spoken = '; '.join(f'{topic}: {labels[0]["label"]}' for topic, labels in record.get('labels', {}).items() if labels)
+        lines = [f'{record["path"]}  {described(row)}' for row in record['pictures']]
+        return '\n'.join([lines[0] + (f'  {spoken}' if spoken else ''), *lines[1:]])
+    names = ['{}-why.png', *(str(place) for place in picture_places(Path('{}.' + format), count))]
+    raise typer.Exit(for_each(paths, job, describe, json, workers, names, outputs).status)
 
-# %% ../nbs/cli.ipynb #97e63c85
-def one_of(
-    option:str, # as it is typed
-    value:str, # what was given
-    known:tuple # what there is
-):
-    "Passes if a word is known; else a `ValueError` names the words."
-    if value not in known: raise ValueError(f'{option} should be {", ".join(known)}, found {value!r}')
+
+# %% ../nbs/cli.ipynb #0b197fe1
+def shot_times(
+    answer, # a GIF of a clip
+    count:int, # shots
+) -> list[float]: # seconds at which they begin; fewer where the clip is too short
+    "The chosen shots, and where more are wanted those that are farthest from them, without cuts and poor frames first."
+    scores, taken = answer.scores, list(map(float, answer.times))
+    rest = [float(time) for time in scores.time if min(abs(time - other) for other in taken) > 1e-6]
+    poor = {float(row.time): bool(getattr(row, 'cut', False)) or getattr(row, 'usable', 1) <= .5
+            for row in scores.itertuples()}
+    while len(taken) < count and rest:
+        taken.append(max(rest, key=lambda time: (not poor[time], min(abs(time - other) for other in taken))))
+        rest.remove(taken[-1])
+    return taken[:count]
+
 
 # %% ../nbs/cli.ipynb #d0b76afa
 @app.command()
@@ -249,13 +372,13 @@ def gif(
     fps:Annotated[float, _number('Frames a second, sampled from the clip.', .1, 50)]=8,
     width:Annotated[int, _number('Pixels, sampled from the clip; never wider than it.', 1, 4096)]=320,
     seconds:Annotated[float | None, _number('Length of a shot; a second, less in a short clip.', .05, 600)]=None,
-    shots:Annotated[int, _number('How many shots, the best first.', 1, 3)]=3,
+    shots:Annotated[int, _number('How many shots.', 1, 50)]=3,
     order:Annotated[str, typer.Option(help='time, or score: the order in which they are shown.')]='score',
     format:Annotated[str, typer.Option(help='gif, webp, mp4 or apng.')]='gif',
     max_kb:Annotated[float | None, _number('Most kilobytes: quality, colours, fps, width give way.', .05, 1e7)]=None,
     loop:Annotated[int, _number('How often it is shown; 0 without end.', 0, 65535)]=0,
     crossfade:Annotated[float, _number('Seconds that neighbouring shots share.', 0, 10)]=0,
-    crop:Annotated[str | None, typer.Option(help='Shape, around the subject: 1:1, 4:5, 16:9 or auto.')]=None,
+    crop:Crop=None,
     dither:Annotated[str, typer.Option(help='none, bayer or floyd.')]='floyd',
     model:Model=None,
 ):
@@ -268,6 +391,7 @@ def gif(
         one_of('--format', format, ('gif', 'webp', 'mp4', 'apng'))
         one_of('--order', order, ('time', 'score'))
         one_of('--dither', dither, ('none', 'bayer', 'floyd'))
+        check_crop(crop)
     wishes = {'fps': fps, 'width': width, 'order': order, 'max_kb': max_kb, 'loop': loop, 'crossfade': crossfade,
               'crop': crop, 'dither': dither}
 
@@ -275,9 +399,11 @@ def gif(
         answer, place = choose(file, ranking, **part), out / f'{name}.{format}'
         length = seconds or answer.survey.shot_length
         with output(outputs, place, file) as temporary:
-            made = write_animation(temporary, answer.survey, answer.found.times[:shots], length, **wishes)
+            made = write_animation(temporary, answer.survey, shot_times(answer, shots), length, **wishes)
         written = {'gif': str(place), 'bytes': place.stat().st_size, 'gave_way': list(made.gave_way)}
-        return answer.to_dict() | written | {'times': list(made.times)}
+        few = [f'{file}: has room for {len(made.times)} shots only'] if len(made.times) < shots else []
+        record = answer.to_dict()
+        return record | written | {'times': list(made.times), 'warnings': [*record['warnings'], *few]}
 
     def describe(record):
         times = ', '.join(f'{time:.1f}' for time in record['times'])
@@ -602,6 +728,8 @@ Seed = Annotated[int, _number('Of the world, the weights and the first round.', 
 TaskName = Annotated[str, typer.Argument(help='thumbnail (or amuse), gif (or gevaden), classify, venue (or dare).')]
 
 # %% ../nbs/cli.ipynb #2d236d3a
+_TRAINED = 10 # times the size of a checkpoint in half precision: the model, its state in training and the best weights
+
 def check_room(
     path:Path, # file that will be written
     size:int, # bytes
@@ -654,8 +782,10 @@ def train(
             chosen = find_task(task)
             if out.exists() and not force and not is_model_of(out, chosen):
                 raise ValueError(f'{out} exists and is no model of this task: name another file, or give --force')
-            check_room(out, 2 * chosen.checkpoint.stat().st_size)
-            path = train_model(chosen.name, out, scale, seed, half, progress=sys.stderr.isatty())
+            check_room(out, _TRAINED * chosen.checkpoint.stat().st_size)
+            states = out.with_name(f'.{out.stem}-{chosen.name}-{scale}-{seed}-training')
+            with import_named('microvid_nb.training.resumable')(states):
+                path = train_model(chosen.name, out, scale, seed, half, progress=sys.stderr.isatty())
     print(printable(f'model: {path}'))
 
 # %% ../nbs/cli.ipynb #2a342898

@@ -76,6 +76,24 @@ def fit_scheduled(
         model, loader, loss, stepper, epochs, scheduler=learning_rates(schedule, stepper, epochs), **options
     )
 
+# %% ../nbs/experiments.ipynb #5c1b7d21
+def fit_labels(
+    network, # a module that gives a logit for each label, [n, labels]; trained in place
+    inputs, # pictures or clips, tensor [n, ...]
+    labels, # what each shows, float tensor [n, labels], 0 or 1
+    epochs:int, # passes over them, in batches of 32
+    rate:float, # the largest learning rate of AdamW
+    weight_decay:float, # of AdamW
+    augment:Callable=lambda batch: batch, # other views of a batch of inputs
+    **options, # of `fit`: seed, progress, ...
+) -> pd.DataFrame: # an epoch a row, as `fit` returns it
+    "The history of a network that learns which labels are true of its inputs."
+    from torch.nn.functional import binary_cross_entropy_with_logits
+    from torch.utils.data import DataLoader, TensorDataset
+    def loss(model, batch): return binary_cross_entropy_with_logits(model(augment(batch[0])), batch[1])
+    loader = DataLoader(TensorDataset(inputs, labels), 32, shuffle=True, drop_last=True)
+    return fit_scheduled(network, loader, loss, epochs, rate, 'AdamW', weight_decay=weight_decay, **options)
+
 # %% ../nbs/experiments.ipynb #e468f60f
 @contextmanager
 def limit_threads(
@@ -272,13 +290,13 @@ def drawn_survey(
     from microvid_nb.data.world.stories import Film
     from microvid_nb.data.world.views import world_frames
     from microvid_nb.media import survey
-    from microvid_nb.media.candidates import find_cuts
+    from microvid_nb.media.candidates import find_transitions
     story, rate = world.story(i, long=long), rate or survey.SAMPLES_PER_SECOND
     film = Film(story, side if story.aspect >= 1 else 2*round(side/story.aspect/2))
     frames = world_frames(film, np.arange(.5/rate, story.duration, 1/rate))
     grey = frames.images.mean(-1, dtype=np.float32)/255
     change = np.r_[0, np.abs(np.diff(grey, axis=0)).mean((1, 2))].astype(np.float32)
-    return survey.Survey(frames, True, story.duration, frames.times, change, find_cuts(frames))
+    return survey.Survey(frames, True, story.duration, frames.times, change, find_transitions(frames))
 
 # %% ../nbs/experiments.ipynb #36bd93bc
 def visible_concepts(

@@ -6,6 +6,7 @@
 __all__ = ['reproduce', 'train_model']
 
 # %% ../nbs/reproduce.ipynb #cc000c5d
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ import pandas as pd
 from .experiments import write_items
 from .extras import require
 from .media.render import atomic_path
-from .tasks import Task, all_tasks, find_task
+from .tasks import Task, find_task
 from .training import save_checkpoint
 
 # %% ../nbs/reproduce.ipynb #23d0f888
@@ -56,6 +57,24 @@ def experiments_of(
     module = task.experiments_module()
     return module, module.SCALES[scale]
 
+# %% ../nbs/reproduce.ipynb #5e1d0c11
+# data sets whose tables are made elsewhere than by the task's `reproduce_real`
+_MAKERS = {
+    'esc10': 'microvid_nb.venue.experiments.reproduce_sounds',
+    'ratings': 'microvid_nb.thumbnail.ratings.reproduce_ratings',
+}
+
+def table_maker(
+    task:Task, # of `find_task`
+    data:str, # one of its data sets
+    module, # of its experiments
+): # (folder, sizes, seed, progress) -> {name: table}; for MicroWorld without the folder
+    "The function that makes the tables of a data set."
+    if data == 'microworld': return module.reproduce_microworld
+    if data not in _MAKERS: return module.reproduce_real
+    home, name = _MAKERS[data].rsplit('.', 1)
+    return getattr(import_module(home), name)
+
 # %% ../nbs/reproduce.ipynb #d7156b9f
 def reproduce(
     task:str, # name of a task, or of its method
@@ -73,10 +92,8 @@ def reproduce(
     if data != 'microworld' and folder is None: raise ValueError(f'{data}: say in which folder the published files are')
     require('pyarrow')
     module, sizes = experiments_of(task, scale)
-    if data == 'microworld': tables = module.reproduce_microworld(sizes, seed, progress)
-    else:
-        make = module.reproduce_sounds if data == 'esc10' else module.reproduce_real
-        tables = make(folder, sizes, seed, progress)
+    make = table_maker(task, data, module)
+    tables = make(*([] if data == 'microworld' else [folder]), sizes, seed, progress)
     return [save_result(out, table, task.name, name, data, scale, seed) for name, table in tables.items()]
 
 # %% ../nbs/reproduce.ipynb #1ba39de2

@@ -91,7 +91,7 @@ _TASKS = (
     Task(
         'thumbnail', 'AMUSE', 'Which frame do viewers want to see?',
         'microvid_nb.thumbnail.popularity.load_topic_scorer', 'microvid_nb.thumbnail.experiments',
-        ('microworld',), 'papers/01_amuse.ipynb', 9,
+        ('microworld', 'ratings'), 'papers/01_amuse.ipynb', 9,
     ),
     Task(
         'gif', 'GEVADEN', 'Which three shots make a GIF?',

@@ -10,11 +10,14 @@ import hashlib
 import json
 import math
 import random
+import reprlib
+import shutil
 import time
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +36,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .media.render import atomic_path
+from .media.sniff import wrong_file
 
 # %% ../nbs/training.ipynb #e8c850c7
 def named_parts(
@@ -48,22 +52,60 @@ def named_parts(
             raise ValueError(f'{name!r} of the loss should be a scalar tensor, found {found}')
     return parts
 
+# %% ../nbs/training.ipynb #a0daab7d
+_HALVES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+class Precision:
+    "The number format of a run: float32, or half precision where PyTorch's autocast finds it safe."
+    def __init__(self,
+        name:str|None, # 'bf16', 'fp16' or nothing
+        device:torch.device, # of the run
+    ):
+        if name not in (None, *_HALVES): raise ValueError(f'mixed_precision should be bf16 or fp16, found {name!r}')
+        self.name, self.device = name or 'no', device.type
+        self.scaler = torch.amp.GradScaler(self.device) if name == 'fp16' else None
+
+    def autocast(self): # a context
+        "The block in which losses are computed."
+        if self.name == 'no': return nullcontext()
+        return torch.autocast(self.device, _HALVES[self.name])
+
+    def step(self,
+        loss:Tensor, # scalar
+        accelerator, # of Accelerate
+        optimizer, # prepared by it
+        parameters:Iterable[Tensor], # of the model
+        clip:float|None, # largest norm of their gradient
+    ):
+        "One gradient step; the gradients of fp16 are scaled up on the way, so that small ones do not become zero."
+        accelerator.backward(loss if self.scaler is None else self.scaler.scale(loss))
+        inner = optimizer.optimizer
+        if clip is not None:
+            if self.scaler is not None: self.scaler.unscale_(inner)
+            accelerator.clip_grad_norm_(parameters, clip)
+        if self.scaler is None: optimizer.step()
+        else:
+            self.scaler.step(inner)
+            self.scaler.update()
+
 # %% ../nbs/training.ipynb #4823c995
 class Objectives(nn.Module):
     "A model together with its losses, so that one call computes a loss on one GPU or on many."
     def __init__(self,
         model:nn.Module, # the model
         losses:Sequence[Callable], # functions of model and batch
+        autocast:Callable=nullcontext, # makes the block in which losses are computed
     ):
         super().__init__()
-        self.model, self.losses = model, losses
+        self.model, self.losses, self.autocast = model, losses, autocast
 
     def forward(self,
         k:int, # which loss
         batch, # of the loader
     ) -> dict[str, Tensor]: # scalars by name, 'loss' among them
         "The k-th loss of a batch and its parts."
-        return named_parts(self.losses[k](self.model, batch))
+        with self.autocast(): parts = named_parts(self.losses[k](self.model, batch))
+        return {name: part.float() if part.dtype in _HALVES.values() else part for name, part in parts.items()}
 
 # %% ../nbs/training.ipynb #590d5892
 def random_state() -> dict: # tensors, numbers and tuples
@@ -172,13 +214,14 @@ def write_tensors(
 ):
     """Writes tensors and a description as one safetensors file, whole or not at all.
 
-    `ValueError` where a tensor holds NaN or infinity.
+    `ValueError` where a tensor holds NaN or infinity, `OSError` where the disk is full.
     """
     tensors = {name: tensor.detach().to('cpu', copy=True).contiguous() for name, tensor in tensors.items()}
     refuse_bad_numbers(tensors, path)
     text = json.dumps(about)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={'microvid_nb': text, 'sha256': checksum(tensors, text)})
+        try: save_file(tensors, temporary, metadata={'microvid_nb': text, 'sha256': checksum(tensors, text)})
+        except SafetensorError as error: raise OSError(f'{path}: cannot be written ({error})') from None
         sort_metadata(temporary)
 
 # %% ../nbs/training.ipynb #3071867e
@@ -191,6 +234,7 @@ def read_tensors(
     """
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such checkpoint')
+    if cause := wrong_file(path, 'safetensors'): raise ValueError(f'{path}: refused, it {cause}')
     try:
         with safe_open(path, framework='pt', device='cpu') as file:
             metadata = file.metadata() or {}
@@ -304,13 +348,33 @@ def is_of_type(
     if isinstance(value, bool): return kind is bool
     return isinstance(value, (int, float) if kind is float else origin or kind)
 
+# %% ../nbs/training.ipynb #88012deb
+_BOUNDS = {
+    'samples': (0, 100_000), 'frames': (1, 1000), 'side': (1, 4096), 'size': (1, 4096), 'width': (1e-3, 16),
+    'epochs': (1, 100_000), 'layer_epochs': (0, 100_000), 'dim': (1, 100_000), 'negative': (0, 1000), 'shots': (1, 100),
+    'dropout': (0, 1), 'corruption': (0, 1), 'sample': (0, 1), 'seconds': (.01, 3600), 'seed': (0, 2**63 - 1),
+    'counts': (0, 2**62),
+}
+_ANY = 0, 10_000_000 # bounds of all other numbers
+
+def check_bounds(
+    name:str, # of a field
+    value, # of it: a number, text, or a tuple of them
+    where:str, # file and class, for the error
+):
+    "Passes where all numbers of a setting are believable; else a `ValueError` names the field and its bounds."
+    low, high = _BOUNDS.get(name, _ANY)
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, (int, float)) and not low <= number <= high:
+            raise ValueError(f'{where}: {name} should be {low:,} to {high:,}, found {number}')
+
 # %% ../nbs/training.ipynb #87acff01
 def rebuild_settings(
     kind:type, # a frozen dataclass
     values:dict, # its fields as JSON has them
     path:str|Path, # the file, for the error
 ): # an instance of the dataclass
-    "Settings from a file; `ValueError` where a field is missing, unknown or of another type."
+    "Settings from a file; `ValueError` where a field is missing, unknown, of another type or out of bounds."
     def tuples(value): return tuple(map(tuples, value)) if isinstance(value, list) else value
     expected, values = typing.get_type_hints(kind), {name: tuples(value) for name, value in values.items()}
     if values.keys() != expected.keys():
@@ -319,8 +383,11 @@ def rebuild_settings(
         if is_dataclass(expected[name]) and isinstance(value, dict):
             values[name] = value = rebuild_settings(expected[name], value, path)
         if not is_of_type(value, expected[name]):
-            raise ValueError(f'{path}: {name} of {kind.__name__} should be {expected[name]}, found {value!r}')
-    return kind(**values)
+            found = reprlib.repr(value)
+            raise ValueError(f'{path}: {name} of {kind.__name__} should be {expected[name]}, found {found}')
+        check_bounds(name, value, f'{path}: {kind.__name__}')
+    try: return kind(**values)
+    except ValueError as error: raise ValueError(f'{path}: {error}') from None
 
 # %% ../nbs/training.ipynb #73797d4e
 def load_model(
@@ -394,6 +461,7 @@ class TrainingRun:
         clip:float|None, # largest norm of a gradient
         best:tuple|None, # column and `max` or `min`
         accelerator, # of Accelerate, knows the devices
+        precision:Precision, # number format
         seed:int, # of the run
     ):
         self.accelerator, self.model, self.optimizer, self.scheduler, self.clip, self.best_by = (
@@ -404,13 +472,13 @@ class TrainingRun:
             clip,
             best,
         )
-        self.history, self.best, self.losses = [], None, losses
+        self.history, self.best, self.losses, self.precision = [], None, losses, precision
         if accelerator.num_processes > 1 and not isinstance(loader, DataLoader):
             raise ValueError(
                 f'several processes share the batches of a DataLoader, not those of a {type(loader).__name__}'
             )
         self.loader = accelerator.prepare(loader) if isinstance(loader, DataLoader) else loader
-        self.objectives, self.stepper = accelerator.prepare(Objectives(model, losses), optimizer)
+        self.objectives, self.stepper = accelerator.prepare(Objectives(model, losses, precision.autocast), optimizer)
         self.plan = self.describe(seed)
 
 # %% ../nbs/training.ipynb #a20eb8d0
@@ -429,9 +497,7 @@ def step(self:TrainingRun,
                 f'{where}: the loss is not finite: {", ".join(f"{name} {value:.4g}" for name, value in values.items())}'
             )
         self.stepper.zero_grad()
-        self.accelerator.backward(parts['loss'])
-        if self.clip is not None: self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.stepper.step()
+        self.precision.step(parts['loss'], self.accelerator, self.stepper, self.model.parameters(), self.clip)
         loss = values.pop('loss')
         row['loss'] += loss
         add_columns(row, values if len(self.losses) == 1 else {f'loss_{k + 1}': loss, **values})
@@ -529,7 +595,7 @@ def describe(self:TrainingRun,
         'best': self.best_by and self.best_by[0],
         'batches': len(self.loader) if hasattr(self.loader, '__len__') else None,
         'seed': seed,
-        'precision': self.accelerator.mixed_precision,
+        'precision': self.precision.name,
         'processes': self.accelerator.num_processes,
     }
     for i, group in enumerate(self.optimizer.param_groups):
@@ -547,7 +613,7 @@ def write(self:TrainingRun,
 ):
     "Writes everything that is needed for going on after this epoch."
     from accelerate.utils import gather_object
-    scaler, tensors = self.accelerator.scaler, {}
+    scaler, tensors = self.precision.scaler, {}
     chance = {
         'global': random_state(),
         'loader': [generator.get_state() for generator in loader_generators(self.loader)],
@@ -587,11 +653,40 @@ def resume(self:TrainingRun,
     self.model.load_state_dict(state['model'])
     self.optimizer.load_state_dict(state['optimizer'])
     if self.scheduler is not None: self.scheduler.load_state_dict(state['scheduler'])
-    if self.accelerator.scaler is not None: self.accelerator.scaler.load_state_dict(state['scaler'])
+    if self.precision.scaler is not None: self.precision.scaler.load_state_dict(state['scaler'])
     chance = state['chance'][self.accelerator.process_index]
     set_random_state(chance['global'])
     for generator, kept in zip(loader_generators(self.loader), chance['loader'], strict=True): generator.set_state(kept)
     self.history, self.best = state['history'], state['best'] and Best(*state['best'])
+
+# %% ../nbs/training.ipynb #b296e4d7
+_WRITE_EVERY = 10. # seconds between two states of a run in a `resumable` block
+
+@dataclass
+class RunFolder:
+    "Where the trainings of a `resumable` block keep their states."
+    path: Path # folder
+    runs: int = 0 # trainings so far
+
+    def next(self) -> Path: # a folder
+        "The folder of the next training."
+        self.runs += 1
+        return self.path / f'{self.runs:03d}'
+
+_run_folder = ContextVar('run_folder', default=None)
+
+@contextmanager
+def resumable(
+    folder:str|Path, # of states; it is deleted when the block ends without an error
+):
+    """A block in which every `fit` keeps its state in a folder, so that the same block goes on after it was stopped.
+
+    The trainings of the block must be the same, in the same order, each time.
+    """
+    token = _run_folder.set(RunFolder(Path(folder)))
+    try: yield
+    finally: _run_folder.reset(token)
+    shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../nbs/training.ipynb #23fbdb4a
 def fit(
@@ -614,18 +709,18 @@ def fit(
     `FloatingPointError` names epoch and batch where a loss is not finite, `ValueError` a checkpoint of another plan.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.state import AcceleratorState
     from accelerate.utils import set_seed
-    AcceleratorState._reset_state()  # else the precision of the first run in this process would bind all others
+    # Accelerate binds a process to the precision of its first run; so precision is left to autocast
     accelerator = Accelerator(
-        mixed_precision=mixed_precision or 'no',
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        mixed_precision='no', kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
     )
+    precision = Precision(mixed_precision, accelerator.device)
+    if watched := checkpoint is None and _run_folder.get(): checkpoint = watched.next()
     file = None if checkpoint is None else Path(checkpoint)/'training.safetensors'
     with separate_randomness():
         set_seed(seed, device_specific=True)
         losses = tuple(loss) if isinstance(loss, Sequence) else (loss,)
-        run = TrainingRun(model, loader, losses, optimizer, scheduler, clip, best, accelerator, seed)
+        run = TrainingRun(model, loader, losses, optimizer, scheduler, clip, best, accelerator, precision, seed)
         if file and file.is_file(): run.resume(file)
         if len(run.history) > epochs:
             raise ValueError(f'{file}: has {len(run.history)} epochs already, more than the {epochs} asked for')
@@ -638,11 +733,13 @@ def fit(
             leave=False,
             disable=not (progress and accelerator.is_main_process),
         ) as bar:
+            written = time.monotonic()
             for epoch in range(len(run.history) + 1, epochs + 1):
                 started = time.perf_counter()
                 run.finish_epoch({'epoch': epoch, **run.train_epoch(epoch, bar)}, validate, started)
-                if file:
+                if file and (not watched or epoch == epochs or time.monotonic() - written > _WRITE_EVERY):
                     run.write(file)
+                    written = time.monotonic()
     if run.best is not None: model.load_state_dict(run.best.weights)
     model.eval()
     return pd.DataFrame(run.history)

@@ -3,6 +3,7 @@ import warnings
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
+import command
 import numpy as np
 import pytest
 
@@ -56,8 +57,8 @@ def pytest_configure(config):
 
 
 def cpu_seconds() -> float:
-    """Processor time of this process and of the children that it waited for."""
-    return sum(use.ru_utime + use.ru_stime for use in map(getrusage, (RUSAGE_SELF, RUSAGE_CHILDREN)))
+    """Processor time of this process, of the children that it waited for and of commands."""
+    return command.spent + sum(use.ru_utime + use.ru_stime for use in map(getrusage, (RUSAGE_SELF, RUSAGE_CHILDREN)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -97,6 +98,8 @@ def pytest_xdist_make_scheduler(config, log):
     Notebooks go wherever there is room.
     """
     from xdist.scheduler import LoadScopeScheduling
+    if config.getvalue('dist') != 'loadscope':
+        return None
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):

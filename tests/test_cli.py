@@ -2,21 +2,17 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+from command import microvid
 from PIL import Image
+from typer.testing import CliRunner
 
+from microvid_nb.cli import app
 from microvid_nb.features.pretrained import pretrained_encoders
-
-
-def microvid(*arguments, cwd=None, env=None):
-    command = [Path(sys.executable).with_name('microvid'), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=env)
-    assert 'Traceback' not in done.stderr + done.stdout
-    return done.returncode, done.stdout, done.stderr
 
 
 def test_thumbnail_and_gif(sample, tmp_path):
@@ -185,3 +181,143 @@ def test_base_commands_need_no_extra(command, sample, tmp_path, base):
 def test_what_is_missing_is_named_with_its_extra(arguments, extra, sample, tmp_path, base):
     code, out, err = microvid(arguments[0], sample, *arguments[1:], env=base, cwd=tmp_path)
     assert code == 2 and not out and len(err.splitlines()) == 1 and f'pip install "microvid_nb[{extra}' in err
+
+# ---- pictures and animations, opened by another library
+
+def inside(*arguments):
+    """The same in this process, which is quicker."""
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert 'Traceback' not in done.stderr + done.stdout
+    return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.fixture(scope='module')
+def boxed(tmp_path_factory) -> Path:
+    """Three seconds, three scenes, bars above and below, and a red cover picture."""
+    from microvid_nb.media.sprites import write_with_cover
+    y, x = np.mgrid[:96, :256]
+    images = np.zeros((30, 144, 256, 3), np.uint8)
+    for number, image in enumerate(images):
+        scene = number // 10
+        view = np.stack([(x * (2 + scene)) % 256, (y * 5 + 80 * scene) % 256, (x + y + 9 * number) % 256], -1)
+        image[24:120] = np.roll(view, scene, -1) // 2 + 90
+    path = tmp_path_factory.mktemp('boxed') / 'boxed.mp4'
+    return write_with_cover(path, images, np.full((60, 80, 3), (220, 30, 30), np.uint8))
+
+
+@pytest.mark.parametrize('format', ['jpg', 'png', 'webp', 'avif'])
+def test_thumbnails_in_all_formats(boxed, tmp_path, format):
+    code, out, _ = inside(
+        'thumbnail', boxed, '--out', tmp_path, '--json', '--format', format, '--crop', '1:1', '--size', 64, '--trim'
+    )
+    record, = json.loads(out)
+    with Image.open(record['thumbnail']) as picture:
+        assert code == 0 and picture.size == (64, 64)
+        assert picture.format == {'jpg': 'JPEG'}.get(format, format.upper())
+        assert np.asarray(picture.convert('L')).min(1).min() > 50  # no bar is left
+    assert inside('thumbnail', boxed, '--out', tmp_path, '--format', format)[0] == 0  # the file is known again
+
+
+def test_bars_stay_without_trim(boxed, tmp_path):
+    sizes = {}
+    for trim in ([], ['--trim']):
+        assert inside('thumbnail', boxed, '--out', tmp_path, '--format', 'png', *trim)[0] == 0
+        picture = np.asarray(Image.open(tmp_path / 'boxed.png').convert('L'))
+        sizes[len(trim)] = picture.shape
+        assert (picture[:20].max() < 30) == (not trim)
+    assert sizes[0] == (144, 256) and sizes[1][1] == 256 and abs(sizes[1][0] - 96) <= 2
+
+
+@pytest.mark.parametrize('shape, ratio', [('4:5', 4 / 5), ('16:9', 16 / 9), ('2:1', 2), ('auto', None)])
+def test_shapes_of_thumbnails(sample, tmp_path, shape, ratio):
+    assert inside('thumbnail', sample, '--out', tmp_path, '--crop', shape)[0] == 0
+    width, height = Image.open(tmp_path / 'sample.jpg').size
+    if ratio: assert width / height == pytest.approx(ratio, rel=.01) and (width == 640 or height == 360)
+    else: assert width <= 640 and height <= 360
+
+
+def test_several_frames_that_differ(boxed, tmp_path):
+    code, out, _ = inside('thumbnail', boxed, '--out', tmp_path, '--count', 3, '--json', '--format', 'png')
+    record, = json.loads(out)
+    names = [Path(row['file']).name for row in record['pictures']]
+    assert code == 0 and names == ['boxed.png', 'boxed-2.png', 'boxed-3.png']
+    assert len({int(row['time']) for row in record['pictures']}) == 3 and record['pictures'][0]['time'] == record['time']
+    shown = [np.asarray(Image.open(row['file']).convert('RGB')).astype(int) for row in record['pictures']]
+    assert min(np.abs(a - b).mean() for a, b in ((shown[0], shown[1]), (shown[1], shown[2]), (shown[0], shown[2]))) > 10
+
+
+def test_more_frames_than_candidates(boxed, tmp_path):
+    code, out, _ = inside('thumbnail', boxed, '--out', tmp_path, '--count', 15, '--json', '--size', 40)
+    rows = json.loads(out)[0]['pictures']
+    assert code == 0 and len({row['time'] for row in rows}) == 15 == len(list(tmp_path.iterdir()))
+
+
+def test_cover_of_the_file(boxed, sample, tmp_path):
+    code, out, _ = inside('thumbnail', boxed, sample, '--out', tmp_path, '--cover', '--json')
+    with_cover, without = json.loads(out)
+    picture = np.asarray(Image.open(with_cover['thumbnail']).convert('RGB')).astype(int)
+    assert code == 0 and with_cover['cover'] and not without['cover'] and without['pictures'][0]['time'] is not None
+    assert picture.shape == (60, 80, 3) and np.abs(picture.reshape(-1, 3).mean(0) - (220, 30, 30)).max() < 6
+
+
+def test_the_frame_at_a_second(sample, tmp_path):
+    from microvid_nb.media.video import iter_frames
+    code, out, _ = inside('thumbnail', sample, '--out', tmp_path, '--at', 7.25, '--format', 'png', '--json')
+    time, wanted = next(iter_frames(sample, fps=1, start=7.25))
+    assert code == 0 and json.loads(out)[0]['time'] == pytest.approx(time)
+    assert (np.asarray(Image.open(tmp_path / 'sample.png')) == wanted).all()
+
+
+@pytest.mark.parametrize('options', [
+    ['--format', 'bmp'], ['--crop', 'round'], ['--crop', '0:1'], ['--size', '0'], ['--count', '0'], ['--at', '1', '--count', '2'],
+    ['--at', '1', '--cover'], ['--model', 'thumbnail'], ['--explain'],
+], ids=' '.join)
+def test_wishes_for_thumbnails_that_cannot_be(options, sample, tmp_path):
+    code, out, err = inside('thumbnail', sample, '--out', tmp_path / 'out', *options)
+    assert code == 2 and not out and len(err.splitlines()) == 1 and not (tmp_path / 'out').exists()
+
+
+def length_of(path: Path) -> tuple:
+    """Seconds, frames and size of an animation, by PyAV or Pillow."""
+    if path.suffix == '.mp4':
+        with av.open(str(path)) as container:
+            frames = [frame for frame in container.decode(video=0)]
+            rate = float(container.streams.video[0].average_rate)
+        return len(frames) / rate, len(frames), (frames[0].width, frames[0].height)
+    with Image.open(path) as picture:
+        seconds = 0
+        for number in range(picture.n_frames):
+            picture.seek(number)
+            picture.load()  # a WebP says how long a frame is shown when it is decoded
+            seconds += picture.info['duration'] / 1000
+        return seconds, picture.n_frames, picture.size
+
+
+@pytest.mark.parametrize('format', ['gif', 'webp', 'mp4', 'apng'])
+def test_more_shots_in_all_formats(sample, tmp_path, format):
+    code, out, _ = inside(
+        'gif', sample, '--out', tmp_path, '--format', format, '--shots', 5, '--seconds', .5, '--fps', 12, '--width', 96,
+        '--crop', '1:1', '--order', 'time', '--dither', 'bayer', '--json',
+    )
+    record, = json.loads(out)
+    seconds, _, size = length_of(Path(record['gif']))
+    assert code == 0 and record['times'] == sorted(record['times']) and len(set(record['times'])) == 5
+    assert seconds == pytest.approx(2.5, abs=.06) and size == (96, 96) and not record['warnings']
+
+
+def test_shots_that_a_clip_has_no_room_for(boxed, tmp_path):
+    code, out, err = inside('gif', boxed, '--out', tmp_path, '--shots', 9, '--json')
+    record, = json.loads(out)
+    assert code == 0 and len(record['times']) == 3 and 'room for 3 shots only' in err and len(err.splitlines()) == 1
+
+
+def test_loop_crossfade_and_limit(sample, tmp_path):
+    wishes = ['--width', 160, '--loop', 4, '--json']
+    first, = json.loads(inside('gif', sample, '--out', tmp_path, *wishes)[1])
+    assert Image.open(first['gif']).info['loop'] == 3  # a GIF counts what comes after the first showing
+    assert length_of(Path(first['gif']))[0] == pytest.approx(3, abs=.02)
+    faded, = json.loads(inside('gif', sample, '--out', tmp_path, '--crossfade', .5, *wishes)[1])
+    assert length_of(Path(faded['gif']))[0] == pytest.approx(2, abs=.02)
+    limit = first['bytes'] / 3000
+    small, = json.loads(inside('gif', sample, '--out', tmp_path, '--max-kb', limit, *wishes)[1])
+    assert Path(small['gif']).stat().st_size <= 1000 * limit and small['gave_way'][0].startswith('quality')

@@ -30,7 +30,7 @@ def drawn_problem(seed: int):
     )
 
 
-@pytest.mark.parametrize('seed', range(500))
+@pytest.mark.parametrize('seed', range(60))
 def test_sums_equal_those_of_linear_sum_assignment(seed):
     generated, shots, dtype = drawn_problem(seed)
     found = closest_disjoint_match(torch.tensor(generated, dtype=dtype), torch.tensor(shots, dtype=dtype)).numpy()

@@ -9,18 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import microvid
 
 MICROVID = Path(sys.executable).with_name('microvid')
-STRICT = {**os.environ, 'PYTHONIOENCODING': 'utf-8:strict'}
-
-
-def microvid(*arguments, **options):
-    """Status, standard output and standard error of a command; a traceback is a failure."""
-    command = [MICROVID, *(each if isinstance(each, bytes) else str(each) for each in arguments)]
-    done = subprocess.run(command, capture_output=True, timeout=170, **options)
-    out, err = (each.decode('utf-8') for each in (done.stdout, done.stderr))
-    assert 'Traceback' not in out + err, err
-    return done.returncode, out, err
 
 
 @pytest.fixture(scope='module')
@@ -52,11 +43,11 @@ def odd_names(tmp_path, short) -> Path:
 
 @pytest.mark.parametrize('command, form', [
     *((command, form) for command in ('thumbnail', 'gif', 'candidates', 'probe', 'features') for form in ([], ['--json'])),
-    ('card', []),
+    pytest.param('card', [], marks=pytest.mark.check),
 ])
 def test_every_name_is_one_harmless_line_and_every_file_is_done(command, form, odd_names, tmp_path):
     extra = ['--extractor', 'histogram'] if command == 'features' else []
-    code, out, err = microvid(command, odd_names, *extra, *form, '--out', tmp_path / 'out', env=STRICT)
+    code, out, err = microvid(command, odd_names, *extra, *form, '--out', tmp_path / 'out', encoding='utf-8:strict')
     assert code == 0
     for text in (out, err):
         assert not set(text) & {'\x1b', '\x07', '\x9b'} and '\nerror: forged' not in '\n' + text
@@ -257,3 +248,28 @@ with atomic_path({str(tmp_path / "short.gif")!r}) as path:
         assert microvid('gif', short, '--out', tmp_path)[0] == 0  # a second run does not take away what the first writes now
         assert path.exists() and not left.exists()
     assert [path.name for path in tmp_path.iterdir()] == ['short.gif']
+
+
+# causes
+
+@pytest.mark.check
+def test_what_lies_beside_a_clip_is_named_and_not_the_clip(short, tmp_path):
+    clip = Path(shutil.copy(short, tmp_path / 'clip.mp4'))
+    (tmp_path / 'clip.json').write_text('{')
+    code, out, err = microvid('venue', clip, '--json')
+    assert code == 2 and len(err.splitlines()) == 1 and 'clip.json: is not JSON' in err
+    assert 'clip.json' in json.loads(out)[0]['error']
+
+
+@pytest.mark.parametrize('content, words', [
+    (b'', 'is empty'), (b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'), (b'PAR1 and no more PAR1', 'is damaged'),
+    (b'<!doctype html>', 'web page'), (bytes(400), 'only zeros'),
+])
+def test_damaged_stores_are_one_line(short, tmp_path, content, words):
+    command = ['features', short, '--extractor', 'histogram', '--out', tmp_path / 'store']
+    (tmp_path / 'store' / 'features').mkdir(parents=True)
+    part = tmp_path / 'store' / 'features' / 'part-000000.parquet'
+    part.write_bytes(content)
+    code, out, err = microvid(*command)
+    assert code == 2 and not out and len(err.splitlines()) == 1 and words in err and str(part) in err and 'delete it' in err
+    assert part.read_bytes() == content

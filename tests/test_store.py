@@ -18,9 +18,10 @@ import pytest
 from scipy.io import wavfile
 
 from microvid_nb.features import store as store_module
-from microvid_nb.features.extractors import Extractor, VisualFeatures
+from microvid_nb.features.extractors import Extractor, VisualFeatures, make_extractor
 from microvid_nb.features.store import (
-    connect, extract_features, extract_files, local_client, one_card_each, read_failures, read_features, summary)
+    connect, extract_features, extract_files, local_client, one_card_each, read_failures, read_features, sole_writer,
+    summary)
 from microvid_nb.media.video import MediaError, MediaWarning
 
 VIDEOS, BAD = 40, 7  # files, of which every seventh cannot be read
@@ -547,3 +548,26 @@ def test_workers_listen_on_loopback_only():
         opened = listening() - before
     assert opened, 'the scheduler and the workers wait for connections somewhere'
     assert {address.split(':')[0] for address in opened} == {'0100007F'}  # 127.0.0.1
+
+
+def test_titles_are_learned_by_the_writer_alone(tmp_path):
+    clips = [tmp_path / f'{k}.mp4' for k in range(3)]
+    for path in clips:
+        path.write_bytes(b'bad')
+        path.with_suffix('.txt').write_text('a dog runs')
+    with sole_writer(tmp_path / 'store'), pytest.raises(BlockingIOError, match='another run is writing'):
+        extract_files(clips, tmp_path / 'store', 'text', progress=False)
+    assert not (tmp_path / 'store' / 'titles.safetensors').exists()
+
+
+def test_functions_are_compiled_before_workers_start(monkeypatch):
+    import distributed
+
+    from microvid_nb.features import acoustic
+    order = []
+    monkeypatch.setattr(acoustic, 'acoustic_descriptor', lambda *sound: order.append('compiled'))
+    monkeypatch.setattr(distributed, 'LocalCluster', lambda **options: order.append('started') or 1 / 0)
+    for name in ('acoustic', 'histogram'):
+        with pytest.raises(ZeroDivisionError), local_client(2, make_extractor(name)):
+            pass
+    assert order == ['compiled', 'started', 'started']

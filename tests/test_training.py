@@ -21,7 +21,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, T
 
 from microvid_nb import training
 from microvid_nb.training import (
-    check_weights, evaluating, fit, load_checkpoint, load_model, random_state, read_tensors, save_checkpoint,
+    check_weights, evaluating, fit, load_checkpoint, load_model, random_state, read_tensors, resumable, save_checkpoint,
     separate_randomness, write_tensors)
 
 
@@ -505,7 +505,11 @@ def test_other_weights_are_refused(tmp_path):
     for change, words in [
         ({'hidden': 8}, 'hidden of NetSettings should be'),
         ({'more': 1}, 'NetSettings has the fields'),
-        ({'inputs': -1}, 'no Net can be built from its settings'),
+        ({'inputs': -1}, 'NetSettings: inputs should be 0 to'),
+        ({'inputs': 10**9}, 'NetSettings: inputs should be 0 to'),
+        ({'hidden': [8, -2]}, 'NetSettings: hidden should be 0 to'),
+        ({'dropout': math.inf}, 'NetSettings: dropout should be 0 to 1'),
+        ({'hidden': [10**7]}, 'of another shape'),
         ({'inputs': True}, 'inputs of NetSettings'),
     ]:
         write_tensors(file, weights, about | {'settings': about['settings'] | change})
@@ -525,6 +529,64 @@ def test_foreign_safetensors_are_refused(tmp_path):
         load_checkpoint(tmp_path / 'foreign.safetensors')
     (tmp_path/'folder').mkdir()
     with pytest.raises(FileNotFoundError): load_checkpoint(tmp_path/'folder')
+
+
+@pytest.mark.parametrize('content, words', [
+    (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n', 'git lfs pull'), (b'<!DOCTYPE html><html>', 'web page'),
+    (b'', 'empty'), (b'\x80\x02}q\x00.', 'Python pickle'), (b'PK\3\4' + bytes(60), 'ZIP archive'), (bytes(5000), 'only zeros'),
+])
+def test_what_a_file_is_instead_is_named(tmp_path, content, words):
+    (tmp_path / 'net.safetensors').write_bytes(content)
+    with pytest.raises(ValueError, match=f'net.safetensors: refused, it .*{words}'):
+        load_checkpoint(tmp_path / 'net.safetensors')
+
+
+def test_several_trainings_go_on_where_they_were_stopped(tmp_path, monkeypatch):
+    """Stopped in the second of two trainings; the next time the first is loaded and the second goes on, bit by bit."""
+    monkeypatch.setattr(training, '_WRITE_EVERY', 0)
+    steps = []
+
+    def two(stop_at=math.inf):
+        def loss(model, batch):
+            steps.append(1)
+            if len(steps) == stop_at: raise KeyboardInterrupt
+            return squared(model, batch)
+        return [train(4, seed=seed, loss=loss)[1] for seed in (0, 1)]
+    whole = two()
+    count, folder = len(steps), tmp_path / 'states'
+    steps.clear()
+    with pytest.raises(KeyboardInterrupt), resumable(folder): two(stop_at=int(.8 * count))
+    assert sorted(path.name for path in folder.iterdir()) == ['001', '002']
+    steps.clear()
+    with resumable(folder): again = two()
+    assert len(steps) < .4 * count and not folder.exists()
+    for model, other in zip(whole, again):
+        assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
+    steps.clear()
+    two()
+    assert len(steps) == count and not folder.exists()  # outside of the block nothing is kept
+
+
+def test_a_full_disk_is_named_and_the_state_before_stays(tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+    train(2, tmp_path)
+    before = (tmp_path / 'training.safetensors').read_bytes()
+
+    def full(*arguments, **options): raise SafetensorError('I/O error: No space left on device (os error 28)')
+    monkeypatch.setattr(training, 'save_file', full)
+    with pytest.raises(OSError, match='training.safetensors: cannot be written .*No space left'):
+        train(3, tmp_path)
+    assert (tmp_path / 'training.safetensors').read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_half_precision_of_16_bits_scales_gradients(tmp_path):
+    history, model = train(3, tmp_path, mixed_precision='fp16', clip=1.)
+    plain, _ = train(3, clip=1.)
+    assert history.loss.to_numpy() == pytest.approx(plain.loss.to_numpy(), rel=.05) and model.out.weight.dtype == torch.float32
+    longer, _ = train(4, tmp_path, mixed_precision='fp16', clip=1.)
+    assert len(longer) == 4
+    with pytest.raises(ValueError, match='mixed_precision should be bf16 or fp16'):
+        train(1, mixed_precision='int8')
 
 
 def test_random_state_is_plain_data():

@@ -51,9 +51,12 @@ WEIGHTS = {1: (.2126, .0722), 6: (.299, .114), 9: (.2627, .0593)}
 def planes(rgb, matrix, full=False, bits=8):
     """Y, Cb and Cr of one colour in [0, 1], by the definition in H.273."""
     red, green, blue = rgb
-    kr, kb = WEIGHTS[matrix]
-    y = kr * red + (1 - kr - kb) * green + kb * blue
-    numbers = np.array([y, (blue - y) / 2 / (1 - kb), (red - y) / 2 / (1 - kr)])
+    if matrix == 8:  # YCgCo
+        numbers = np.array([[.25, .5, .25], [-.25, .5, -.25], [.5, 0, -.5]]) @ rgb
+    else:
+        kr, kb = WEIGHTS[matrix]
+        y = kr * red + (1 - kr - kb) * green + kb * blue
+        numbers = np.array([y, (blue - y) / 2 / (1 - kb), (red - y) / 2 / (1 - kr)])
     if full:
         return np.round(numbers * (2**bits - 1) + [0, 2**(bits - 1), 2**(bits - 1)]).astype(int)
     return np.round((numbers * [219, 224, 224] + [16, 128, 128]) * 2**(bits - 8)).astype(int)
@@ -62,7 +65,7 @@ def planes(rgb, matrix, full=False, bits=8):
 def flat_file(path, patches, size=(320, 192), matrix=1, full=False, bits=8, tags=(1, 1, 1, 1)):
     """A lossless file with patches of known numbers side by side, tagged (primaries, transfer, matrix, range)."""
     width, height = size
-    pixel_format = 'yuv444p' if bits == 8 else 'yuv444p10le'
+    pixel_format = 'yuv444p' if bits == 8 else f'yuv444p{bits}le'
     numbers = [planes(patch, matrix, full, bits) for patch in patches]
     dtype = np.uint8 if bits == 8 else '<u2'
     with av.open(str(path), 'w') as container:
@@ -97,14 +100,22 @@ def test_untagged_colour_is_taken_as_players_do(tmp_path, size, matrix, short_si
     np.testing.assert_allclose(shown(path, short_side=short_side)[0], (200, 60, 30), atol=3)
 
 
-@pytest.mark.parametrize('matrix', [1, 6, 9])
+@pytest.mark.parametrize('matrix', [1, 6, 8, 9])
 @pytest.mark.parametrize('full', [False, True])
 def test_matrix_and_range_by_tag(tmp_path, matrix, full):
     patches = np.array([[200, 60, 30], [20, 220, 90], [255, 255, 255], [0, 0, 0]])
     path = flat_file(tmp_path / 'a.mkv', patches / 255, matrix=matrix, full=full, tags=(1, 1, matrix, 1 + full))
     info = probe(path)
-    assert (info.matrix, info.full_range) == ({1: 'bt709', 6: 'smpte170m', 9: 'bt2020nc'}[matrix], full) and not info.hdr
+    assert (info.matrix, info.full_range) == ({1: 'bt709', 6: 'smpte170m', 8: 'ycgco', 9: 'bt2020nc'}[matrix], full) and not info.hdr
     np.testing.assert_allclose(shown(path, 4), patches, atol=2)
+
+
+@pytest.mark.parametrize('primaries, code, meant', [(1, 12, 1), (9, 12, 9), (9, 13, 9), (5, 12, 6)])
+def test_a_matrix_that_follows_from_the_primaries(tmp_path, primaries, code, meant):
+    grey_and_red = np.array([[.5, .5, .5], [.6, .3, .3]])
+    path = flat_file(tmp_path / 'a.mkv', grey_and_red, matrix=meant, tags=(primaries, 1, code, 1))
+    plain = flat_file(tmp_path / 'b.mkv', grey_and_red, matrix=meant, tags=(primaries, 1, meant, 1))
+    np.testing.assert_array_equal(shown(path, 2), shown(plain, 2))
 
 
 def test_plain_colour_is_ffmpegs_own(tmp_path, pictures):
@@ -137,6 +148,12 @@ def hlg(light):
     return np.where(scene <= 1 / 12, np.sqrt(3 * scene), .17883277 * np.log(np.maximum(12 * scene - .28466892, 1e-9)) + .55991073)
 
 
+def hlg_by_component(light):
+    """The same as zimg has it: the system gamma on each component."""
+    scene = np.maximum(np.asarray(light) * .203, 0) ** (1 / 1.2)
+    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), .17883277 * np.log(np.maximum(12 * scene - .28466892, 1e-9)) + .55991073)
+
+
 def srgb(light):
     light = np.clip(light, 0, 1)
     return 255 * np.where(light <= .0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - .055)
@@ -159,16 +176,16 @@ def bent(light, peak, name):
     return pq_light(level * top)
 
 
-CALM = np.array([[1, 1, 1], [1, 0, 0], [.18, .18, .18], [.05, .2, .6]])
+CALM = np.array([[1, 1, 1], [1, 0, 0], [.18, .18, .18], [.05, .2, .6], [0, 1, 0], [0, 0, 1], [.6, .4, .3]])
 
 
-@pytest.mark.parametrize('transfer, encode', [(16, pq), (18, hlg)])
+@pytest.mark.parametrize('transfer, encode', [(16, pq), (18, hlg), (18, hlg_by_component)])
 @pytest.mark.parametrize('name', TONE_MAPS)
 @pytest.mark.parametrize('lamp', [0, 3.])
 def test_hdr_is_tone_mapped(tmp_path, transfer, encode, name, lamp):
     light = np.vstack([CALM, [[lamp] * 3]]) if lamp else CALM
     patches = encode(light @ BT709_TO_2020.T)
-    path = flat_file(tmp_path / 'a.mkv', patches, matrix=9, bits=10, tags=(9, transfer, 9, 1), size=(64 * len(light), 96))
+    path = flat_file(tmp_path / 'a.mkv', patches, matrix=9, bits=12, tags=(9, transfer, 9, 1), size=(64 * len(light), 96))
     info = probe(path)
     assert info.hdr and info.primaries == 'bt2020' and info.transfer == {16: 'smpte2084', 18: 'arib-std-b67'}[transfer]
     peak = max(1, lamp)

@@ -12,11 +12,11 @@ from torch.autograd import gradcheck
 
 from microvid_nb.data.files import real_folder
 from microvid_nb.data.vine import VenueTree, find_parents, read_venue_tree
-from microvid_nb.venue.baselines import (
-    D3L, MDL, MTDL, TRUMANN, AlexNetFusion, DefaultVenue, DictionarySettings, FusionSettings, TRUMANNSettings)
-from microvid_nb.venue.dictionaries import joint_codes, shorten, slope_derivative, solve_codes
+from microvid_nb.venue.baselines import AlexNetFusion, DefaultVenue, FusionSettings
+from microvid_nb.venue.dictionaries import (
+    D3L, MDL, MTDL, DictionarySettings, joint_codes, shorten, slope_derivative, solve_codes)
 from microvid_nb.venue.tree import (
-    best_space, best_tasks, group_affinity, group_norms, tree_penalty, weigh_tree, world_tree)
+    TRUMANN, TRUMANNSettings, best_space, best_tasks, group_affinity, group_norms, tree_penalty, weigh_tree, world_tree)
 from microvid_nb.venue.videos import gather_videos, pick_rows
 
 torch.set_num_threads(1)

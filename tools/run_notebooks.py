@@ -2,7 +2,7 @@
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
@@ -33,6 +33,8 @@ def run(path: Path) -> str:
 if __name__ == '__main__':
     os.environ['PATH'] = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
     paths = [Path(name).resolve() for name in sys.argv[1:]] or sorted(ROOT.glob('nbs/**/*.ipynb'))
-    with ThreadPoolExecutor(2) as pool:
-        errors = [error for error in pool.map(run, [p for p in paths if '.ipynb_checkpoints' not in p.parts]) if error]
+    paths = [path for path in paths if '.ipynb_checkpoints' not in path.parts]
+    # a process for each: two kernels that send sliders to threads of one process wait for each other for ever
+    with get_context('spawn').Pool(2, maxtasksperchild=1) as pool:
+        errors = list(filter(None, pool.imap(run, paths, chunksize=1)))
     sys.exit('\n'.join(errors) or 0)

@@ -50,16 +50,23 @@ def continuous_actions(
     frames:Iterable[tuple[float, np.ndarray]], # (seconds, uint8 [S, S, 3])
     longest:float=10., # seconds of an action
 ) -> Iterator[list[tuple[float, np.ndarray]]]: # the frames of each action
-    "Frames in groups that end at cuts, and after `longest` seconds."
-    finder, group = CutFinder(), []
+    "Frames in groups that end at cuts, and after `longest` seconds; a cut is known some frames later."
+    finder, group, known = CutFinder(), [], 0
     for time, image in frames:
-        cuts = len(finder.cuts)
         finder.see(time, image)
-        if group and (len(finder.cuts) > cuts or time - group[0][0] > longest):
+        if len(finder.cuts) > known:
+            known, cut = len(finder.cuts), finder.cuts[-1]
+            ended = [frame for frame in group if frame[0] < cut]
+            if ended: yield ended
+            group = group[len(ended):]
+        if group and time - group[0][0] > longest:
             yield group
             group = []
         group.append((time, image))
-    if group: yield group
+    cuts = [cut for cut in finder.finish().mean(1)[known:] if group and cut > group[0][0]]
+    for start, end in zip([-np.inf, *cuts], [*cuts, np.inf]):
+        part = [frame for frame in group if start < frame[0] <= end]
+        if part: yield part
 
 # %% ../../nbs/classify/03_conv3d.ipynb #80da7656
 class ActionFrames(NamedTuple):

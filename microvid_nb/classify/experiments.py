@@ -32,8 +32,7 @@ from ..data.files import require_file
 from ..data.world.views import ActionClips, draw_all
 from ..media.render import atomic_path
 from ..media.video import MediaError
-from ..experiments import (
-    beside_paper, compare_rounds, comparison_table, mean_sd, run_rounds, stack_tables)
+from ..experiments import beside_paper, run_rounds, stack_tables
 
 # %% ../../nbs/classify/06_experiments.ipynb #7370ff12
 PAPER_TABLE1 = pd.DataFrame(

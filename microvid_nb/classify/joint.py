@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import pandas as pd
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

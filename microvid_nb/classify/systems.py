@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/classify/05_systems.ipynb #8d48588a
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -16,12 +16,11 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from microvid_nb.classify.conv3d import (
-    ClipBatch, ClipClassifier, Conv2DClassifier, Conv3DClassifier, ConvSettings, clip_loss, count_weights,
-    flat_settings)
+from .conv3d import (
+    ClipBatch, ClipClassifier, Conv2DClassifier, Conv3DClassifier, ConvSettings, clip_loss, flat_settings)
 from .fusion import (
     MultimodalBatch, MultimodalClassifier, MultimodalItem, MultimodalSettings, multimodal_batch, multimodal_loss)
 from .joint import SceneSettings, TwoStreamSettings

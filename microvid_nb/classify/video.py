@@ -35,7 +35,7 @@ from ..features.flow import flow_stacks, optical_flow
 from ..features.visual import Backbone
 from ..media.render import filmstrip
 from ..media.survey import Survey
-from ..media.video import MediaError, iter_frames
+from ..media.video import iter_frames
 from ..experiments import fit_scheduled
 from ..training import evaluating, load_model
 

@@ -143,7 +143,7 @@ class RequestLog:
         # a line that was being written when the power went is no time
         times = [float(line) for line in text.split() if re.fullmatch(r'\d+\.\d+', line)]
         self.times = deque((when for when in times if when <= clock()), maxlen=max(count for count, _ in LIMITS))
-        with atomic_path(self.path) as temporary: temporary.write_text(''.join(f'{when:.3f}\n' for when in self.times))
+        with atomic_path(self.path) as temporary: temporary.write_text(''.join(f'{when!r}\n' for when in self.times))
 
     def pause(self) -> float: # seconds, 0 or more
         "How long the limits ask to wait now"
@@ -156,7 +156,7 @@ class RequestLog:
         while (pause := self.pause()) > 0:
             be_patient(pause, patience, self.clock, self.sleep, 'the limit of requests is reached')
         self.times.append(self.clock())
-        with self.path.open('a') as file: file.write(f'{self.times[-1]:.3f}\n')
+        with self.path.open('a') as file: file.write(f'{self.times[-1]!r}\n')
 
 # %% ../../nbs/data/10_freesound.ipynb #ff7d9f01
 def be_patient(

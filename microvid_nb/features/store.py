@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from ..extras import require
 from .extractors import Extractor, identity, learn_titles, make_extractor
 from .pretrained import file_digest
+from ..media.sniff import wrong_file
 from ..media.video import MediaError, MediaWarning
 
 # %% ../../nbs/features/08_store.ipynb #5f739161
@@ -181,9 +182,8 @@ def read_part(
         table.validate(full=True) # is all text UTF-8?
         return table
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise ValueError(
-            f'{file}: is damaged ({first_line(error)}): delete it, and the next run makes its rows anew'
-        ) from None
+        cause = wrong_file(file, 'parquet') or f'is damaged ({first_line(error)})'
+        raise ValueError(f'{file}: {cause}: delete it, and the next run makes its rows anew') from None
 
 # %% ../../nbs/features/08_store.ipynb #7d8db2df
 def read_schema(
@@ -542,6 +542,18 @@ def connect(
     else:
         with local_client(workers, extractor) as client: yield client
 
+# %% ../../nbs/features/08_store.ipynb #dd754cb5
+def compile_once(
+    extractor:Extractor|None, # what workers shall do
+):
+    """Compiles what an extractor needs, before there are workers.
+
+    Numba keeps compiled functions in files, and processes that write them at the same time spoil them.
+    """
+    if extractor is None or extractor.name != 'acoustic': return
+    from microvid_nb.features.acoustic import acoustic_descriptor
+    acoustic_descriptor(np.sin(np.arange(11025, dtype=np.float32)), 22050)
+
 # %% ../../nbs/features/08_store.ipynb #c7ade8d1
 @contextmanager
 def local_client(
@@ -551,6 +563,7 @@ def local_client(
     "Processes of this machine, of one thread each; where the extractor uses GPUs, each has its own."
     import dask
     from distributed import Client, LocalCluster
+    compile_once(extractor)
     cards = graphics_cards() if extractor is not None and extractor.uses_gpu else []
     # all sockets on loopback: nobody outside this machine can reach the workers
     plain = dict(threads_per_worker=1, host='127.0.0.1', dashboard_address='127.0.0.1:0', worker_dashboard_address=None,
@@ -594,7 +607,8 @@ def extract_files(
     paths, extractor = list(paths), make_extractor(name, settings)
     if extractor.name == 'text' and not extractor.model:
         model = Path(out)/'titles.safetensors'
-        if not model.is_file(): learn_titles(paths, model)
+        with sole_writer(Path(out)):
+            if not model.is_file(): learn_titles(paths, model)
         extractor = make_extractor('text', {'model': str(model.absolute())})
     with connect(workers, scheduler, extractor) as client:
         return extract_features(paths, out, extractor, client, retry, by_hash, progress=progress)

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..features.aesthetics import attractiveness, fuse
-from ..media.candidates import CUT_MARGIN
-from ..media.survey import Survey
+from ..media.survey import MOSTLY_USABLE, Survey, shot_starts
 
 # %% ../../nbs/gif/05_baselines.ipynb #402ffd3e
 SHOTS = 3  # shots of a GIF thumbnail (GEVADEN, section 3)
@@ -31,25 +30,26 @@ def shot_of(
 # %% ../../nbs/gif/05_baselines.ipynb #e747ae13
 def describe_shots(
     survey:Survey # of a clip
-) -> pd.DataFrame: # one row per shot: time, motion, usable, cut, cluster
+) -> pd.DataFrame: # one row per shot: time, motion, usable, cluster, rejected
     """Motion, quality and cluster of each one-second shot.
 
-    `time` is in seconds, `motion` the median change of grey levels per sample, `usable` a share of frames, `cut` says
-    whether a cut lies inside the shot, and `cluster` is -1 where no frame is usable."""
+    `time` is in seconds, `motion` the median change of grey levels per sample, `usable` a share of frames, `cluster` -1
+    where no frame is usable, and `rejected` says why no GIF should show the shot, wherever in its second it begins."""
     n, clusters = len(survey.shot_times), survey.candidates.clusters
-    motion = pd.Series(survey.change[1:]).groupby(shot_of(survey, survey.sample_times[1:])).median()
+    steps = survey.sample_times[1:]
+    within = ~((steps[:, None] > survey.transitions[:, 0]) & (steps[:, None] <= survey.transitions[:, 1] + 1e-6)).any(1)
+    motion = pd.Series(survey.change[1:][within]).groupby(shot_of(survey, steps[within])).median()
     kept = pd.Series(clusters).groupby(shot_of(survey, survey.analysed.times))
-    into_shot = survey.cuts - survey.shot_times[:, None]  # seconds from each shot's beginning to each cut, [n, m]
+    starts = shot_starts(survey)
+    best = starts.level.groupby(shot_of(survey, starts.time)).idxmin()
     return pd.DataFrame({
         'time': survey.shot_times,
         'motion': motion.reindex(range(n), fill_value=0.).astype(float),
         'usable': kept.agg(lambda labels: (labels >= 0).mean()).reindex(range(n)).ffill().fillna(0.),
-        'cut': ((into_shot > CUT_MARGIN) & (into_shot < survey.shot_length - CUT_MARGIN)).any(1),
-        'cluster': kept.agg(lambda labels: labels[labels >= 0].mode().min()).reindex(range(n)).fillna(-1).astype(int)})
+        'cluster': kept.agg(lambda labels: labels[labels >= 0].mode().min()).reindex(range(n)).fillna(-1).astype(int),
+        'rejected': starts.rejected[best].to_numpy()})
 
 # %% ../../nbs/gif/05_baselines.ipynb #2e7bba14
-MOSTLY_USABLE = .5  # share of usable frames above which a shot is preferred
-
 def best_three(
     order, # int, the shots from best to worst, at least three
     n:int # shots of the clip
@@ -66,15 +66,15 @@ class Hecate:
 
     def score(self,
               survey:Survey # of a clip
-    ) -> pd.DataFrame: # one row per shot: the columns of `describe_shots`, and place (1 to 3 if chosen, else 0)
+    ) -> pd.DataFrame: # one row per shot: the columns of `describe_shots`, rank (1 is best), place (1 to 3, else 0)
         "The measures of all shots, and the places of the three that the GIF shows"
         shots = describe_shots(survey)
-        poor = (shots.usable <= MOSTLY_USABLE) | (shots.cluster < 0) | shots.cut
+        poor = (shots.rejected != '') | (shots.cluster < 0)
         group = shots.groupby([shots.cluster, poor])
         turn = group.motion.rank(ascending=False, method='first')
         largest_first = -group.motion.transform('size')
         order = np.lexsort((shots.cluster, largest_first, turn, poor))
-        return shots.assign(place=best_three(order, len(shots)))
+        return shots.assign(rank=np.argsort(order) + 1, place=best_three(order, len(shots)))
 
 # %% ../../nbs/gif/05_baselines.ipynb #e0bd22fd
 @dataclass(frozen=True)
@@ -94,4 +94,5 @@ class BeautThumb:
             rest = shots.drop(index=order)
             distance = np.abs(rest.time.to_numpy()[:, None] - shots.time[order].to_numpy()).min(1)
             order.append(rest.index[np.lexsort((distance, rest.usable > MOSTLY_USABLE))[-1]])
-        return shots.assign(place=best_three(order, len(shots)))
+        rank = shots.score.fillna(-1).rank(ascending=False, method='first').astype(int)
+        return shots.assign(rank=rank, place=best_three(order, len(shots)))

@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/gif/11_experiments.ipynb #ac37a1a3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..data.gif_thumbnails import GIFThumbnails, load_gif_thumbnails, split_vide
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.viewers import STEP, crowd_of, gif_click_rate, publish, watch
 from ..experiments import (
-    beside_paper, compare_rounds, comparison_table, drawn_survey, limit_threads, mean_sd, run_rounds)
+    beside_paper, compare_rounds, comparison_table, drawn_survey, limit_threads, run_rounds)
 from .baselines import BeautThumb, Hecate
 from .gevaden import GEVADEN, generate_gif, gevaden_loss
 from .metrics import ctr_table

@@ -11,30 +11,133 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .baselines import Hecate
-from ..media.survey import as_survey, shot_frames
+from .baselines import SHOTS, Hecate, shot_of
+from ..media.survey import REASONS, Survey, as_survey, shot_frames, shot_starts
+
+# %% ../../nbs/gif/08_select.ipynb #9dfdcab9
+# level of `shot_starts`, seconds between shots, part of the length
+STEPS = [(0, 1, 1), (0, .5, 1), (0, .25, 1), (1, .5, 1), (1, .25, 1), (0, 0, 1), (0, 0, .75), (0, 0, .5), (1, 0, 1),
+         (2, 0, 1), (3, 0, 1)]
+
+def how_many_fit(
+    times:np.ndarray, # float64 [n], seconds at which shots may begin, in order
+    taken:list, # seconds at which shots begin already
+    apart:float, # seconds from one beginning to the next, at least
+    enough:int # where counting may stop
+) -> int: # `enough` at most
+    "How many shots can be had, those that are taken included"
+    free = times[(np.abs(times[:, None] - np.array(taken, float)) > apart - 1e-6).all(1)]
+    count, first = len(taken), 0
+    while count < enough and first < len(free):
+        count, first = count + 1, np.searchsorted(free, free[first] + apart - 1e-6)
+    return count
+
+# %% ../../nbs/gif/08_select.ipynb #f591dc5a
+def choose_starts(
+    starts:pd.DataFrame, # those of `shot_starts` that are allowed, with the row of the shot
+    order, # rows of the shots from best to worst
+    clusters, # int, by row: shots of one cluster look alike
+    count:int, # how many there will be; they must fit
+    apart:float # seconds from one beginning to the next
+) -> list: # seconds at which the chosen shots begin, the best first
+    "Goes through the shots from best to worst; a shot is taken if the others still find room"
+    times, chosen, seen = starts.time.to_numpy(), [], set()
+    by_row = {row: part.sort_values(['level', 'time']).time for row, part in starts.groupby('row')}
+    for must_differ in (True, False):
+        for row in order:
+            if len(chosen) == count: return chosen
+            if row not in by_row or must_differ and clusters[row] in seen: continue
+            for time in by_row[row]:
+                if any(abs(time - other) < apart - 1e-6 for other in chosen): continue
+                if how_many_fit(times, [*chosen, time], apart, count) < count: continue
+                chosen.append(time)
+                seen.add(clusters[row])
+                break
+    return chosen
+
+# %% ../../nbs/gif/08_select.ipynb #3141cbd2
+def place_shots(
+    survey:Survey, # of a clip
+    order, # its shots from best to worst
+    clusters, # int, by shot: those of one cluster look alike
+    count:int, # shots that are wanted
+    seconds:float # of a shot
+) -> tuple[list, float, int]: # seconds at which the shots begin, the best first; their length; the worst level allowed
+    "Applies the rules, and lets them give way in order until there is room; the last step takes what there is"
+    for level, between, part in STEPS:
+        length = part * seconds
+        starts = shot_starts(survey, length)
+        starts = starts[starts.level <= level].assign(row=lambda table: shot_of(survey, table.time))
+        room = how_many_fit(starts.time.to_numpy(), [], length + between, count)
+        if room == count: break
+    return choose_starts(starts, order, clusters, room, length + between), length, level
 
 # %% ../../nbs/gif/08_select.ipynb #5e7b3c97
 @dataclass(frozen=True)
 class GIFThumbnail:
-    "Three shots of a clip in the order in which they are shown, and the scores of all shots"
-    times:np.ndarray # float64 [3], seconds at which the shots begin, in the order in which they are shown
+    "Shots of a clip in the order in which they are shown, and the scores of all shots"
+    times:np.ndarray # float64 [n], seconds at which the shots begin, in the order in which they are shown
     shots:list[np.ndarray] # each uint8 RGB [T, H, W, 3], ready for `write_gif`
-    scores:pd.DataFrame # one row per shot of the clip: time in seconds, place (1 to 3, or 0), and measures
+    scores:pd.DataFrame # one row per shot of the clip: time in seconds, place (1 to n, or 0), measures, and `rejected`
     warning:str='' # why the GIF is poor, or nothing
+    seconds:float=1. # length of a shot
 
-# %% ../../nbs/gif/08_select.ipynb #5e7b3c01
+# %% ../../nbs/gif/08_select.ipynb #c19a1131
+def ranking(
+    scores:pd.DataFrame # of a method: place (1, 2, ..., or 0), and perhaps rank (1 is best)
+) -> np.ndarray: # int, rows from best to worst
+    "The order in which a method prefers the shots: by rank, or else by place"
+    rank = scores['rank'] if 'rank' in scores else scores.place.replace(0, len(scores) + 1)
+    return np.argsort(rank.to_numpy(), kind='stable')
+
+def looks(
+    scores:pd.DataFrame # of a method, perhaps with clusters
+) -> np.ndarray: # int, by row: shots with the same number look alike
+    "The clusters of the shots; all different where a method names none"
+    return scores.cluster.to_numpy() if 'cluster' in scores else np.arange(len(scores))
+
+def in_time(
+    scores:pd.DataFrame # of a method
+) -> bool: # whether the places follow time
+    "Whether a method shows its shots in order of time"
+    return scores[scores.place > 0].sort_values('place').time.is_monotonic_increasing
+
+# %% ../../nbs/gif/08_select.ipynb #0443f9c6
+def placed(
+    survey:Survey, # of a clip
+    scores:pd.DataFrame, # of a method
+    times:list # seconds at which the chosen shots begin, in the order shown
+) -> pd.DataFrame: # the scores with the places and beginnings of the chosen shots, and with `rejected`
+    "Notes in the scores what was chosen"
+    starts = shot_starts(survey)
+    best = starts.level.groupby(shot_of(survey, starts.time)).idxmin()
+    scores = scores.assign(place=0, rejected=starts.rejected[best].to_numpy())
+    for place, (row, time) in enumerate(zip(shot_of(survey, times), times), 1):
+        scores.loc[row, ['time', 'place']] = time, place
+    return scores.astype({'place': int})
+
+# %% ../../nbs/gif/08_select.ipynb #d5c52de0
 def select_gif(
     path, # a video file, or a `Survey` of one
-    model=None # chooses shots: an object with `score(survey)`; None is `Hecate()`
-) -> GIFThumbnail: # three shots in the order of their places
-    "The GIF thumbnail of a clip; `MediaError` if there is no picture in it"
+    model=None, # ranks shots: an object with `score(survey)`; None is `Hecate()`
+    shots:int=SHOTS, # how many
+    seconds:float|None=None, # of a shot; one second, or a third of a clip that is shorter than three
+    order:str|None=None # in which they are shown: 'time', 'score' (the best first), or None for that of the method
+) -> GIFThumbnail: # shots in the order in which they are shown
+    "The GIF thumbnail of a clip; `MediaError` if there is no picture in it; `ValueError` for impossible wishes"
+    if not 1 <= shots <= 100: raise ValueError(f'shots should be 1 to 100, found {shots}')
+    if order not in (None, 'time', 'score'): raise ValueError(f'order should be time or score, found {order!r}')
     survey = as_survey(path)
+    length, warning = survey.end - survey.frames.times[0], [survey.candidates.warning]
+    if seconds is not None and not 0 < seconds < np.inf: raise ValueError(f'seconds should be above 0, found {seconds}')
+    wanted = seconds or survey.shot_length
+    if shots * wanted > length + 1e-6: wanted = length / shots
+    if wanted < (seconds or 1): warning.append(f'the clip is shorter than its shots ({length:.1f} s)')
     scores = (model or Hecate()).score(survey)
-    times = scores[scores.place > 0].sort_values('place').time.to_numpy()
-    warning = survey.candidates.warning
-    if survey.shot_length < 1:
-        warning = '; '.join(
-            filter(None, [warning, f'the clip is shorter than three shots ({3 * survey.shot_length:.1f} s)'])
-        )
-    return GIFThumbnail(times, [shot_frames(survey, time) for time in times], scores, warning)
+    times, part, level = place_shots(survey, ranking(scores), looks(scores), shots, wanted)
+    if level: warning.append(f'not every shot is good: {REASONS[level]}')
+    if len(times) < shots: warning.append(f'the clip has room for {len(times)} shots')
+    if part < wanted: warning.append(f'shots of {part:.2f} s, because good parts of the clip are short')
+    if order == 'time' or order is None and in_time(scores): times = sorted(times)
+    pictures = [shot_frames(survey, time, part) for time in times]
+    return GIFThumbnail(np.array(times), pictures, placed(survey, scores, times), '; '.join(filter(None, warning)), part)

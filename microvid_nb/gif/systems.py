@@ -23,7 +23,7 @@ from .matching import closest_disjoint_match
 from .metrics import gif_matching_error, posterior_score
 from .ranknet import RankNet, RankNetSettings, rank_gif, rank_loader, rank_loss
 from .reseq2seq import ReSeq2Seq, ReSeq2SeqSettings, reseq2seq_loss
-from .shots import ShotVideo, shot_loader, shot_video
+from .shots import ShotVideo, shot_loader
 from .video_to_gif import ShotSettings
 
 # %% ../../nbs/gif/10_systems.ipynb #27cb9972

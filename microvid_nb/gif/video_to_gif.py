@@ -16,16 +16,16 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.pictures import NAMES
 from ..data.world.views import CommentedVideo, CommentedVideos
 from ..features.visual import backbone, clip_features
 from .gevaden import GEVADEN, GEVADENSettings, likely_gif, shot_likelihoods
+from .baselines import describe_shots
 from ..media.survey import Survey
 from ..media.video import iter_frames
-from ..experiments import fit_scheduled, new_model, visible_concepts
+from ..experiments import fit_labels, new_model, visible_concepts
 from ..training import load_model
 
 # %% ../../nbs/gif/09_video_to_gif.ipynb #82f96a0c
@@ -115,11 +115,7 @@ def train_shot_network(
     clips = torch.cat([video.clips for video, _ in made])
     labels = torch.from_numpy(np.concatenate([label for _, label in made]))
     network = new_model(lambda: ShotNetwork(settings), seed)
-    def loss(model, batch): return nn.functional.binary_cross_entropy_with_logits(model(batch[0]), batch[1])
-    loader = DataLoader(TensorDataset(clips, labels), 32, shuffle=True, drop_last=True)
-    history = fit_scheduled(
-        network, loader, loss, epochs, 3e-3, 'AdamW', weight_decay=.02, seed=seed, progress=progress
-    )
+    history = fit_labels(network, clips, labels, epochs, 3e-3, .02, seed=seed, progress=progress)
     features = network.features(clips)
     network.mean, network.deviation = features.mean(0), features.std(0) + 1e-3
     return network, history
@@ -146,18 +142,22 @@ class VideoToGIF(nn.Module):
         survey:Survey, # of a clip
     ) -> pd.DataFrame: # a row a shot: time, likelihood as each shot of the GIF (Eq. 10), place (1 to 3, else 0)
         "Which three shots to show, and in which order; the same for the same clip."
+        described = describe_shots(survey)
         shots = self.network.features(shot_clips(survey, self.settings.shot))
         generated = self.gevaden.sample(shots, self.settings.samples, torch.Generator().manual_seed(0))
         likelihood = shot_likelihoods(generated, shots).mean(1).cpu()
+        usable = np.flatnonzero(described.rejected == '')
+        if len(usable) < len(likelihood): usable = np.arange(len(shots))
         place = np.zeros(len(shots), int)
-        place[likely_gif(generated, shots).cpu()] = 1 + np.arange(len(likelihood))
-        return pd.DataFrame(
-            {
-                'time': survey.shot_times,
-                **{f'shot {i}': row for i, row in enumerate(likelihood.numpy(), 1)},
-                'place': place,
-            }
-        )
+        place[usable[likely_gif(generated, shots[usable]).cpu()]] = 1 + np.arange(len(likelihood))
+        best = np.where(place > 0, 2. - place / 10, likelihood.sum(0) / len(likelihood))
+        return pd.DataFrame({
+            'time': survey.shot_times,
+            **{f'shot {i}': row for i, row in enumerate(likelihood.numpy(), 1)},
+            'cluster': described.cluster,
+            'rank': pd.Series(-best).rank(method='first').astype(int),
+            'place': place,
+        })
 
 # %% ../../nbs/gif/09_video_to_gif.ipynb #7a8ea402
 def load_gif_model(

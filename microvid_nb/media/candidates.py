@@ -6,8 +6,10 @@
 __all__ = ['frame_quality', 'find_cuts', 'Candidates', 'candidate_frames']
 
 # %% ../../nbs/media/02_candidates.ipynb #cdc009d5
+from collections import deque
 from dataclasses import dataclass, field
 from functools import lru_cache, reduce
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -88,36 +90,216 @@ def frame_quality(
     columns = ['luminance', 'sharpness', 'uniformity', 'contrast', 'focus']
     return pd.DataFrame([quality_of_one(image) for image in images], columns=columns, dtype=float)
 
-# %% ../../nbs/media/02_candidates.ipynb #86d30509
+# %% ../../nbs/media/02_candidates.ipynb #23ef93a7
 FEATURE_SIDE = 160  # pixels: longest side for colours, edges and cuts
+FLOW_SIDE = 80  # pixels: longest side at which motion is followed
+NOISE = 25.  # variance of grey levels that says nothing
+DARK = 16.  # mean level of a picture out of which, or into which, another fades
 
+# %% ../../nbs/media/02_candidates.ipynb #c165b3ec
+def likeness(
+    a:np.ndarray, # uint8 grey [H, W]
+    b:np.ndarray # of the same shape
+) -> float: # 1 for the same picture; 0 for pictures with nothing in common, and where one is plain
+    "Twice the covariance over the sum of the variances; a change of brightness does not count, one of contrast does"
+    a, b = (np.subtract(x, x.mean(), dtype=np.float32).ravel() for x in (a, b))
+    return float(2 * (a @ b) / (a @ a + b @ b + NOISE * a.size))
+
+# %% ../../nbs/media/02_candidates.ipynb #9a9605bd
+def unexplained_change(
+    before:np.ndarray, # uint8 grey [H, W], both sides at least 16
+    after:np.ndarray # of the same shape
+) -> float: # 0 (the same, but for motion) to about 1 (nothing in common)
+    "What motion does not explain of the step from one picture to the next"
+    if cv2.norm(before, after, cv2.NORM_L1) < 1.5 * before.size: return 0.
+    still = likeness(before, after)
+    if still > .9: return 1 - still
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST).calc(after, before, None)
+    flow += np.stack(np.meshgrid(*map(np.arange, before.shape[::-1])), -1, dtype=np.float32)
+    moved = cv2.remap(before, flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return 1 - max(still, likeness(moved, after))
+
+# %% ../../nbs/media/02_candidates.ipynb #30a5794a
+@dataclass(frozen=True)
+class CutRules:
+    "When a change is a cut or a slow transition; chosen on half of the clips that the table below names"
+    least:float = .1 # unexplained change times new colours of a cut
+    ratio:float = 3. # of it to the median of the two samples before and the two after
+    lasting:float = .6 # part of the unexplained change that must last: less is a flash
+    mixed:float = .12 # most that a mixture leaves of the squared distance between the ends
+    apart:float = .25 # unexplained change between the two ends of a slow transition
+    distance:float = 8. # levels (root mean square) between the ends
+    spread:float = .2 # part of the picture that takes part in the change
+    even:float = 3. # largest step of a slow transition, in steps of an even one: more is a stair of cuts
+    pure:float = .05 # share of the other shot below which a picture belongs to one
+
+# %% ../../nbs/media/02_candidates.ipynb #a7e422ae
+class Look(NamedTuple):
+    "What is kept of one sample"
+    time:float # seconds
+    grey:np.ndarray # uint8, longest side `FLOW_SIDE`
+    colours:np.ndarray # square roots of the shares of 128 colours
+    tiny:np.ndarray # float32 RGB, 32 x 18 pixels in a row
+    step:float = 0. # unexplained change since the sample before
+    change:float = 0. # the same times new colours
+
+# %% ../../nbs/media/02_candidates.ipynb #515682e7
+def look_at(
+    time:float, # seconds
+    image:np.ndarray # uint8 RGB [H, W, 3]
+) -> Look: # without its step
+    "Describes one sample for the search for cuts"
+    scale = FLOW_SIDE / max(image.shape[:2])
+    height, width = (max(16, round(side * scale)) for side in image.shape[:2])
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    hsv = cv2.cvtColor(small, cv2.COLOR_RGB2HSV)
+    counts = cv2.calcHist([hsv], [0, 1, 2], None, [8, 4, 4], [0, 180, 0, 256, 0, 256]).ravel()
+    tiny = cv2.resize(small, (32, 18), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
+    return Look(time, cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.sqrt(counts / (height * width)), tiny)
+
+# %% ../../nbs/media/02_candidates.ipynb #65f9faf1
+REACH = 8  # samples before and after the one that is judged
+
+class Window:
+    "The newest samples of a clip; the one in the middle is judged"
+    def __init__(self):
+        self.looks, self.products = deque(maxlen=2 * REACH + 1), np.zeros((2 * REACH + 1,) * 2)
+
+    def add(self,
+            look:Look # newest sample
+    ) -> bool: # whether the window is full
+        "Keeps a sample, and its products with all others"
+        self.looks.append(look)
+        products = np.stack([each.tiny for each in self.looks]) @ look.tiny / look.tiny.size
+        self.products[:-1, :-1] = self.products[1:, 1:]
+        self.products[-1, -len(products):] = self.products[-len(products):, -1] = products
+        return len(self.looks) == self.looks.maxlen
+
+    def unlike(self,
+               first:int, # position in the window
+               last:int # a later one
+    ) -> float: # about 0 to 1
+        "The unexplained change between two samples"
+        before, after = self.looks[first].grey, self.looks[last].grey
+        return unexplained_change(before, after) if before.shape == after.shape else 1.
+
+    def shares(self,
+               first, # position of the old shot, or several
+               last, # of the new shot
+               middle # of the mixture
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # share of the new shot; what is left; squared distance of the ends
+        "The mixture of two samples that is nearest to another, by the products of all three"
+        g = self.products
+        apart = np.maximum(g[first, first] + g[last, last] - 2 * g[first, last], 1e-6)
+        share = (g[middle, last] - g[middle, first] - g[first, last] + g[first, first]) / apart
+        left = (g[middle, middle] + g[first, first] - 2 * g[middle, first]) / apart - share**2
+        return share, left, apart
+
+    def spread(self,
+               first:int, # position in the window
+               last:int # a later one
+    ) -> float: # 0 to 1
+        "The part of the picture that takes part in a change (participation ratio of its squares)"
+        before, after = self.looks[first].tiny, self.looks[last].tiny
+        change = after - before
+        if min(before.mean(), after.mean()) > DARK: change -= change.mean()  # cameras change their exposure
+        change = (change**2).reshape(-1, 3).sum(1)
+        return float(change.sum()**2 / (change.size * (change**2).sum() + 1e-9))
+
+# %% ../../nbs/media/02_candidates.ipynb #fed0174a
+def cut_before(
+    window:Window, # full
+    rules:CutRules # when a change is a cut
+) -> tuple[int, int]|None: # positions of the frames before and after it
+    "The cut just before the middle sample, if there is one"
+    look, near = window.looks[REACH], [window.looks[REACH + k].change for k in (-2, -1, 1, 2)]
+    if look.change < max(rules.least, rules.ratio * np.median(near)): return None
+    lasts = min(window.unlike(REACH - 1, REACH + k) for k in (1, 2))
+    return (REACH - 1, REACH) if lasts >= rules.lasting * look.step else None
+
+# %% ../../nbs/media/02_candidates.ipynb #9bb8bf1a
+HALVES = np.array([1, 2, 3, 4, 6, 8])  # samples from the middle of a slow transition to the ends that are tried
+
+def slow_around(
+    window:Window, # full
+    rules:CutRules # when a change is a slow transition
+) -> tuple[int, int]|None: # positions of the last frame of the old shot and the first of the new
+    "The dissolve or fade around the middle sample, if there is one"
+    share, left, apart = window.shares(REACH - HALVES, REACH + HALVES, REACH)
+    likely, found = (share > .25) & (share < .75) & (left <= rules.mixed) & (apart >= rules.distance**2), []
+    for k in HALVES[likely]:
+        first, last = REACH - k, REACH + k
+        within = np.arange(first, last + 1)
+        share, left, _ = window.shares(first, last, within)
+        if np.diff(share).min() < -.08 or window.spread(first, last) < rules.spread: continue
+        if window.unlike(first, last) < rules.apart: continue
+        start, end = within[share < rules.pure].max(), within[share > 1 - rules.pure].min()
+        steps = np.diff(share[start - first:end - first + 1])
+        if steps.max() <= rules.even / len(steps) + .1: found.append((left[1:-1].mean(), start, end))
+    return min(found)[1:] if found else None
+
+# %% ../../nbs/media/02_candidates.ipynb #65888c5d
 class CutFinder:
-    "Finds cuts in frames that come one by one, by PySceneDetect's `ContentDetector`"
+    "Finds cuts, dissolves and fades in frames that come one by one"
     def __init__(self,
-                 threshold:float=27.): # mean change of HSV levels that makes a cut, PySceneDetect's default
-        from scenedetect import ContentDetector, FrameTimecode
-        self.detector, self.timecode = ContentDetector(threshold=threshold, min_scene_len=1), FrameTimecode
-        self.times, self.cuts = [], []
+                 rules:CutRules=CutRules()): # when a change is a transition
+        self.rules, self.window, self.transitions, self.changes = rules, Window(), [], []
+
+    @property
+    def cuts(self) -> list[float]: # seconds
+        "The middles of the transitions that are known so far"
+        return [(start + end) / 2 for start, end in self.transitions]
 
     def see(self,
             time:float, # seconds, later than the frame before
             image:np.ndarray # uint8 RGB [H, W, 3], small
     ):
-        "Takes one more frame; a cut lies in the middle between the last frame of a shot and the first of the next"
-        self.times.append(time)
-        for first in self.detector.process_frame(
-            self.timecode(len(self.times) - 1, 8.0), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        ):
-            self.cuts.append((self.times[first.frame_num - 1] + self.times[first.frame_num]) / 2)
+        "Takes one more frame; transitions go from the last frame of a shot to the first of the next"
+        look = look_at(time, image)
+        if not self.window.looks: self.push(look, REACH)
+        before = self.window.looks[-1]
+        if before.grey.shape == look.grey.shape:
+            step = unexplained_change(before.grey, look.grey)
+            colours = np.sqrt(max(0., 1 - float(before.colours @ look.colours)))
+            look = look._replace(step=step, change=step * colours)
+        self.changes.append(look.change)
+        self.push(look)
 
-# %% ../../nbs/media/02_candidates.ipynb #86d30501
+    def finish(self) -> np.ndarray: # float64 [m, 2], seconds: the last frame of a shot, the first of the next
+        "Judges the last frames; no frame may follow"
+        if self.window.looks: self.push(self.window.looks[-1]._replace(step=0., change=0.), REACH)
+        return np.array(self.transitions, float).reshape(-1, 2)
+
+    def push(self,
+             look:Look, # newest sample
+             times:int=1 # more often where it stands in for samples that are missing
+    ):
+        "Adds a sample, and notes the transitions at the one in the middle; those that overlap are one"
+        for _ in range(times):
+            if not self.window.add(look): continue
+            found = slow_around(self.window, self.rules), cut_before(self.window, self.rules)
+            for first, last in filter(None, found):
+                start, end = self.window.looks[first].time, self.window.looks[last].time
+                while self.transitions and self.transitions[-1][1] > start:
+                    before = self.transitions.pop()
+                    start, end = min(start, before[0]), max(end, before[1])
+                self.transitions.append((start, end))
+
+# %% ../../nbs/media/02_candidates.ipynb #7abcdb98
+def find_transitions(
+    frames:Frames # a clip
+) -> np.ndarray: # float64 [m, 2], seconds: the last frame of a shot, and the first of the next
+    "Where one shot becomes the next: cuts, dissolves and fades"
+    finder = CutFinder()
+    for time, image in zip(frames.times, frames.images): finder.see(time, limit_side(image, FEATURE_SIDE))
+    return finder.finish()
+
+# %% ../../nbs/media/02_candidates.ipynb #9fcefaba
 def find_cuts(
     frames:Frames # a clip
 ) -> np.ndarray: # float64 [m], seconds
-    "Where one shot ends and the next begins"
-    finder = CutFinder()
-    for time, image in zip(frames.times, frames.images): finder.see(time, limit_side(image, FEATURE_SIDE))
-    return np.array(finder.cuts)
+    "Where one shot ends and the next begins: the middles of cuts and of slow transitions"
+    return find_transitions(frames).mean(1)
 
 # %% ../../nbs/media/02_candidates.ipynb #78665f59
 @dataclass(frozen=True)
@@ -156,15 +338,27 @@ def quality_problems(
 # %% ../../nbs/media/02_candidates.ipynb #9c78262c
 CUT_MARGIN = .1  # seconds on either side of a cut
 
+def between_shots(
+    times:np.ndarray, # [T] seconds
+    transitions:np.ndarray, # [m, 2] seconds
+    margin:float=0. # seconds on either side of the middle that count, too
+) -> np.ndarray: # bool [T]
+    "Which frames are strictly between the two ends of a transition, or nearer to its middle than `margin`"
+    start, end = transitions.T
+    return (np.abs(times[:, None] - (start + end) / 2) < np.maximum(margin, (end - start) / 2 - 1e-6)).any(1)
+
+# %% ../../nbs/media/02_candidates.ipynb #3d5fe323
 def usable_frames(
     good:np.ndarray, # bool [T], frames without a quality problem
     times:np.ndarray, # [T] seconds
-    cuts:np.ndarray # [m] seconds
+    transitions:np.ndarray # [m, 2] seconds
 ) -> np.ndarray: # bool [T]
-    "Good frames farther than `CUT_MARGIN` from cuts; a shot that has none keeps its good frames at the cut"
-    usable = good & ~(np.abs(times[:, None] - cuts) < CUT_MARGIN).any(1)
-    has_others = pd.Series(usable).groupby(np.searchsorted(cuts, times)).transform('any').to_numpy()
-    return np.where(has_others, usable, good)
+    "Good frames away from transitions; a shot that has none keeps its frames near a cut, but no mixed ones"
+    usable = good & ~between_shots(times, transitions, CUT_MARGIN)
+    shot = np.searchsorted(transitions.mean(1), times)
+    has_others = pd.Series(usable).groupby(shot).transform('any').to_numpy()
+    usable = np.where(has_others, usable, good & ~between_shots(times, transitions))
+    return usable if usable.any() else good
 
 # %% ../../nbs/media/02_candidates.ipynb #359bab46
 BINS = (17, 8, 8, 9, 8)  # hue, saturation, value, edge direction, edge strength
@@ -243,6 +437,7 @@ class Candidates:
     representativeness:np.ndarray # float64 [n], sums to 1
     quality:pd.DataFrame # [n], the columns of `frame_quality`
     clusters:np.ndarray=field(repr=False) # int64 [T], the candidate that represents each sampled frame, or -1
+    rejected:np.ndarray=field(repr=False) # str [T], why a sampled frame cannot be a candidate; '' where it can
     warning:str='' # why even the best frames are poor, or nothing
 
     def __len__(self): return len(self.index)
@@ -267,19 +462,31 @@ def least_bad(
     kinds = problems.columns[problems[best].any()]
     return best, f'no frame is good; the best are {" and ".join(kinds)}' if len(kinds) else ''
 
+# %% ../../nbs/media/02_candidates.ipynb #e7e5c29c
+def reasons(
+    problems:pd.DataFrame, # bool [T], dark, uniform, blurry
+    usable:np.ndarray # int [n], positions of the frames that can be candidates
+) -> np.ndarray: # str [T]
+    "Why each frame cannot be a candidate: its problems, or that it is between two shots; nothing where it can be one"
+    names = problems.columns.to_numpy()
+    words = np.array([', '.join(names[row]) or 'between shots' for row in problems.to_numpy()], object)
+    words[usable] = ''
+    return words
+
 # %% ../../nbs/media/02_candidates.ipynb #5e39126f
 def candidate_frames(
     frames:Frames, # a clip, sampled at a few frames a second
     thresholds:QualityThresholds=QualityThresholds(), # when a frame is bad
     most:int=MAX_CANDIDATES, # candidates at most
-    cuts:np.ndarray|None=None # [m] seconds; found among the frames if not given
+    transitions:np.ndarray|None=None # [m, 2] seconds; found among the frames if not given
 ) -> Candidates: # between 1 and `most`, in order of time
     "Good frames that look different (thumbnail data set paper, section 3.2); `ValueError` where there are no frames"
     if not len(frames): raise ValueError('there are no frames to choose candidates from')
     images = [limit_side(image) for image in frames.images]
-    quality, cuts = frame_quality(images), find_cuts(frames) if cuts is None else cuts
-    good, warning = least_bad(quality_problems(quality, np.searchsorted(cuts, frames.times), thresholds))
-    usable = np.flatnonzero(usable_frames(good, frames.times, cuts))
+    quality, transitions = frame_quality(images), find_transitions(frames) if transitions is None else transitions
+    problems = quality_problems(quality, np.searchsorted(transitions.mean(1), frames.times), thresholds)
+    good, warning = least_bad(problems)
+    usable = np.flatnonzero(usable_frames(good, frames.times, transitions))
     features = np.stack([pyramid_histogram(images[i]) for i in usable])
     labels = cluster_frames(features, most)
     distance = centre_distances(features, labels)
@@ -293,4 +500,4 @@ def candidate_frames(
     clusters[usable] = np.argsort(chosen.label.to_numpy())[labels]
     index = chosen['frame'].to_numpy()
     return Candidates(index, frames.times[index], frames.images[index], weight / weight.sum(),
-                      quality.iloc[index].reset_index(drop=True), clusters, warning)
+                      quality.iloc[index].reset_index(drop=True), clusters, reasons(problems, usable), warning)

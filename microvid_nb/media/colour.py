@@ -25,7 +25,7 @@ MATRICES = {
     0: 'gbr', 1: 'bt709', 4: 'fcc', 5: 'bt470bg', 6: 'smpte170m', 7: 'smpte240m', 8: 'ycgco', 9: 'bt2020nc',
     10: 'bt2020c',
 }
-HDR_TRANSFERS = ('smpte2084', 'arib-std-b67')
+HDR_TRANSFERS, DERIVED_MATRICES = ('smpte2084', 'arib-std-b67'), (12, 13) # the latter follow from the primaries
 
 @dataclass(frozen=True)
 class Colour:
@@ -57,6 +57,7 @@ def complete_colour(
     primaries, transfer, matrix = (table.get(code) for table, code in zip((PRIMARIES, TRANSFERS, MATRICES), codes))
     wide = transfer in HDR_TRANSFERS
     if is_rgb: matrix = 'gbr'
+    elif codes[2] in DERIVED_MATRICES: matrix = {'bt709': 'bt709', 'bt2020': 'bt2020nc'}.get(primaries, 'smpte170m')
     elif matrix in (None, 'gbr'):
         large = height > 576 or width >= 1280
         matrix = 'bt2020nc' if wide or primaries == 'bt2020' else 'bt709' if large else 'smpte170m'
@@ -73,6 +74,18 @@ def frame_colour(
     codes = tuple(int(getattr(frame, name, 2)) for name in names)
     kind = frame.format
     return complete_colour(codes, frame.width, frame.height, kind.name, kind.is_rgb or kind.has_palette)
+
+# %% ../../nbs/media/06_colour.ipynb #f9ad8fc4
+def ycgco_to_rgb(
+    planes:np.ndarray, # uint16 [H, W, 3]: brightness, green and orange differences
+    full_range:bool # whether 0 is black and the largest number white
+) -> np.ndarray: # uint16 [H, W, 3]
+    "Red, green and blue of YCgCo"
+    low, high, spread = (0, 65535, 65535) if full_range else (16 * 256, 219 * 256, 224 * 256)
+    y = (planes[..., 0].astype(np.float32) - low) / high
+    green, orange = ((planes[..., k].astype(np.float32) - 32768) / spread for k in (1, 2))
+    rgb = np.stack([y - green + orange, y + green, y - green - orange], -1)
+    return (rgb.clip(0, 1) * 65535 + .5).astype(np.uint16)
 
 # %% ../../nbs/media/06_colour.ipynb #d6ae6286
 PAPER_WHITE = 203. # cd/m2 (ITU-R BT.2408)
@@ -207,8 +220,31 @@ def check_tone_map(
     if name not in TONE_MAPS: raise ValueError(f'tone_map must be one of {", ".join(TONE_MAPS)}, not {name!r}')
     return name
 
+# %% ../../nbs/media/06_colour.ipynb #381446b7
+HLG_PEAK, HLG_GAMMA, LUMINANCE_2020 = 1000., 1.2, np.array([.2627, .678, .0593], np.float32)
+EDGE = .15, .2 # smallest component over the largest: pure colours, and ordinary ones
+
+def near_edge(
+    light:np.ndarray # float32 [..., 3], of the scene
+) -> np.ndarray: # float32 [..., 1], 0 for ordinary colours, 1 for pure ones
+    "How close to the edge of BT.709 a colour of BT.2020 is"
+    ratio = light.min(-1, keepdims=True) / np.maximum(light.max(-1, keepdims=True), 1e-9)
+    return np.clip((EDGE[1] - ratio) / (EDGE[1] - EDGE[0]), 0, 1)
+
+def hlg_to_screen(
+    scene:np.ndarray, # float32 [..., 3], in [0, 1]
+    matrix:np.ndarray # float32 [3, 3], linear RGB of the file to that of BT.709
+) -> np.ndarray: # float32 [..., 3] of BT.709, 1 is paper white
+    "The light of a screen of 1000 cd/m2"
+    matrix = matrix.T * np.float32(HLG_PEAK / PAPER_WHITE)
+    by_brightness = ((scene @ LUMINANCE_2020)[..., None] ** np.float32(HLG_GAMMA - 1) * scene) @ matrix
+    by_component = scene ** np.float32(HLG_GAMMA) @ matrix
+    highest = np.maximum(by_brightness.max(-1, keepdims=True), 1)  # the second reading makes no highlight of its own
+    by_component *= np.minimum(1, highest / np.maximum(by_component.max(-1, keepdims=True), 1e-6))
+    return by_brightness + (.5 + .5 * near_edge(scene)) * (by_component - by_brightness)
+
+
 # %% ../../nbs/media/06_colour.ipynb #fc8e5b13
-HLG_PEAK, LUMINANCE_2020 = 1000., np.array([.2627, .678, .0593], np.float32)
 SHARE_BELOW_PEAK, MAX_PEAK = .999, 10000 / PAPER_WHITE
 
 @cache
@@ -254,9 +290,9 @@ def to_sdr(
     check_tone_map(tone_map)
     light = light_table(colour.transfer)[rgb]
     if colour.transfer == 'arib-std-b67':
-        light *= ((light @ LUMINANCE_2020) ** .2 * np.float32(HLG_PEAK / PAPER_WHITE))[..., None]
+        light = np.maximum(hlg_to_screen(light, to_bt709_matrix(colour.primaries)), 0)
         limit = min(limit, HLG_PEAK / PAPER_WHITE)
-    if colour.primaries in GAMUTS: light = np.maximum(light @ to_bt709_matrix(colour.primaries).T, 0)
+    elif colour.primaries in GAMUTS: light = np.maximum(light @ to_bt709_matrix(colour.primaries).T, 0)
     if colour.hdr: light = compress(light, limit, tone_map)
     return level_table(colour.transfer)[(np.clip(light, 0, 1) * np.float32(65535) + np.float32(.5)).astype(np.uint16)]
 

@@ -227,3 +227,20 @@ def find_bars(
     if not bars.fits(images.shape[2], images.shape[1]): return Margins()
     kept = bars.cut(images[:1]).shape
     return bars if kept[1] * kept[2] >= MIN_PICTURE * images.shape[1] * images.shape[2] else Margins()
+
+# %% ../../nbs/media/07_geometry.ipynb #77cd7bcd
+def bars_at_full_size(
+    image:np.ndarray, # uint8 [H, W, 3], a frame of a clip
+    bars:Margins, # of small frames of the clip
+    size:tuple[int, int], # (width, height) of these
+    tolerance:int=8 # levels, as in `find_bars`
+) -> Margins: # rows and columns of the frame
+    "The bars of a clip in a frame at full size"
+    found = []
+    for side, small, lines in (('top', size[1], image), ('bottom', size[1], image[::-1]),
+                               ('left', size[0], image.swapaxes(0, 1)), ('right', size[0], image.swapaxes(0, 1)[::-1])):
+        length, scale = getattr(bars, side), len(lines) / small
+        own = bar_length(lines.min(1), lines.max(1), tolerance) if length else 0
+        found.append(round(float(np.clip(own, max(0, length - 1) * scale, (length + 1) * scale))) if length else 0)
+    return Margins(*found)
+

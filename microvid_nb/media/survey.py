@@ -14,8 +14,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 
-from .candidates import FEATURE_SIDE, Candidates, CutFinder, candidate_frames, limit_side
+from .candidates import (
+    FEATURE_SIDE, Candidates, CutFinder, QualityThresholds, candidate_frames, limit_side)
 from .video import ROUNDING, Frames, MediaError, VideoInfo, iter_frames, open_frames
 
 # %% ../../nbs/media/05_survey.ipynb #ce1b7442
@@ -29,10 +31,11 @@ ANALYSED = 64
 SHOT = 1.  # seconds of a shot (GEVADEN, section 3)
 
 def survey_size(
-    info:VideoInfo # size as displayed
+    info:VideoInfo, # size as displayed
+    width:int=WIDTH # pixels
 ) -> tuple[int, int]: # (width, height)
-    "The size at which a clip is surveyed: `WIDTH` pixels wide, or its own width if that is less"
-    width = min(WIDTH, info.width)
+    "The size at which a clip is surveyed: `width` pixels wide, or its own width if that is less"
+    width = min(width, info.width)
     return width, max(1, round(info.height * width / info.width))
 
 # %% ../../nbs/media/05_survey.ipynb #ae116b96
@@ -72,7 +75,7 @@ class Survey:
     end:float # seconds: when the last frame ends
     sample_times:np.ndarray = field(repr=False) # float64 [L], seconds of all samples: each takes the frame on screen
     change:np.ndarray = field(repr=False) # float32 [L], mean change of grey levels in [0, 1] since the last sample
-    cuts:np.ndarray = field(repr=False) # float64 [m], seconds at which one shot ends and the next begins
+    transitions:np.ndarray = field(repr=False) # float64 [m, 2], seconds: last frame of a shot, first of the next
     part:tuple = (0., None, None) # the surveyed part: start and end in seconds, and number of the stream
 
     def __repr__(self): return f'Survey({Path(self.path).name!r}, {self.end:.1f} s, {len(self.frames)} frames)'
@@ -81,6 +84,11 @@ class Survey:
     def path(self) -> str: # of the clip
         "The file that was surveyed."
         return self.frames.info.path
+
+    @property
+    def cuts(self) -> np.ndarray: # float64 [m], seconds
+        "Where one shot ends and the next begins: the middles of cuts, dissolves and fades"
+        return self.transitions.mean(1)
 
     @cached_property
     def analysed(self) -> Frames:
@@ -91,7 +99,7 @@ class Survey:
     @cached_property
     def candidates(self) -> Candidates:
         "The candidate frames for a thumbnail"
-        return candidate_frames(self.analysed, cuts=self.cuts)
+        return candidate_frames(self.analysed, transitions=self.transitions)
 
     @cached_property
     def shot_times(self) -> np.ndarray: # float64 [n], seconds
@@ -134,7 +142,7 @@ def survey_video(
         sample_times[-1] + 1 / SAMPLES_PER_SECOND,
         sample_times,
         np.array(change, np.float32),
-        np.array(finder.cuts),
+        finder.finish(),
         (start, end, stream),
     )
 
@@ -145,23 +153,70 @@ def as_survey(
     "Surveys a file unless that was done already, so that several tasks share one pass"
     return clip if isinstance(clip, Survey) else survey_video(clip)
 
-# %% ../../nbs/media/05_survey.ipynb #a2e0306e
+# %% ../../nbs/media/05_survey.ipynb #c21d8b5f
 def shot_frames(
     survey:Survey, # of a clip
-    time:float # seconds: when the shot begins
-) -> np.ndarray: # uint8 RGB [8, H, W, 3], fewer where the clip is shorter than three seconds
-    "The frames of the shot that begins at `time`, at the size of a GIF"
-    count = max(1, round(survey.shot_length * SAMPLES_PER_SECOND))
-    if survey.complete:
+    time:float, # seconds: when the shot begins
+    seconds:float|None=None, # its length; that of the survey's shots if not given
+    fps:float=SAMPLES_PER_SECOND, # frames a second, sampled from the file
+    width:int=WIDTH # pixels, sampled from the file; never wider than it
+) -> np.ndarray: # uint8 RGB [T, H, W, 3], T = seconds * fps; fewer where the clip ends
+    "The frames of the shot that begins at `time`"
+    count = max(1, round((seconds or survey.shot_length) * fps))
+    if survey.complete and (fps, width) == (SAMPLES_PER_SECOND, WIDTH):
         first = min(round((time - survey.sample_times[0]) * SAMPLES_PER_SECOND), len(survey.sample_times) - 1)
         times = survey.sample_times[first:first + count] + ROUNDING
         return survey.frames.images[np.searchsorted(survey.frames.times, times, side='right') - 1]
-    end = time + count / SAMPLES_PER_SECOND
-    _, samples = open_frames(survey.path, survey_size, SAMPLES_PER_SECOND, time, end, stream=survey.part[2])
+    def size(info): return survey_size(info, width)
+    _, samples = open_frames(survey.path, size, fps, time, time + count / fps, stream=survey.part[2])
     images = [image for _, image in samples]
-    if images: return np.stack(images)
+    if images: return np.stack(images[:count])
     nearest = np.abs(survey.frames.times - time).argmin()  # a damaged file may decode in one pass, and not after a seek
     return survey.frames.images[nearest:nearest + 1]
+
+# %% ../../nbs/media/05_survey.ipynb #f2932797
+def is_blank(
+    image:np.ndarray # uint8 RGB [H, W, 3]
+) -> bool: # whether it is nearly black or of one colour
+    "Darkness and contrast, by the thresholds of `QualityThresholds`"
+    limits, (mean, deviation) = QualityThresholds(), cv2.meanStdDev(image)
+    contrast = np.sqrt(np.mean((deviation / 255)**2))
+    dark = mean.ravel() @ (.2126, .7152, .0722) / 255 < limits.luminance and contrast < limits.contrast
+    return bool(dark or contrast < limits.uniform_contrast)
+
+# %% ../../nbs/media/05_survey.ipynb #f9bb2538
+def share_between(
+    flags:np.ndarray, # bool [T], about frames
+    times:np.ndarray, # [T], seconds at which the frames begin to be on screen
+    start:np.ndarray, # [n] seconds
+    end:np.ndarray # [n] seconds
+) -> np.ndarray: # float64 [n], 0 to 1
+    "The share of the frames on screen from `start` to `end` that have a flag"
+    first = np.maximum(np.searchsorted(times, start + ROUNDING, side='right') - 1, 0)
+    last = np.maximum(np.searchsorted(times, end - ROUNDING), first + 1)
+    sums = np.r_[0, np.cumsum(flags)]
+    return (sums[last] - sums[first]) / (last - first)
+
+# %% ../../nbs/media/05_survey.ipynb #1ef9f166
+MOSTLY_USABLE = .5  # share of usable frames above which a shot is preferred
+REASONS = np.array(['', 'poor frames', 'black or blank', 'holds a cut', 'the clip ends'], object)
+
+def shot_starts(
+    survey:Survey, # of a clip
+    seconds:float|None=None # length of a shot; that of the survey's shots if not given
+) -> pd.DataFrame: # a row for each beginning, in order of time: time (s), level (0 is usable), rejected (why, or '')
+    "Where shots may begin, and why not"
+    seconds = seconds or survey.shot_length
+    start = np.unique(np.r_[survey.sample_times, survey.shot_times].round(6))
+    end, (before, after) = start + seconds, survey.transitions.T
+    following = np.searchsorted(after, start + ROUNDING)  # the first transition that is not over
+    cut = end > np.r_[before, np.inf][following] + ROUNDING
+    blank = np.array([is_blank(image) for image in survey.frames.images])
+    good = survey.candidates.rejected == ''
+    level = np.select([
+        end > survey.end + 1e-3, cut, share_between(blank, survey.frames.times, start, end) > 0,
+        share_between(good, survey.analysed.times, start, end) <= MOSTLY_USABLE], [4, 3, 2, 1], 0)
+    return pd.DataFrame({'time': start, 'level': level, 'rejected': REASONS[level]})
 
 # %% ../../nbs/media/05_survey.ipynb #0395bb5d
 def full_frame(

@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .colour import Colour, check_tone_map, frame_colour, stated_peak, to_sdr
+from .colour import Colour, check_tone_map, frame_colour, stated_peak, to_sdr, ycgco_to_rgb
 from .geometry import Margins, add_bars, fit_within, stored_margins
 from .sniff import sniff, wrong_file
 
@@ -583,7 +583,7 @@ def output_size(
 
 # %% ../../nbs/media/00_video.ipynb #1fd368f4
 WHITE = (255, 255, 255)
-SCALER_MATRICES = {'bt709': 1, 'fcc': 4, 'bt470bg': 5, 'smpte170m': 5, 'smpte240m': 7, 'bt2020nc': 9, 'bt2020c': 9}
+SCALER_MATRICES = {'bt709': 1, 'ycgco': 1, 'fcc': 4, 'bt470bg': 5, 'smpte170m': 5, 'smpte240m': 7, 'bt2020nc': 9, 'bt2020c': 9}
 
 def has_alpha(
     pixel_format:av.VideoFormat # of a frame
@@ -638,6 +638,20 @@ class Development:
             frame, *size, pixel_format, src_colorspace=matrix, src_color_range=levels, interpolation=method
         ).to_ndarray()
 
+    def deep(self,
+             frame:av.VideoFrame, # a frame
+             scaler:av.video.reformatter.VideoReformatter, # for this kind of frame
+             size:tuple[int, int] # (width, height) of the result
+    ) -> np.ndarray: # uint16 [H, W, 3]
+        "The frame as RGB of 16 bits"
+        if self.colour.matrix != 'ycgco': return self.scaled(frame, scaler, 'rgb48le', size)
+        levels = 2 if self.colour.full_range else 1  # equal on both sides, so that the numbers stay
+        planes = scaler.reformat(
+            frame, *size, 'yuv444p16le', src_colorspace=1, dst_colorspace=1, src_color_range=levels,
+            dst_color_range=levels, interpolation='AREA'
+        ).to_ndarray(channel_last=True)
+        return ycgco_to_rgb(planes, self.colour.full_range)
+
 # %% ../../nbs/media/00_video.ipynb #b7110205
 def opaque(
     frame:av.VideoFrame, # without transparency
@@ -648,7 +662,7 @@ def opaque(
 ) -> np.ndarray: # uint8 [H, W, 3]
     "A frame as sRGB"
     if plan.colour.plain: return plan.scaled(frame, scaler, 'rgb24', size)
-    return to_sdr(plan.scaled(frame, scaler, 'rgb48le', size), plan.colour, tone_map, plan.peak)
+    return to_sdr(plan.deep(frame, scaler, size), plan.colour, tone_map, plan.peak)
 
 # %% ../../nbs/media/00_video.ipynb #bc7f566e
 def flattened(
@@ -666,7 +680,7 @@ def flattened(
     if plan.alpha:
         rgba = plan.scaled(frame, scalers[0], 'rgba', whole)
         if not plan.colour.plain:
-            deep = to_sdr(rgba[..., :3].astype(np.uint16) * 257, plan.colour, tone_map, plan.peak)
+            deep = to_sdr(plan.deep(frame, scalers[1], whole), plan.colour, tone_map, plan.peak)
             rgba = np.concatenate([deep, rgba[..., 3:]], -1)
         image = compose(rgba, background)
     else: image = opaque(frame, plan, scalers[0], tone_map, whole)
@@ -712,7 +726,7 @@ class Screen:
     def __call__(self,
                  frame:av.VideoFrame # a decoded frame
     ) -> np.ndarray: # uint8 [H, W, 3]
-        "The picture of a frame"
+        "The picture of a frame; `MediaError` for a kind of pixels that cannot be converted"
         # side data are not part of it: reading them delays when the frame is freed (by the collector of cycles)
         kind = (
             frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, frame.color_trc,
@@ -723,8 +737,12 @@ class Screen:
             self.kind = kind
         plan = self.development
         special = plan.alpha or plan.margins
-        if special: image = flattened(frame, plan, self.scalers, self.tone_map, self.background)
-        else: image = opaque(frame, plan, self.scalers[0], self.tone_map, plan.size)
+        try:
+            if special: image = flattened(frame, plan, self.scalers, self.tone_map, self.background)
+            else: image = opaque(frame, plan, self.scalers[0], self.tone_map, plan.size)
+        except (av.error.FFmpegError, ValueError) as error:
+            reason = f'has pictures that cannot be converted ({frame.format.name}: {describe_error(error)})'
+            raise MediaError(self.source.path, reason) from None
         image = plan.orientation(image)
         return add_bars(image, self.size) if plan.framed else image
 

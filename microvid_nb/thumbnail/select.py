@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..media.survey import as_survey, full_frame
-from .baselines import ASBTV
+from .ranking import FrameRanker
 
 # %% ../../nbs/thumbnail/05_select.ipynb #c150ce18
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Thumbnail:
 def select_thumbnail(
     path, # a video file, or a `Survey` of one
     topics:dict[str, float]|None=None, # words and how often viewers name them, for a model that uses words
-    model=None, # scores candidates: an object with `score(survey, lam)`; None is `ASBTV()`
+    model=None, # scores candidates: an object with `score(survey, lam)`; None is `FrameRanker()`
     lam:float=.2, # weight of representativeness, λ of AMUSE, Eq. 9
     force:float|None=None # seconds: take the frame on screen then, whatever its score
 ) -> Thumbnail: # the frame with the highest score
@@ -39,9 +39,8 @@ def select_thumbnail(
     if force is not None and not force >= 0:
         raise ValueError(f'force must be a time in seconds, 0 or later, not {force}')
     survey = as_survey(path)
-    scores = (
-        (model or ASBTV()).score(survey, lam=lam) if topics is None else model.score(survey, lam=lam, topics=topics)
-    )
+    ranker = model or FrameRanker()
+    scores = ranker.score(survey, lam=lam) if topics is None else ranker.score(survey, lam=lam, topics=topics)
     scores.insert(0, 'time', survey.candidates.times)
     index = -1 if force is not None else int(scores.score.argmax())
     time, image = full_frame(survey, scores.time[index] if force is None else force)

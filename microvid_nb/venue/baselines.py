@@ -15,9 +15,8 @@ from sklearn.dummy import DummyClassifier
 from torch import Tensor, nn
 
 from microvid_nb.training import evaluating, fit as fit_model
-from microvid_nb.venue.dictionaries import D3L, MDL, MTDL, DictionarySettings, batches
+from microvid_nb.venue.dictionaries import batches
 from microvid_nb.venue.fusion import VenueNetwork, squared_error
-from microvid_nb.venue.tree import TRUMANN, TRUMANNSettings
 from microvid_nb.venue.videos import Scaler, Videos, check_venues, pick_rows
 
 # %% ../../nbs/venue/06_baselines.ipynb #48c037a1

@@ -21,7 +21,7 @@ from ..data.world.synthesis import SOURCES
 from ..data.world.venues import VENUES
 from ..data.vine import VENUE188_PAGE, VenueTree, VineSplit, read_venue_names, read_venue_tree
 from ..features.sound_experiment import esc10_table
-from ..experiments import beside_paper, compare_rounds, comparison_table, mean_sd, run_rounds
+from ..experiments import compare_rounds, comparison_table, run_rounds
 from .dare import DARE, DARESettings
 from .systems import (
     SCALES, Split, VenueMaterial, VenueScale, baseline_makers, compare_features, venue_f1, venue_f1_of_groups,

@@ -8,7 +8,6 @@ __all__ = []
 # %% ../../nbs/venue/02_fusion.ipynb #6e8ed59d
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -31,7 +31,7 @@ from ..training import separate_randomness
 from .baselines import AlexNetFusion, DefaultVenue, FusionSettings
 from .dare import DARE, DARESettings, train_dare
 from .dictionaries import D3L, MDL, MTDL, DictionarySettings
-from .tree import TRUMANN, TRUMANNSettings, weigh_tree, world_tree
+from .tree import TRUMANN, TRUMANNSettings, weigh_tree
 from .video_to_venue import (
     ELSEWHERE, PictureNetwork, PictureSettings, drawn_video, draw_videos, train_picture_network)
 from .videos import Sounds, Videos, gather_sounds, gather_videos, pick_rows, world_sounds

@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.pictures import NAMES, is_visible
@@ -31,7 +30,7 @@ from ..features.visual import backbone
 from ..media.audio import read_audio
 from ..media.survey import Survey, as_survey
 from ..media.video import MediaError
-from ..experiments import fit_scheduled, new_model
+from ..experiments import fit_labels, new_model
 from ..training import evaluating, load_model
 from .dare import DARE, DARESettings
 from .videos import Videos
@@ -188,11 +187,9 @@ def train_picture_network(
     "A network that has learned to name what is in frames."
     images, labels = torch.cat([video.frames for video in videos]), torch.cat([video.labels for video in videos])
     network = new_model(lambda: PictureNetwork(settings), seed)
-    def loss(model, batch):
-        pictures = batch[0].flip(-1) if torch.rand(()) < .5 else batch[0]   # scenes and concepts have no left and right
-        return nn.functional.binary_cross_entropy_with_logits(model(pictures), batch[1])
-    loader = DataLoader(TensorDataset(images, labels), 32, shuffle=True, drop_last=True)
-    fit_scheduled(network, loader, loss, epochs, 1e-3, 'AdamW', weight_decay=.01, seed=seed, progress=progress)
+    def mirrored(pictures): # scenes and concepts have no left and right
+        return pictures.flip(-1) if torch.rand(()) < .5 else pictures
+    fit_labels(network, images, labels, epochs, 1e-3, .01, mirrored, seed=seed, progress=progress)
     return network
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #952318dd

@@ -43,6 +43,12 @@ def read_video(path):
     read_frames(path, fps=2, short_side=32, end=30)
 
 
+def make_pictures(path):
+    from PIL import Image
+    first, *rest = map(Image.fromarray, pictures())
+    first.save(path, save_all=True, append_images=rest, duration=[100, 10] * 4)
+
+
 def make_wav(path):
     from scipy.io import wavfile
     wavfile.write(path, 8000, (sound() * 32767).astype(np.int16))
@@ -310,7 +316,8 @@ def read_title(path):
 
 
 READERS: dict[str, tuple[Callable, Callable]] = {
-    **{f'clip{suffix}': (make_video, read_video) for suffix in ('.mp4', '.mkv', '.avi', '.gif')},
+    **{f'clip{suffix}': (make_video, read_video) for suffix in ('.mp4', '.mkv', '.avi', '.gif', '.mov', '.ts')},
+    **{f'moves{suffix}': (make_pictures, read_video) for suffix in ('.webp', '.png', '.avif')},
     'sound.wav': (make_wav, read_sound), **{f'sound{suffix}': (make_packed_sound, read_sound) for suffix in ('.flac', '.m4a')},
     'model.safetensors': (make_checkpoint, read_checkpoint), 'weights.pth': (make_torch_file, read_torch_file), 'old.pth': (make_torch_file, read_torch_file),
     'titles.safetensors': (make_embedder, read_embedder),
@@ -333,7 +340,7 @@ def attempt(reader: str, path: Path) -> dict:
     """What a reader said about a file, and what that cost; an exception that is not documented is an answer, too."""
     from microvid_nb.media.video import MediaError
     Path('/proc/self/clear_refs').write_text('5')  # VmHWM starts anew
-    before, started = megabytes('VmRSS'), time.perf_counter()
+    before, started = megabytes('VmRSS'), time.process_time()
     faulthandler.dump_traceback_later(2 * SECONDS)  # where it hangs, if it does
     try:
         with warnings.catch_warnings():
@@ -349,7 +356,7 @@ def attempt(reader: str, path: Path) -> dict:
     return {
         'said': said,
         'name': path.name,
-        'seconds': time.perf_counter() - started,
+        'seconds': time.process_time() - started,
         'megabytes': megabytes('VmHWM') - before,
     }
 

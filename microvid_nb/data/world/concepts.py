@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .drawing import (
-    Shape, box, ellipse, hue, limb, paint, placed, placement, polygon, ring, rotated, shade, tint)
+    box, ellipse, hue, limb, paint, placed, placement, polygon, ring, rotated, shade, tint)
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #586adc25
 SKIN = [(255, 224, 196), (241, 194, 150), (224, 172, 120), (176, 122, 80), (120, 78, 52)]

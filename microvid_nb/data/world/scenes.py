@@ -11,8 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .drawing import (
-    Shape, box, ellipse, hue, limb, paint, placed, placement, polygon, ring, shade, tint)
+from .drawing import box, ellipse, hue, limb, paint, placement, polygon, shade, tint
 
 # %% ../../../nbs/data/world/02_scenes.ipynb #8dc37e8c
 class Backdrop(NamedTuple):

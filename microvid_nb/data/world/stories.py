@@ -14,7 +14,7 @@ import numpy as np
 
 from .concepts import CONCEPTS
 from .drawing import placement
-from .motions import ACTIONS, Player, actors_at, cast_player
+from .motions import ACTIONS, actors_at, cast_player
 from .pictures import NAMES, PLACES, Camera, CameraLook, camera_look, paint_actor, visible_size
 from .scenes import SCENES, draw_scene
 from .synthesis import CONCEPT_SOUND, SOUND_RATE, microphone, mix, play, record

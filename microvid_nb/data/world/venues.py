@@ -13,8 +13,6 @@ import numpy as np
 
 from .concepts import CONCEPTS
 from .pictures import context_weights
-from .scenes import SCENES
-from .synthesis import SOURCES
 
 # %% ../../../nbs/data/world/06_venues.ipynb #0f2c80e9
 class Venue(NamedTuple):

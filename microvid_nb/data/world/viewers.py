@@ -14,7 +14,7 @@ import numpy as np
 from .concepts import CONCEPTS
 from ..gif_annotation import gif_proposals
 from .pictures import NAMES
-from .stories import Story, moment, sentence, shot_at, write_story
+from .stories import Story, moment, sentence, shot_at
 
 # %% ../../../nbs/data/world/08_viewers.ipynb #4c4400d9
 class Crowd(NamedTuple):

@@ -23,7 +23,7 @@ from .pictures import NAMES, Camera, camera_look
 from .scenes import SCENES
 from ..sounds import SoundSet
 from .stories import Film, sound_track
-from .synthesis import SOUND_RATE, SoundLibrary
+from .synthesis import SoundLibrary
 from .venues import VENUES
 from ...media.candidates import candidate_frames
 from ...media.video import Frames, VideoInfo
