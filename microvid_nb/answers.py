@@ -268,10 +268,10 @@ class GIFAnswer(Answer):
 
     @cached_property
     def file(self) -> bytes: # a GIF file
-        "The animated GIF as pages show it: 144 pixels on its short side at most, which keeps pages small."
+        "The animated GIF as pages show it: 120 pixels on its short side at most, which keeps pages small."
         shots = self.found.shots
         height, width = shots[0].shape[1:3]
-        width = min(width, round(144 * max(1, width / height)))
+        width = min(width, round(120 * max(1, width / height)))
         with tempfile.TemporaryDirectory() as folder:
             return Path(write_gif(Path(folder) / 'shots.gif', shots, width=width, quality=50)).read_bytes()
 

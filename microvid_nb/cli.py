@@ -341,7 +341,8 @@ def thumbnail(
         return answer.to_dict() | record
 
     def describe(record):
-        spoken = '; '.join(f'{topic}: {labels[0]["label"]}' for topic, labels in record.get('labels', {}).items() if labels)
+        behind = record.get('labels', {}).items()
+        spoken = '; '.join(f'{topic}: {labels[0]["label"]}' for topic, labels in behind if labels)
         lines = [f'{record["path"]}  {described(row)}' for row in record['pictures']]
         return '\n'.join([lines[0] + (f'  {spoken}' if spoken else ''), *lines[1:]])
     names = ['{}-why.png', *(str(place) for place in picture_places(Path('{}.' + format), count))]
@@ -497,7 +498,7 @@ def card(
     classify:Annotated[Path | None, typer.Option(help='Your checkpoint for scenes and behaviours.')]=None,
     venue:Annotated[Path | None, typer.Option(help='Your checkpoint for venues.')]=None,
 ):
-    "Answer all four questions about each clip on one page: thumbnail, GIF, scene and behaviour, venue."
+    "Answer all four questions about each clip on one page: thumbnail, GIF, what is seen, where it was filmed."
     import time
     with one_line():
         from microvid_nb.card import write_cards
