@@ -406,7 +406,7 @@ class Trained:
     trained_on: str # a part of a sentence
 
 _LABELS = Trained('photographs (EfficientNet-Lite0 on ImageNet-1k, which has no label for people; MTCNN for faces)')
-_LEAST_SEEN, _LEAST_SHOWN = .15, .08 # probability of the first thing that is named, and of others beside it
+_LEAST_SEEN, _LEAST_SHOWN = .15, .1 # probability of the first thing that is named, and of others beside it
 
 # %% ../nbs/answers.ipynb #cf18099d
 class SeenAnswer(Answer):
@@ -428,9 +428,14 @@ class SeenAnswer(Answer):
         return '' if best >= _LEAST_SEEN else f'the most probable thing has only {best:.0%}'
 
     @property
+    def sure(self) -> pd.DataFrame: # thing, probability
+        "The things that are worth naming."
+        return self.named[self.named.probability >= _LEAST_SHOWN]
+
+    @property
     def summary(self) -> str: # a line
         "The most probable things."
-        return "can't tell what is seen" if self.cannot_tell else f'seen: {short(self.named)}'
+        return "can't tell what is seen" if self.cannot_tell else f'seen: {short(self.sure)}'
 
     def data(self) -> dict: # plain data
         "The things, and the weight of each moment."
@@ -441,8 +446,7 @@ class SeenAnswer(Answer):
     def elements(self) -> list: # elements
         "The things as bars, and the moments that decided; nothing where they are too improbable."
         if self.cannot_tell: return []
-        sure = self.named[self.named.probability >= _LEAST_SHOWN]
-        return [Div(bars(sure, 5), cls='columns'), attended(self.found)]
+        return [Div(bars(self.sure, 5), cls='columns'), attended(self.found)]
 
 # %% ../nbs/answers.ipynb #456010d5
 def classify(
