@@ -9,18 +9,21 @@ __all__ = ['survey', 'Answer', 'thumbnail', 'gif', 'classify', 'venue', 'feature
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from fastcore.xml import FT, H2, H3, Div, Figcaption, Figure, P, Section, Style, to_xml
 
+from .media.audio import read_audio
 from .media.names import as_json, printable
 from .media.render import atomic_path, jpeg_bytes, resize_stack, write_gif, write_jpeg
 from .media.survey import Survey, shot_frames, survey_video
+from .media.video import MediaError
 from .preview import (
     _STYLE, bars, candidate_strip, facts, gif_element, picture, write_page)
 from .tasks import TaskModel, find_task, import_named, load
@@ -267,10 +270,10 @@ class GIFAnswer(Answer):
 
     @cached_property
     def file(self) -> bytes: # a GIF file
-        "The animated GIF as pages show it: 144 pixels on its short side at most, which keeps pages small."
+        "The animated GIF as pages show it: 120 pixels on its short side at most, which keeps pages small."
         shots = self.found.shots
         height, width = shots[0].shape[1:3]
-        width = min(width, round(144 * max(1, width / height)))
+        width = min(width, round(120 * max(1, width / height)))
         with tempfile.TemporaryDirectory() as folder:
             return Path(write_gif(Path(folder) / 'shots.gif', shots, width=width, quality=50)).read_bytes()
 
@@ -302,6 +305,14 @@ def gif(
     clip, model = survey(path, **part), model_of(model, 'gif')
     return GIFAnswer(clip.path, select_gif(clip, bare(model), shots, seconds, order), model, clip)
 
+# %% ../nbs/answers.ipynb #19f8d91b
+def short(
+    table:pd.DataFrame, # name, ..., probability; the most probable first
+    count:int=3, # rows
+) -> str: # 'kitchen 61 %, shop 20 %'
+    "The first rows of a sorted table, in a line."
+    return ', '.join(f'{row.iloc[0]} {row.iloc[-1]:.0%}' for _, row in table[:count].iterrows())
+
 # %% ../nbs/answers.ipynb #29d76559
 def undecided(
     table:pd.DataFrame, # name, ..., probability; the most probable first
@@ -319,6 +330,11 @@ class ClassifyAnswer(Answer):
     def cannot_tell(self) -> str: # the reason, or nothing
         "The reason for which the model cannot answer."
         return super().cannot_tell or undecided(self.found.scene)
+
+    @property
+    def summary(self) -> str: # a line
+        "The most probable scenes and behaviours."
+        return f'scene: {short(self.found.scene)}; behaviour: {short(self.found.behaviour)}'
 
     def data(self) -> dict: # plain data
         "The tables, and the weight of each moment."
@@ -350,16 +366,115 @@ def attended(
         )
     return Div(*map(moment, chosen), cls='strip')
 
+# %% ../nbs/answers.ipynb #44aaae24
+def drawn(
+    path, # of a clip
+) -> bool: # False for all that MicroWorld has not drawn
+    "Whether models of MicroWorld know what a clip shows."
+    return import_named('microvid_nb.data.microworld.is_drawn')(path)
+
+# %% ../nbs/answers.ipynb #91c11879
+@lru_cache(maxsize=1)
+def eyes(): # a `PictureEncoder`, one for a process
+    "The network that knows photographs; `ImportError` names what to install."
+    return import_named('microvid_nb.features.eyes.PictureEncoder')('views')
+
+# %% ../nbs/answers.ipynb #fd9393c9
+def label_probabilities(
+    clip:Survey, # of a clip
+): # float32 tensor [candidates, 1000]
+    "The labels of the candidate frames, found once for a survey; `ImportError` names what to install."
+    if '_labels' not in vars(clip): vars(clip)['_labels'] = eyes()(clip.candidates.images).probabilities
+    return vars(clip)['_labels']
+
+# %% ../nbs/answers.ipynb #9b0b1bfd
+@dataclass(frozen=True)
+class Seen:
+    "What a filmed clip shows."
+    things: pd.DataFrame # thing, label, probability; the most probable first
+    attention: np.ndarray # weight of each moment, [T]; sums to 1
+    times: np.ndarray # seconds of the moments, [T]
+    frames: np.ndarray # their pictures, uint8 [T, H, W, 3]
+
+# %% ../nbs/answers.ipynb #7972315d
+def seen_in(
+    clip:Survey, # of a clip
+) -> Seen: # by labels and faces
+    "The things that a clip shows; `ImportError` names what to install."
+    things_seen = import_named('microvid_nb.features.eyes.things_seen')
+    face_score = import_named('microvid_nb.features.eyes.face_score')
+    moments, faces = clip.candidates, [face_score(image) for image in clip.candidates.images]
+    found = things_seen(label_probabilities(clip), moments.representativeness, eyes().labels, faces)
+    return Seen(found.things, found.attention, moments.times, moments.images)
+
+# %% ../nbs/answers.ipynb #abace991
+@dataclass(frozen=True)
+class Trained:
+    "What answers without a checkpoint."
+    trained_on: str # a part of a sentence
+
+_LABELS = Trained('photographs (EfficientNet-Lite0 on ImageNet-1k, which has no label for people; MTCNN for faces)')
+_LEAST_SEEN, _LEAST_SHOWN = .15, .1 # probability of the first thing that is named, and of others beside it
+
+# %% ../nbs/answers.ipynb #cf18099d
+class SeenAnswer(Answer):
+    "Things and people."
+    name = 'classify'
+
+    @property
+    def named(self) -> pd.DataFrame: # thing, probability
+        "The things, with the label where it says more."
+        things = self.found.things
+        names = [thing if label in (thing, 'face') else f'{thing} ({label})' for thing, label in
+                 zip(things.thing, things.label)]
+        return pd.DataFrame({'thing': names, 'probability': things.probability})
+
+    @property
+    def cannot_tell(self) -> str: # the reason, or nothing
+        "The reason for which nothing is named."
+        best = self.found.things.probability.max()
+        return '' if best >= _LEAST_SEEN else f'the most probable thing has only {best:.0%}'
+
+    @property
+    def sure(self) -> pd.DataFrame: # thing, probability
+        "The things that are worth naming."
+        return self.named[self.named.probability >= _LEAST_SHOWN]
+
+    @property
+    def summary(self) -> str: # a line
+        "The most probable things."
+        return "can't tell what is seen" if self.cannot_tell else f'seen: {short(self.sure)}'
+
+    def data(self) -> dict: # plain data
+        "The things, and the weight of each moment."
+        weights = zip(self.found.times, self.found.attention)
+        moments = [{'time': float(time), 'weight': float(weight)} for time, weight in weights]
+        return {'things': rows(self.found.things), 'attention': moments}
+
+    def elements(self) -> list: # elements
+        "The things as bars, and the moments that decided; nothing where they are too improbable."
+        if self.cannot_tell: return []
+        return [Div(bars(self.sure, 5), cls='columns'), attended(self.found)]
+
 # %% ../nbs/answers.ipynb #456010d5
 def classify(
     path, # a video file, or a survey of one
-    model='classify', # file, name or object; the one of the package if not given
+    model=None, # file, name or object; if not given, labels and faces for a clip that was filmed
     **part, # start, end and stream, as for `survey`
-) -> Answer: # with the fields of `Classification`: scene, behaviour, joint, attention, times, frames
-    "What a clip shows: its scene and its behaviour; `MediaError` if there is no picture in it."
+) -> Answer: # with the fields of `Classification`: scene, behaviour, joint; or things; and attention, times, frames
+    "What a clip shows: things and people, or scene and behaviour; `MediaError` if there is no picture in it."
+    clip = survey(path, **part)
+    if model is None and not drawn(clip.path): return SeenAnswer(clip.path, seen_in(clip), _LABELS, clip)
     classify_video = import_named('microvid_nb.classify.video.classify_video')
-    clip, model = survey(path, **part), model_of(model, 'classify')
+    model = model_of('classify' if model is None else model, 'classify')
     return ClassifyAnswer(clip.path, classify_video(clip, bare(model)), model, clip)
+
+# %% ../nbs/answers.ipynb #7b0e5a41
+def heard_element(
+    heard:pd.DataFrame, # concept, strength
+) -> FT: # an element
+    "The sounds that are heard, as bars."
+    return Div(P('Sounds heard'), P('nothing that I know', cls='facts') if heard.empty else bars(heard))
 
 # %% ../nbs/answers.ipynb #06c0f1c4
 class VenueAnswer(Answer):
@@ -370,6 +485,14 @@ class VenueAnswer(Answer):
     def cannot_tell(self) -> str: # the reason, or nothing
         "The reason for which the model cannot answer."
         return super().cannot_tell or undecided(self.found.venues)
+
+    @property
+    def summary(self) -> str: # a line
+        "The most probable venues, what is heard, and what the clip lacks."
+        if self.cannot_tell: return f"can't tell the place: {self.cannot_tell}"
+        lacking = f'; missing: {", ".join(self.found.missing)}' if self.found.missing else ''
+        heard = ', '.join(self.found.concepts.concept[:3]) or 'nothing'
+        return f'{short(self.found.venues)}; heard: {heard}{lacking}'
 
     def data(self) -> dict: # plain data
         "Venues, sounds, and what the clip lacks."
@@ -382,36 +505,80 @@ class VenueAnswer(Answer):
     def elements(self) -> list: # elements
         "Venues and sounds as bars."
         heard, lacking = self.found.concepts, ' and '.join(self.found.missing)
-        nothing = P('nothing that I know', cls='facts')
-        sounds = Div(P('Sounds heard'), nothing if heard.empty else bars(heard))
         lacks = [P(f'Answered without {lacking}, which the clip lacks.', cls='facts')] if lacking else []
-        return [Div(Div(P('Venue'), bars(self.found.venues)), sounds, cls='columns'), *lacks]
+        return [Div(Div(P('Venue'), bars(self.found.venues)), heard_element(heard), cls='columns'), *lacks]
 
 # %% ../nbs/answers.ipynb #5bb77c66
-def filmed_sounds(
-    found, # a `VenueEstimate`
-    path:str, # of the clip
-    sound, # float32 [N] at 22,050 Hz, or None
-): # the same, or one with the sounds that are heard in a filmed clip
-    "An estimate without MicroWorld's sounds where the clip is none of MicroWorld."
-    if import_named('microvid_nb.data.microworld.is_drawn')(path): return found
-    heard = import_named('microvid_nb.features.ears.sounds_heard')(sound)
-    return replace(found, concepts=heard.set_axis(['concept', 'strength'], axis=1))
+def known_sounds(
+    path, # a file with sound
+    start:float|None=None, # seconds
+    end:float|None=None, # seconds
+) -> dict|None: # sound -> confidence; empty for nothing that is known, None where there is no sound
+    "The real sounds of a clip, of a long one in its first ten minutes; None where librosa is missing, too."
+    start = start or 0.
+    latest = start + 600 if end is None else min(end, start + 600)
+    try: samples = read_audio(path, 22050, start, latest)
+    except (ImportError, MediaError): return None
+    if samples is None or not samples.any(): return None
+    try: heard = import_named('microvid_nb.features.ears.sounds_heard')(samples)
+    except ImportError: return None
+    return dict(zip(heard['sound'], heard.confidence))
+
+# %% ../nbs/answers.ipynb #a0c8b7dd
+class PlaceAnswer(VenueAnswer):
+    "The kind of place, and the categories of venues that belong to it."
+
+    @property
+    def cannot_tell(self) -> str: # the reason, or nothing
+        "The reason for which no place is named."
+        return self.found.cannot_tell
+
+    def data(self) -> dict: # plain data
+        "Kinds of places with their categories, sounds, and what the clip lacks."
+        return super().data() | {'categories_of': 'VENUE-188'}
+
+    def elements(self) -> list: # elements
+        "The places as bars, the categories of the first, and the sounds; no place where it is too improbable."
+        heard, lacking = self.found.concepts, ' and '.join(self.found.missing)
+        parts = [] if 'acoustic' in self.found.missing else [heard_element(heard)]
+        lacks = [P(f'Answered without {lacking}, which the clip lacks.', cls='facts')] if lacking else []
+        if self.cannot_tell: return [Div(*parts, cls='columns')] if parts else []
+        first = self.found.venues.iloc[0]
+        names = P(f'Categories of VENUE-188 for {first.venue}: {first.categories}.', cls='facts')
+        return [Div(Div(P('Kind of place'), bars(self.found.venues, 3)), *parts, cls='columns'), names, *lacks]
+
+# %% ../nbs/answers.ipynb #2c6f9e13
+def filmed_place(
+    path, # a video or sound file, or a survey of a video
+    text:str|None, # title, description, tags
+    **part, # start, end and stream, as for `survey`
+) -> Answer: # a `PlaceAnswer`
+    "Where a clip was filmed, by labels, title and sounds; `MediaError` where it shows nothing and sounds of nothing."
+    clip = problem = labels = None
+    try: clip = survey(path, **part)
+    except MediaError as error: problem = error
+    where, (start, end, _) = (clip.path, clip.part) if clip else (str(path), (part.get('start'), part.get('end'), None))
+    sounds = known_sounds(where, start, end)
+    if problem and sounds is None: raise problem
+    places = import_named('microvid_nb.venue.zero_shot.zero_shot_venues')()
+    if clip: labels = label_probabilities(clip)
+    return PlaceAnswer(where, places.estimate(labels, text, sounds), places, clip)
 
 # %% ../nbs/answers.ipynb #9530d6c9
 def venue(
     path, # a video or sound file, or a survey of a video
     text:str|None=None, # title, description, tags
-    model='venue', # file, name or object; the one of the package if not given
+    model=None, # file, name or object; if not given, labels, title and sounds for a clip that was filmed
     **part, # start, end and stream, as for `survey`
 ) -> Answer: # with the fields of `VenueEstimate`: venues, concepts, missing
     "The place where a clip was filmed; `MediaError` where it shows nothing and sounds of nothing."
+    if model is None and not drawn(getattr(path, 'path', path)): return filmed_place(path, text, **part)
     read_parts = import_named('microvid_nb.venue.video_to_venue.read_parts')
-    model, clip = model_of(model, 'venue'), path if not any(part.values()) else survey(path, **part)
+    model = model_of('venue' if model is None else model, 'venue')
+    clip = path if not any(part.values()) else survey(path, **part)
     parts = read_parts(clip, bare(model).settings.pictures, text)
     path = clip.path if isinstance(clip, Survey) else str(clip)
-    found = filmed_sounds(bare(model).estimate(parts), path, parts.sound)
-    return VenueAnswer(path, found, model, context=parts)
+    return VenueAnswer(path, bare(model).estimate(parts), model, context=parts)
 
 # %% ../nbs/answers.ipynb #2f3f2521
 def features(

@@ -12,17 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 from fastcore.basics import patch
-from fastcore.xml import FT, H2, H3, Div, Figure, Img, P, Section, to_xml
+from fastcore.xml import FT, H2, Div, Figure, Img, P, Section, to_xml
 
-from .answers import Answer, classify, gif, rows, shown_in_notebook, survey, thumbnail, venue
-from .media.audio import read_audio
+from .answers import Answer, classify, gif, shown_in_notebook, spoken, survey, thumbnail, venue
 from .media.names import as_json, printable
 from .media.render import atomic_path
 from .media.survey import Survey
-from .media.video import MediaError
-from .preview import bars, candidate_strip, data_url, facts, timeline, write_page
+from .preview import candidate_strip, data_url, facts, timeline, write_page
 from .tasks import TaskModel, all_tasks, find_task, import_named, load, shipped_topics
 
 # %% ../nbs/card.ipynb #f3ac6f43
@@ -40,17 +37,9 @@ class Card:
     survey:Survey # what one pass over the file has seen
     thumbnail:Answer # chosen without trained weights
     gif:Answer # likewise
-    answers:tuple[Answer, ...] # of the trained models that know what the clip shows, in the order of the tasks
-    unanswered:tuple[str, ...]=() # questions whose models know drawn videos only, and this clip is none
-    seen:pd.DataFrame|None=None # label, probability: named in a filmed clip by a network that knows photographs
-    heard:pd.DataFrame|None=None # sound, confidence: heard in a filmed clip
+    answers:tuple[Answer, ...] # of models that know what the clip shows, in the order of the tasks
     lacking:str='' # what to install for the other answers
     seconds:float=0. # it took to find the answers
-
-    @property
-    def cannot_tell(self) -> str: # one line, or nothing
-        "Which questions have no answer, and the reason."
-        return _UNKNOWN.format(' '.join(self.unanswered)) if self.unanswered else ''
 
     @property
     def path(self) -> str: # of the clip
@@ -58,11 +47,6 @@ class Card:
         return self.survey.path
 
 # %% ../nbs/card.ipynb #1b5f20c4
-_UNKNOWN = (
-    '{} For these questions there is no model yet that knows photographs. Those of the package know MicroWorld, a '
-    'drawn world; what they say about this clip is shown with --world, or world=True.'
-)
-
 def models_for(
     clip:Survey, # that is asked about
     models:Mapping[str, TaskModel], # by task
@@ -73,45 +57,30 @@ def models_for(
     world = world or is_drawn(clip.path)
     return {task: model for task, model in models.items() if world or model.knows_photographs}
 
-# %% ../nbs/card.ipynb #9be2a7d3
-def picture_encoder(): # a `PictureEncoder`, or None
-    "A network that has learned to name what photographs show; None where its package is not installed."
-    try: return import_named('microvid_nb.features.eyes.PictureEncoder')()
-    except ImportError: return None
-
-# %% ../nbs/card.ipynb #a6d0f5b2
-def seen_labels(
-    clip:Survey, # of a clip
-    encoder, # a `PictureEncoder`
-) -> pd.DataFrame: # label, probability; the most probable first
-    "What is to be seen in a clip: mean probabilities of labels, each candidate frame weighed by what it stands for."
-    found = encoder(clip.candidates.images).probabilities
-    share = found.new_tensor(clip.candidates.representativeness)
-    return pd.DataFrame(encoder.name(share @ found, 5), columns=['label', 'probability'])
-
-# %% ../nbs/card.ipynb #86b105e8
-def heard_sounds(
-    clip:Survey, # of a clip
-) -> pd.DataFrame|None: # sound, confidence; no rows for nothing that is known, None where there is no sound
-    "Which real sounds are heard in a clip, of a long one in its first ten minutes."
-    start, end, _ = clip.part
-    latest = (start or 0.) + 600
-    try:
-        samples = read_audio(clip.path, 22050, start or 0., latest if end is None else min(end, latest))
-        return None if samples is None or not samples.any() else (
-            import_named('microvid_nb.features.ears.sounds_heard')(samples)
-        )
-    except (ImportError, MediaError): return None
+# %% ../nbs/card.ipynb #09c3edd4
+def questions_of(
+    clip:Survey, # that is asked about
+    topics, # as for `mv.thumbnail`, or None
+    text:str|None, # title of the clip
+    lam:float, # weight of representativeness
+    asked:Mapping[str, TaskModel], # task -> model that knows the clip
+) -> list: # functions without arguments, in the order of the tasks
+    "The questions that can be answered about a clip: by its models, or by networks that know photographs."
+    words = shipped_topics() if topics is None and 'thumbnail' in asked else topics
+    # words of the user may be unknown to the package's model of MicroWorld
+    model = asked.get('thumbnail') if topics is None or not getattr(asked.get('thumbnail'), 'shipped', True) else None
+    found = [lambda: thumbnail(clip, words, model, lam)] if words is not None else []
+    if 'gif' in asked: found.append(lambda: gif(clip, asked['gif']))
+    return [*found, lambda: classify(clip, asked.get('classify')), lambda: venue(clip, text, asked.get('venue'))]
 
 # %% ../nbs/card.ipynb #2c911e48
 def card(
     path, # a video file, or a survey of one
-    topics=None, # words and counts: dictionary, table or CSV; those of MicroWorld's viewers if not given
+    topics=None, # as for `mv.thumbnail`; for a clip of MicroWorld those of its viewers if not given
     text:str|None=None, # title of the clip
     models:Mapping[str, object]={}, # task -> checkpoint or loaded model; the package's where there is none
     lam:float=.2, # weight of representativeness in the thumbnail
     world:bool=False, # ask models of MicroWorld about any clip, not only about clips of MicroWorld
-    encoder=None, # a `PictureEncoder` to name what is filmed; made if not given
     **part, # start, end and stream, as for `mv.survey`
 ) -> Card: # all answers
     "All four answers about a clip; `MediaError` if there is no picture in it."
@@ -119,29 +88,11 @@ def card(
     chosen, three = thumbnail(clip, lam=lam), gif(clip)
     try: loaded, lacking = card_models(models), ''
     except ImportError as error: loaded, lacking = {}, str(error)
-    asked = models_for(clip, loaded, world) if loaded else {}
-    questions = {
-        'thumbnail': lambda model: thumbnail(clip, shipped_topics() if topics is None else topics, model, lam),
-        'gif': lambda model: gif(clip, model),
-        'classify': lambda model: classify(clip, model),
-        'venue': lambda model: venue(clip, text, model),
-    }
-    answers = tuple(question(asked[task]) for task, question in questions.items() if task in asked)
-    seen = None
-    if loaded and 'classify' not in asked and (encoder := encoder or picture_encoder()):
-        seen = seen_labels(clip, encoder)
-    named = {'classify'} if seen is not None else set()
-    unanswered = tuple(find_task(task).question for task in loaded if task not in {*asked, *named})
-    heard = heard_sounds(clip) if loaded and 'venue' not in asked else None
-    return Card(clip, chosen, three, answers, unanswered, seen, heard, lacking, time.perf_counter() - started)
-
-# %% ../nbs/card.ipynb #a74c939f
-def short(
-    table, # name, ..., probability; the most probable first
-    count:int=3, # rows
-) -> str: # 'kitchen 61 %, shop 20 %'
-    "The first rows of a sorted table, in a line."
-    return ', '.join(f'{row.iloc[0]} {row.iloc[-1]:.0%}' for _, row in table[:count].iterrows())
+    asked, answers = models_for(clip, loaded, world) if loaded else {}, []
+    for question in questions_of(clip, topics, text, lam, asked) if loaded else ():
+        try: answers.append(question())
+        except ImportError as error: lacking = str(error)
+    return Card(clip, chosen, three, tuple(answers), lacking, time.perf_counter() - started)
 
 # %% ../nbs/card.ipynb #97005218
 @patch
@@ -150,10 +101,7 @@ def to_dict(self:Card) -> dict: # plain data
     first = {'thumbnail': self.thumbnail.to_dict(), 'gif': self.gif.to_dict()}
     names = {'thumbnail': 'thumbnail_by_topics', 'gif': 'generated_gif'}
     rest = {names.get(answer.name, answer.name): answer.to_dict() for answer in self.answers}
-    facts = {'path': self.path, 'lacking': self.lacking, 'cannot_tell': self.cannot_tell}
-    seen = [] if self.seen is None else rows(self.seen)
-    heard = [] if self.heard is None else rows(self.heard)
-    return {**facts, 'seconds': round(self.seconds, 3), 'seen': seen, 'heard': heard, **first, **rest}
+    return {'path': self.path, 'lacking': self.lacking, 'seconds': round(self.seconds, 3), **first, **rest}
 
 # %% ../nbs/card.ipynb #78d4b908
 @patch
@@ -183,7 +131,7 @@ def explaining_figure(
             explain = import_named('microvid_nb.thumbnail.popularity.explain')
             figure = explain(answer.found, answer.context, answer.survey)
             return [figure_element(figure, 'similarity of frames and topics')]
-        if answer.name == 'venue' and import_named('microvid_nb.data.microworld.is_drawn')(answer.path):
+        if isinstance(answer.model, TaskModel) and answer.name == 'venue':
             show_estimate = import_named('microvid_nb.venue.video_to_venue.show_estimate')
             return [figure_element(show_estimate(answer.context, answer.model.model), 'spectrogram, sounds and venues')]
     except ImportError: return []
@@ -196,27 +144,8 @@ def answer_elements(
     "An answer on the card."
     if answer.name == 'thumbnail':
         frame = P(f'The frame at {answer.time:.2f} s, for these topics:')
-        return [*answer.heading(), frame, *explaining_figure(answer)]
+        return [*answer.heading(), frame, *spoken(answer.labels), *explaining_figure(answer)]
     return [*answer.heading(), *answer.elements(), *explaining_figure(answer)]
-
-# %% ../nbs/card.ipynb #4d1ce6b8
-def seen_elements(
-    seen:pd.DataFrame|None, # of `seen_labels`
-) -> list: # elements
-    "What is to be seen, on the card."
-    if seen is None: return []
-    origin = 'Named by EfficientNet-Lite0, which was trained on photographs (ImageNet-1k; it has no class for people).'
-    return [H3(find_task('classify').question), P(origin, cls='facts'), Div(bars(seen), cls='columns')]
-
-# %% ../nbs/card.ipynb #dc7068b1
-def heard_elements(
-    heard:pd.DataFrame|None, # of `heard_sounds`
-) -> list: # elements
-    "What is to be heard, on the card."
-    if heard is None: return []
-    origin = 'Heard by a recogniser that was trained on ten sounds of ESC-10; it is silent about all others.'
-    found = P('nothing that I know', cls='facts') if heard.empty else Div(bars(heard), cls='columns')
-    return [H3('Which sounds are heard?'), P(origin, cls='facts'), found]
 
 # %% ../nbs/card.ipynb #c1f695b7
 def card_elements(
@@ -234,9 +163,6 @@ def card_elements(
         timeline(clip, chosen, three),
         candidate_strip(clip, chosen),
         *(element for answer in found.answers for element in answer_elements(answer)),
-        *seen_elements(found.seen),
-        *heard_elements(found.heard),
-        *([P(f"Can't tell: {found.cannot_tell}", cls='warning')] if found.unanswered else []),
     ]
 
 # %% ../nbs/card.ipynb #9dc78f72

@@ -342,8 +342,8 @@ def thumbnail(
         return answer.to_dict() | record
 
     def describe(record):
-        labels = record.get('labels', {})
-        spoken = '; '.join(f'{topic}: {found[0]["label"]}' for topic, found in labels.items() if found)
+        behind = record.get('labels', {}).items()
+        spoken = '; '.join(f'{topic}: {labels[0]["label"]}' for topic, labels in behind if labels)
         lines = [f'{record["path"]}  {described(row)}' for row in record['pictures']]
         return '\n'.join([lines[0] + (f'  {spoken}' if spoken else ''), *lines[1:]])
     names = ['{}-why.png', *(str(place) for place in picture_places(Path('{}.' + format), count))]
@@ -426,18 +426,17 @@ def sprites(
 @app.command()
 def classify(
     paths:Paths, out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
-    workers:Workers=1, force:Force=False, model:Model='classify',
+    workers:Workers=1, force:Force=False, model:Model=None,
 ):
-    "Name the scene and the behaviour of each clip; --out keeps the moments that decided."
+    "Name what each clip shows: things and people, or with a model scene and behaviour; --out keeps the moments."
     with one_line():
         from microvid_nb.answers import classify as answer_question
-        from microvid_nb.card import short
         from microvid_nb.tasks import load
-        outputs, part, classifier = Outputs(force), part_of(start, end, stream), load(model, 'classify')
+        outputs, part, classifier = Outputs(force), part_of(start, end, stream), model and load(model, 'classify')
 
     def job(file, name):
         answer = answer_question(file, classifier, **part)
-        record = {'summary': f'scene: {short(answer.scene)}; behaviour: {short(answer.behaviour)}'}
+        record = {'summary': answer.summary}
         if out: record['moments'] = save(answer, outputs, out / f'{name}-moments.html', file)
         return answer.to_dict() | record
 
@@ -450,20 +449,17 @@ def venue(
     paths:Paths,
     text:Annotated[str | None, typer.Option(help='Title; else NAME.txt or NAME.json beside the clip is read.')]=None,
     out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False, workers:Workers=1,
-    force:Force=False, model:Model='venue',
+    force:Force=False, model:Model=None,
 ):
     "Name the place where each clip was filmed, and the sounds in it, by its pictures, its sound and its title."
     with one_line():
         from microvid_nb.answers import venue as answer_question
-        from microvid_nb.card import short
         from microvid_nb.tasks import load
-        outputs, part, estimator = Outputs(force), part_of(start, end, stream), load(model, 'venue')
+        outputs, part, estimator = Outputs(force), part_of(start, end, stream), model and load(model, 'venue')
 
     def job(file, name):
         answer = answer_question(file, text or title_beside(file), estimator, **part)
-        lacking = f'; missing: {", ".join(answer.missing)}' if answer.missing else ''
-        heard = ', '.join(answer.concepts.concept[:3]) or 'nothing'
-        record = {'summary': f'{short(answer.venues)}; heard: {heard}{lacking}'}
+        record = {'summary': answer.summary}
         if out: record['picture'] = save(answer, outputs, out / f'{name}-venue.html', file)
         return answer.to_dict() | record
 
@@ -486,10 +482,10 @@ def card(
     classify:Annotated[Path | None, typer.Option(help='Your checkpoint for scenes and behaviours.')]=None,
     venue:Annotated[Path | None, typer.Option(help='Your checkpoint for venues.')]=None,
 ):
-    "Answer all four questions about each clip on one page: thumbnail, GIF, scene and behaviour, venue."
+    "Answer all four questions about each clip on one page: thumbnail, GIF, what is seen, where it was filmed."
     import time
     with one_line():
-        from microvid_nb.card import picture_encoder, write_cards
+        from microvid_nb.card import write_cards
         started, page = time.perf_counter(), out / 'index.html'
         part, outputs = part_of(start, end, stream), Outputs(force)
         out.mkdir(parents=True, exist_ok=True)
@@ -497,11 +493,10 @@ def card(
         yours = {'thumbnail': thumbnail, 'gif': gif, 'classify': classify, 'venue': venue}
         models, counts = models_and_topics({task: file for task, file in yours.items() if file}, topics)
         paths = paths or demo_clips(out)
-        encoder = picture_encoder() if models and not world else None
     sections = {}
 
     def job(file, name):
-        record, sections[file] = answer_all(file, name, out, outputs, counts, models, lam, world, encoder, part)
+        record, sections[file] = answer_all(file, name, out, outputs, counts, models, lam, world, part)
         return record
 
     def describe(record): return f'{record["path"]}  {record["summary"]}'
@@ -527,7 +522,7 @@ def models_and_topics(
     return models, topics and known_topics(topics, models['thumbnail'] if 'thumbnail' in yours else None)
 
 # %% ../nbs/cli.ipynb #71581311
-_DEMO_SPLICES = {'photographs-1': ('cat', 'flower', 'coffee'), 'photographs-2': ('rocket', 'temple', 'flower')}
+_DEMO_SPLICES = {'photographs-1': ('cat', 'motorcycle', 'coffee'), 'photographs-2': ('astronaut', 'temple', 'flower')}
 
 def demo_clips(
     out:Path, # folder to write to
@@ -559,29 +554,21 @@ def answer_all(
     name:str, # for its outputs
     out:Path, # folder
     outputs:Outputs, # of the run
-    counts, models, lam, world, encoder, part, # for `mv.card`
+    counts, models, lam, world, part, # for `mv.card`
 ) -> tuple[dict, str]: # the record; the part of the page
     "The card of one clip, with its pictures written."
-    from microvid_nb.card import card as make_card, card_section, short
+    from microvid_nb.card import card as make_card, card_section
     places = {key: safe_output(outputs, out / f'{name}{ending}', file) for key, ending in _CARD_FILES.items()}
-    found = make_card(file, counts, title_beside(file), models, lam, world, encoder, **part)
+    found = make_card(file, counts, title_beside(file), models, lam, world, **part)
     generated = {'generated_gif': answer for answer in found.answers if answer.name == 'gif'}
     answers = {'thumbnail': found.thumbnail, 'gif': found.gif} | generated
     written = {key: save(answer, outputs, places[key], file) for key, answer in answers.items()}
-    parts = [f'thumbnail {found.thumbnail.time:.2f} s', *summaries(found.answers)]
-    if found.seen is not None: parts.append(short(found.seen, 1))
+    summaries = [answer.summary for answer in found.answers if hasattr(type(answer), 'summary')]
+    parts = [f'thumbnail {found.thumbnail.time:.2f} s', *summaries]
     return found.to_dict() | {'files': written, 'summary': '; '.join(parts)}, card_section(found)
 
 # %% ../nbs/cli.ipynb #4bbe9968
 _CARD_FILES = {'thumbnail': '.jpg', 'gif': '.gif', 'generated_gif': '-generated.gif'}
-
-def summaries(
-    answers, # of the trained models
-) -> list[str]: # short
-    "What the models answer."
-    from microvid_nb.card import short
-    tables = {'classify': ('scene', 'behaviour'), 'venue': ('venues',)}
-    return [short(getattr(answer, table), 1) for answer in answers for table in tables.get(answer.name, ())]
 
 # %% ../nbs/cli.ipynb #c9c279d2
 def named_values(

@@ -11,10 +11,11 @@ from sklearn.kernel_ridge import KernelRidge
 
 from microvid_nb.answers import thumbnail
 from microvid_nb.data.splices import splice
+from microvid_nb.features.eyes import face_score
 from microvid_nb.features.words import LabelTopics, label_scores, packaged_label_points, topic_classifiers
 from microvid_nb.media.survey import survey_video
 from microvid_nb.media.video import read_frames
-from microvid_nb.thumbnail.zero_shot import face_score, zero_shot_topics
+from microvid_nb.thumbnail.zero_shot import zero_shot_topics
 
 
 def test_classifiers_of_topics_are_kernel_ridge_regression():

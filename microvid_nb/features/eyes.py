@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..extras import require
+from .faces import find_faces
 from .visual import backbone
 
 # %% ../../nbs/features/11_eyes.ipynb #7d5161e6
@@ -167,6 +168,20 @@ class PictureEncoder:
         best = probabilities.topk(n)
         return [[(self.labels[i].split(',')[0], p) for i, p in zip(row.tolist(), chances.tolist())]
                 for row, chances in zip(best.indices, best.values)]
+
+# %% ../../nbs/features/11_eyes.ipynb #fc494d58
+_LYING = .25 # least height of a face on its side, as a share of the turned picture's height
+
+def face_score(
+    image:np.ndarray, # uint8 [H, W, 3] RGB
+) -> float: # 0 without a face, 1 for a sure one that fills half of the height
+    "How clearly a picture shows a face."
+    found = [face.confidence*min(1, .5 + face.height) for face in find_faces(image)]
+    if not found:
+        turned = [np.ascontiguousarray(np.rot90(image, k)) for k in (1, 3)]
+        faces = [face for each in turned for face in find_faces(each) if face.height > _LYING]
+        found = [face.confidence*min(1, .5 + face.height) for face in faces]
+    return max(found, default=0.)
 
 # %% ../../nbs/features/11_eyes.ipynb #62982913
 def kind_probabilities(

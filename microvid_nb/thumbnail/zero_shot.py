@@ -12,25 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..features.eyes import PictureEncoder
-from ..features.faces import find_faces
+from ..features.eyes import PictureEncoder, face_score
 from ..features.words import LabelTopics, means_people
 from ..media.survey import Survey
 from .popularity import fused_score, popularity, topic_counts
-
-# %% ../../nbs/thumbnail/13_zero_shot.ipynb #fc494d58
-_LYING = .25 # least height of a face on its side, as a share of the turned picture's height
-
-def face_score(
-    image:np.ndarray, # uint8 [H, W, 3] RGB
-) -> float: # 0 without a face, 1 for a sure one that fills half of the height
-    "How clearly a picture shows a face."
-    found = [face.confidence*min(1, .5 + face.height) for face in find_faces(image)]
-    if not found:
-        turned = [np.ascontiguousarray(np.rot90(image, k)) for k in (1, 3)]
-        faces = [face for each in turned for face in find_faces(each) if face.height > _LYING]
-        found = [face.confidence*min(1, .5 + face.height) for face in faces]
-    return max(found, default=0.)
 
 # %% ../../nbs/thumbnail/13_zero_shot.ipynb #a7d94a35
 class ZeroShotTopics:
