@@ -436,14 +436,14 @@ class SeenAnswer(Answer):
         return '' if best >= _LEAST_SEEN else f'the most probable thing has only {best:.0%}'
 
     @property
-    def sure(self) -> pd.DataFrame: # thing, probability
+    def likely(self) -> pd.DataFrame: # thing, probability
         "The things that are worth naming."
         return self.named[self.named.probability >= _LEAST_SHOWN]
 
     @property
     def summary(self) -> str: # a line
         "The most probable things."
-        return "can't tell what is seen" if self.cannot_tell else f'seen: {short(self.sure)}'
+        return "can't tell what is seen" if self.cannot_tell else f'seen: {short(self.likely)}'
 
     def data(self) -> dict: # plain data
         "The things, and the weight of each moment."
@@ -454,7 +454,7 @@ class SeenAnswer(Answer):
     def elements(self) -> list: # elements
         "The things as bars, and the moments that decided; nothing where they are too improbable."
         if self.cannot_tell: return []
-        return [Div(bars(self.sure, 5), cls='columns'), attended(self.found)]
+        return [Div(bars(self.likely, 5), cls='columns'), attended(self.found)]
 
 # %% ../nbs/answers.ipynb #456010d5
 def classify(
