@@ -386,9 +386,7 @@ def gif(
         with output(outputs, place, file) as temporary:
             made = write_animation(temporary, answer.survey, found.times, found.seconds, **wishes)
         written = {'gif': str(place), 'bytes': place.stat().st_size, 'gave_way': list(made.gave_way)}
-        few = [f'{file}: has room for {len(made.times)} shots only'] if len(made.times) < shots else []
-        record = answer.to_dict()
-        return record | written | {'times': list(made.times), 'warnings': [*record['warnings'], *few]}
+        return answer.to_dict() | written | {'times': list(made.times)}
 
     def describe(record):
         times = ', '.join(f'{time:.1f}' for time in record['times'])
