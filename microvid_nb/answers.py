@@ -414,7 +414,7 @@ class Trained:
     trained_on: str # a part of a sentence
 
 _LABELS = Trained('photographs (EfficientNet-Lite0 on ImageNet-1k, which has no label for people; MTCNN for faces)')
-_LEAST_SEEN, _LEAST_SHOWN = .15, .1 # probability of the first thing that is named, and of others beside it
+_LEAST_SEEN, _LEAST_SHOWN = .2, .2 # probability of the first thing that is named, and of others beside it
 
 # %% ../nbs/answers.ipynb #cf18099d
 class SeenAnswer(Answer):

@@ -436,6 +436,7 @@ class Candidates:
     times:np.ndarray # float64 [n], seconds
     images:np.ndarray # uint8 RGB [n, H, W, 3]
     representativeness:np.ndarray # float64 [n], sums to 1
+    typicality:np.ndarray # float64 [n], 0 to 1, how near colours and edges are to the average of the good frames
     quality:pd.DataFrame # [n], the columns of `frame_quality`
     clusters:np.ndarray=field(repr=False) # int64 [T], the candidate that represents each sampled frame, or -1
     rejected:np.ndarray=field(repr=False) # str [T], why a sampled frame cannot be a candidate; '' where it can
@@ -500,5 +501,6 @@ def candidate_frames(
     clusters = np.full(len(frames), -1)
     clusters[usable] = np.argsort(chosen.label.to_numpy())[labels]
     index = chosen['frame'].to_numpy()
-    return Candidates(index, frames.times[index], frames.images[index], weight / weight.sum(),
+    typical = (1 - centre_distances(features, np.zeros(len(features), int))).clip(0)[chosen.index]
+    return Candidates(index, frames.times[index], frames.images[index], weight / weight.sum(), typical,
                       quality.iloc[index].reset_index(drop=True), clusters, reasons(problems, usable), warning)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..features.aesthetics import colourfulness, contrast, stillness
 from ..features.faces import find_faces
-from ..media.candidates import gradients, limit_side, pyramid_histogram
+from ..media.candidates import gradients, limit_side
 from ..media.geometry import find_bars
 from ..media.survey import Survey
 
@@ -92,15 +92,6 @@ def trimmed(
     bars = find_bars(survey.analysed.images)
     return [np.ascontiguousarray(limit_side(image)) for image in bars.cut(survey.candidates.images)]
 
-# %% ../../nbs/thumbnail/12_ranking.ipynb #654f28e7
-def typicality(
-    survey:Survey, # of a clip
-) -> np.ndarray: # float64 [n], 0 to 1
-    "How near the candidates' colours and edges are to the average of the clip."
-    mean = np.mean([pyramid_histogram(image) for image in survey.analysed.images], 0)
-    own = np.stack([pyramid_histogram(image) for image in survey.candidates.images])
-    return np.maximum(0, 1 - np.linalg.norm(own - mean, axis=1))
-
 # %% ../../nbs/thumbnail/12_ranking.ipynb #2695edfb
 def frame_measures(
     survey:Survey, # of a clip
@@ -120,7 +111,7 @@ def frame_measures(
         'settled': settled,
         'face': [face_value(image, grey) for image, grey in zip(images, greys)],
         'plainness': plainness(candidates.quality.uniformity),
-        'representativeness': typicality(survey),
+        'representativeness': candidates.typicality,
     })
 
 # %% ../../nbs/thumbnail/12_ranking.ipynb #17dab3c7

@@ -35,7 +35,7 @@ _PLACES = {  # group: words for what is seen there; categories of VENUE-188
         'gym;fitness center;exercise;sports hall;dance studio;workout',
         'Gym;Gym / Fitness Center;Dance Studio;Martial Arts Dojo;College Rec Center;College Basketball Court'),
     'park or garden': (
-        'park;garden;lawn;flower;backyard;playground;forest',
+        'park;garden;lawn;flower;backyard;playground;forest;dog run',
         'Park;Garden;Playground;Dog Run;Other Great Outdoors;Outdoors & Recreation;Trail;Campground;Sculpture Garden;'
         'Cemetery;Golf Course'),
     'lake or river': (
@@ -84,7 +84,7 @@ _PLACES |= {
         'Train Station;Metro Station;Light Rail Station;Bus Station;Airport;Airport Terminal;Train;Moving Target;'
         'Travel & Transport;General Travel'),
     'zoo or aquarium': (
-        'zoo;aquarium;animal shelter;wild animal;cage',
+        'zoo;aquarium;elephant;penguin;cage',
         'Zoo;Aquarium;Animal Shelter;Pet Store'),
     'stadium': (
         'stadium;football field;basketball court;athletics;arena',
@@ -119,7 +119,7 @@ class PlaceEstimate:
         return self.venues.venue.iloc[0]
 
 # %% ../../nbs/venue/10_zero_shot.ipynb #8c646bea
-_LEAST = .36 # probability of the first group, below which nothing is said
+_LEAST = .4 # probability of the first group, below which nothing is said
 
 class ZeroShotVenues:
     "Estimates places by labels, title and sounds; `ImportError` names what to install."
