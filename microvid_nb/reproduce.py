@@ -38,7 +38,8 @@ def save_result(
 ) -> Path: # the file: CSV, or Parquet for single items
     "Writes a table with its command on every row; `ValueError` where a file of somebody else has its name."
     path = result_path(out, task, table, data, scale, seed)
-    command = f'microvid reproduce {task} --data {data} --scale {scale} --seed {seed}'
+    folder = '' if data == 'microworld' else ' --folder FOLDER'
+    command = f'microvid reproduce {task} --data {data}{folder} --scale {scale} --seed {seed}'
     labelled = result.assign(data=data, scale=scale, seed=seed, command=command)
     if path.exists() and b'microvid reproduce' not in path.read_bytes():
         raise ValueError(f'{path} exists and is no table of this tool: name another folder with --out')

@@ -9,13 +9,14 @@ pytest.importorskip('sentence_transformers')
 
 from sklearn.kernel_ridge import KernelRidge
 
-from microvid_nb.answers import thumbnail
+from microvid_nb.answers import thumbnail, venue
 from microvid_nb.data.splices import splice
 from microvid_nb.features.eyes import face_score
 from microvid_nb.features.words import LabelTopics, label_scores, packaged_label_points, topic_classifiers
 from microvid_nb.media.survey import survey_video
 from microvid_nb.media.video import read_frames
 from microvid_nb.thumbnail.zero_shot import zero_shot_topics
+from microvid_nb.venue.zero_shot import _PLACES
 
 
 def test_classifiers_of_topics_are_kernel_ridge_regression():
@@ -89,3 +90,16 @@ def test_topics_of_real_clips(media):
     won = [bool(best[clip][i] > best[other][i]) for i, topic in enumerate(topics) for clip in things
            for other in things if topic in things[clip] and topic not in all_things[other]]
     assert len(won) > 500 and np.mean(won) > .9
+
+
+@pytest.mark.check
+def test_places_of_real_clips(media):
+    """An acceptable word, by eye, is among the first three groups of places of most clips."""
+    with open(media/'clip_places.csv', newline='') as file: rows = list(csv.DictReader(file))
+    clips = {row['clip']: set(row['place'].split(';')) for row in rows if 'asl_gestures' not in row['clip']}
+    words = {group: {group, *group.replace(', ', ' or ').split(' or '), *scenes.split(';')}
+             for group, (scenes, _) in _PLACES.items()}
+    found = [
+        any(words[group] & places for group in venue(media/clip).found.venues.venue[:3]) for clip, places in clips.items()
+    ]
+    assert len(found) >= 15 and np.mean(found) >= .6
