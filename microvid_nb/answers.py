@@ -20,7 +20,7 @@ from fastcore.xml import FT, H2, H3, Div, Figcaption, Figure, P, Section, Style,
 
 from .media.names import as_json, printable
 from .media.render import atomic_path, jpeg_bytes, resize_stack, write_gif, write_jpeg
-from .media.survey import Survey, survey_video
+from .media.survey import Survey, shot_frames, survey_video
 from .preview import (
     _STYLE, bars, candidate_strip, facts, gif_element, picture, write_page)
 from .tasks import TaskModel, find_task, import_named, load
@@ -281,20 +281,26 @@ class GIFAnswer(Answer):
         return [gif_element(self.file, f'GIF of the shots at {shots} s, {len(self.file) / 1e3:.0f} kB', upright)]
 
     def save(self, path, **options) -> Path: # the file
-        "Writes the animated GIF, or the answer as .json or .html."
+        "Writes the animated GIF, sampled at `fps` and `width`, or the answer as .json or .html."
         if Path(path).suffix.lower() != '.gif': return super().save(path)
-        return Path(write_gif(path, self.found.shots, **{'width': self.found.shots[0].shape[2]} | options))
+        sampled = {name: options[name] for name in ('fps', 'width') if name in options}
+        found, shots = self.found, self.found.shots
+        if sampled: shots = [shot_frames(self.survey, time, found.seconds, **sampled) for time in found.times]
+        return Path(write_gif(path, shots, **options | {'width': shots[0].shape[2]}))
 
 # %% ../nbs/answers.ipynb #1a08a5b2
 def gif(
     path, # a video file, or a survey of one
     model=None, # that ranks shots: file, name or object; None to choose without trained weights
+    shots:int=3, # how many
+    seconds:float|None=None, # of a shot; one, or less in a short clip
+    order:str|None=None, # in which they are shown: 'time', 'score' (the best first), or None for that of the method
     **part, # start, end and stream, as for `survey`
 ) -> Answer: # with the fields of `GIFThumbnail`: times, shots, scores
-    "Three shots that make a GIF of a clip; `MediaError` if there is no picture in it."
+    "Shots that make a GIF of a clip; `MediaError` if there is no picture in it."
     from microvid_nb.gif.select import select_gif
     clip, model = survey(path, **part), model_of(model, 'gif')
-    return GIFAnswer(clip.path, select_gif(clip, bare(model)), model, clip)
+    return GIFAnswer(clip.path, select_gif(clip, bare(model), shots, seconds, order), model, clip)
 
 # %% ../nbs/answers.ipynb #29d76559
 def undecided(

@@ -228,7 +228,7 @@ def best_frames(
     answer, # a thumbnail of a clip
     count:int, # frames
 ) -> list[tuple]: # (seconds, uint8 RGB [H, W, 3]), the chosen one first; fewer where the clip has fewer frames
-    "Frames at full size that are good and differ. Where the candidates are too few, other frames of the clip join them."
+    "Frames at full size that are good and differ; where candidates are too few, other frames of the clip join them."
     import numpy as np
 
     from microvid_nb.media.sprites import diverse_frames
@@ -243,7 +243,6 @@ def best_frames(
     chosen = diverse_frames(images, [*scores, *[scores.min()] * len(others)], count)
     return [(answer.time, answer.image), *(full_frame(answer.survey, times[k]) for k in chosen[1:])]
 
-
 # %% ../nbs/cli.ipynb #fe943e06
 def without_bars(
     image, # uint8 RGB [H, W, 3], a frame at full size
@@ -254,6 +253,7 @@ def without_bars(
     small = survey.frames.images
     return bars_at_full_size(image, find_bars(small), small.shape[2:0:-1]).cut(image)
 
+# %% ../nbs/cli.ipynb #c0c3e0fb
 def with_cover(
     file:Path, # a clip
     pictures:list[dict], # time and image of each
@@ -264,7 +264,6 @@ def with_cover(
     cover = cover_picture(file)
     return pictures if cover is None else [{'time': None, 'image': cover}, *pictures][:count]
 
-
 # %% ../nbs/cli.ipynb #c370f90c
 def picture_places(
     first:Path, # file of the first picture
@@ -273,6 +272,7 @@ def picture_places(
     "The files of the pictures of one clip."
     return [first, *(first.with_name(f'{first.stem}-{k}{first.suffix}') for k in range(2, count + 1))]
 
+# %% ../nbs/cli.ipynb #37120cd4
 def save_picture(
     image, # uint8 RGB [H, W, 3]
     outputs:Outputs, # of the run
@@ -285,7 +285,6 @@ def save_picture(
     from microvid_nb.media.render import write_picture
     from microvid_nb.media.sprites import fit_picture
     with output(outputs, path, source) as temporary: write_picture(temporary, fit_picture(image, crop, size))
-
 
 # %% ../nbs/cli.ipynb #15315d94
 def described(
@@ -301,7 +300,7 @@ def described(
 def thumbnail(
     paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
     workers:Workers=1, force:Force=False, lam:Lam=.2,
-    at:Annotated[float | None, _at]=None,
+    time:Annotated[float | None, _at]=None,
     count:Annotated[int, _number('How many frames, the best first; they differ from one another.', 1, 100)]=1,
     format:PictureFormat='jpg',
     size:Annotated[int | None, _number('Pixels of the longer side at most.', 1, 16384)]=None,
@@ -319,16 +318,18 @@ def thumbnail(
         outputs, part, counts, scorer = Outputs(force), part_of(start, end, stream), None, None
         one_of('--format', format, _PICTURES)
         check_crop(crop)
-        if at is not None and (count > 1 or cover): raise ValueError('--at takes one frame, without --count or --cover')
+        if time is not None and (count > 1 or cover):
+            raise ValueError('--at takes one frame, without --count or --cover')
         if model and topics is None: raise ValueError('--model goes with --topics: a CSV of word,count')
-        if explain and (topics is None or at is not None): raise ValueError('--explain goes with --topics, without --at')
+        if explain and (topics is None or time is not None):
+            raise ValueError('--explain goes with --topics, without --at')
         if topics is not None:
             scorer = load(model, 'thumbnail') if model else None
             counts = known_topics(topics, scorer)
             if not scorer: scorer = import_named('microvid_nb.thumbnail.zero_shot.zero_shot_topics')()
 
     def job(file, name):
-        answer = choose(file, counts, scorer, lam, at, **part)
+        answer = choose(file, counts, scorer, lam, time, **part)
         pictures = [{'time': time, 'image': image} for time, image in best_frames(answer, count)]
         if trim: pictures = [row | {'image': without_bars(row['image'], answer.survey)} for row in pictures]
         if cover: pictures = with_cover(file, pictures, count)
@@ -341,28 +342,12 @@ def thumbnail(
         return answer.to_dict() | record
 
     def describe(record):
-        spoken = '; '.join(f'{topic}: {labels[0]["label"]}' for topic, labels in record.get('labels', {}).items() if labels)
+        labels = record.get('labels', {})
+        spoken = '; '.join(f'{topic}: {found[0]["label"]}' for topic, found in labels.items() if found)
         lines = [f'{record["path"]}  {described(row)}' for row in record['pictures']]
         return '\n'.join([lines[0] + (f'  {spoken}' if spoken else ''), *lines[1:]])
     names = ['{}-why.png', *(str(place) for place in picture_places(Path('{}.' + format), count))]
     raise typer.Exit(for_each(paths, job, describe, json, workers, names, outputs).status)
-
-
-# %% ../nbs/cli.ipynb #0b197fe1
-def shot_times(
-    answer, # a GIF of a clip
-    count:int, # shots
-) -> list[float]: # seconds at which they begin; fewer where the clip is too short
-    "The chosen shots, and where more are wanted those that are farthest from them, without cuts and poor frames first."
-    scores, taken = answer.scores, list(map(float, answer.times))
-    rest = [float(time) for time in scores.time if min(abs(time - other) for other in taken) > 1e-6]
-    poor = {float(row.time): bool(getattr(row, 'cut', False)) or getattr(row, 'usable', 1) <= .5
-            for row in scores.itertuples()}
-    while len(taken) < count and rest:
-        taken.append(max(rest, key=lambda time: (not poor[time], min(abs(time - other) for other in taken))))
-        rest.remove(taken[-1])
-    return taken[:count]
-
 
 # %% ../nbs/cli.ipynb #d0b76afa
 @app.command()
@@ -372,8 +357,8 @@ def gif(
     fps:Annotated[float, _number('Frames a second, sampled from the clip.', .1, 50)]=8,
     width:Annotated[int, _number('Pixels, sampled from the clip; never wider than it.', 1, 4096)]=320,
     seconds:Annotated[float | None, _number('Length of a shot; a second, less in a short clip.', .05, 600)]=None,
-    shots:Annotated[int, _number('How many shots.', 1, 50)]=3,
-    order:Annotated[str, typer.Option(help='time, or score: the order in which they are shown.')]='score',
+    shots:Annotated[int, _number('How many shots.', 1, 100)]=3,
+    order:Annotated[str | None, typer.Option(help='time, or score: the best first; the order of the method.')]=None,
     format:Annotated[str, typer.Option(help='gif, webp, mp4 or apng.')]='gif',
     max_kb:Annotated[float | None, _number('Most kilobytes: quality, colours, fps, width give way.', .05, 1e7)]=None,
     loop:Annotated[int, _number('How often it is shown; 0 without end.', 0, 65535)]=0,
@@ -389,17 +374,17 @@ def gif(
     with one_line():
         outputs, part, ranking = Outputs(force), part_of(start, end, stream), model and load(model, 'gif')
         one_of('--format', format, ('gif', 'webp', 'mp4', 'apng'))
-        one_of('--order', order, ('time', 'score'))
+        if order: one_of('--order', order, ('time', 'score'))
         one_of('--dither', dither, ('none', 'bayer', 'floyd'))
         check_crop(crop)
-    wishes = {'fps': fps, 'width': width, 'order': order, 'max_kb': max_kb, 'loop': loop, 'crossfade': crossfade,
+    wishes = {'fps': fps, 'width': width, 'order': 'score', 'max_kb': max_kb, 'loop': loop, 'crossfade': crossfade,
               'crop': crop, 'dither': dither}
 
     def job(file, name):
-        answer, place = choose(file, ranking, **part), out / f'{name}.{format}'
-        length = seconds or answer.survey.shot_length
+        answer = choose(file, ranking, shots, seconds, order, **part)
+        found, place = answer.found, out / f'{name}.{format}'
         with output(outputs, place, file) as temporary:
-            made = write_animation(temporary, answer.survey, shot_times(answer, shots), length, **wishes)
+            made = write_animation(temporary, answer.survey, found.times, found.seconds, **wishes)
         written = {'gif': str(place), 'bytes': place.stat().st_size, 'gave_way': list(made.gave_way)}
         few = [f'{file}: has room for {len(made.times)} shots only'] if len(made.times) < shots else []
         record = answer.to_dict()

@@ -673,6 +673,7 @@ class RunFolder:
         self.runs += 1
         return self.path / f'{self.runs:03d}'
 
+# %% ../nbs/training.ipynb #c4071e25
 _run_folder = ContextVar('run_folder', default=None)
 
 @contextmanager

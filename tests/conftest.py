@@ -4,10 +4,14 @@ from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
 import command
+import hypothesis
 import numpy as np
 import pytest
 
 from microvid_nb.media.sample_clip import render_sample_clip
+
+hypothesis.settings.register_profile('any machine', deadline=None)
+hypothesis.settings.load_profile('any machine')  # no test depends on speed
 
 ROOT = Path(__file__).resolve().parent.parent
 MEDIA = Path(os.environ.get('MICROVID_MEDIA', ROOT.parent / 'shared' / 'media'))

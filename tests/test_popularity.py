@@ -51,14 +51,24 @@ numbers = st.lists(st.floats(-5, 5), min_size=2, max_size=8)
 @settings(max_examples=80, deadline=None)
 @given(values=numbers, lam=st.floats(0, 1), scale=st.floats(.1, 50), offset=st.floats(-9, 9), seed=st.integers(0, 10**6))
 def test_scales(values, lam, scale, offset, seed):
-    """The unit of popularity doesn't matter, nor how many candidates share the representativeness."""
+    """Without a least range the unit of popularity doesn't matter; how many share representativeness never does."""
     P, R = np.array(values).round(3), np.random.default_rng(seed).dirichlet(np.ones(len(values)))
-    score = fused_score(P, R, lam)
-    np.testing.assert_allclose(fused_score(scale*P + offset, R, lam), score, atol=1e-6)
-    np.testing.assert_allclose(fused_score(P, R/2, lam), score, atol=1e-9)
+    score = fused_score(P, R, lam, 0.)
+    np.testing.assert_allclose(fused_score(scale*P + offset, R, lam, 0.), score, atol=1e-6)
+    np.testing.assert_allclose(fused_score(P, R/2, lam, 0.), score, atol=1e-9)
     assert (score >= 0).all() and (score <= 1 + lam + 1e-9).all()
     if np.ptp(P) == 0:
         np.testing.assert_allclose(score, lam*R/R.max(), atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=numbers, least=st.floats(.01, 20), lam=st.floats(0, 1), seed=st.integers(0, 10**6))
+def test_noise_is_not_stretched(values, least, lam, seed):
+    """By a loop: what differs by less than the least range keeps its share of it, more is as without."""
+    P, R = np.array(values).round(3), np.random.default_rng(seed).dirichlet(np.ones(len(values)))
+    wide = max(max(P) - min(P), least)
+    expected = [(p - min(P))/wide + lam*r/max(R) for p, r in zip(P, R)]
+    np.testing.assert_allclose(fused_score(P, R, lam, least), expected, atol=1e-9)
 
 
 def test_score_of_a_clip(scorer, survey):

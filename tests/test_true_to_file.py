@@ -484,3 +484,50 @@ def test_the_cause_is_named(tmp_path):
             with pytest.raises(MediaError, match=words) as caught:
                 read(tmp_path / name)
             assert '\n' not in str(caught.value)
+
+
+# ---- clocks of what is written, and odd pictures
+
+@pytest.mark.parametrize('fps', [8, 12.5, 29, 30, 50])
+@pytest.mark.parametrize('still', [False, True])
+def test_a_gif_lasts_as_long_as_its_shots(tmp_path, fps, still):
+    from microvid_nb.media.animation import write_animation
+    images = np.full((96, 48, 64, 3), 90, np.uint8) if still else moving(64, 48, 96) // 2 + np.arange(96, dtype=np.uint8)[:, None, None, None]
+    from microvid_nb.media.render import write_video
+    clip = write_video(tmp_path / 'a.mp4', images, 24)
+    write_animation(tmp_path / 'a.gif', clip, [0, 1, 2], 1., fps=fps, width=64)
+    delays = []
+    with Image.open(tmp_path / 'a.gif') as gif:
+        for number in range(gif.n_frames):
+            gif.seek(number)
+            delays.append(gif.info['duration'])
+        assert gif.info['loop'] == 0
+    assert sum(delays) == pytest.approx(3000, abs=10) and min(delays) >= 20
+
+
+def test_pixels_that_cannot_be_converted_are_named(tmp_path):
+    with av.open(str(tmp_path / 'a.nut'), 'w') as container:
+        stream = video_stream(container, 'rawvideo', (64, 48), 'rgb4')
+        put(container, stream, [av.VideoFrame(64, 48, 'rgb4') for _ in range(3)])
+    with pytest.raises(MediaError, match='has pictures that cannot be converted .rgb4'):
+        read_frames(tmp_path / 'a.nut')
+
+
+@pytest.mark.parametrize('pixel_format', ['gray', 'gray10le', 'rgb24', 'gbrp', 'gbrp10le', 'yuv410p', 'yuv411p', 'uyvy422', 'yuv440p', 'nv12', 'yuv444p12le', 'rgba64le'])
+def test_every_way_to_store_a_colour(tmp_path, pixel_format):
+    frames = [frame.reformat(format=pixel_format) for frame in rgb_frames([np.full((48, 64, 3), (200, 60, 30), np.uint8)] * 3)]
+    with av.open(str(tmp_path / 'a.nut'), 'w') as container:
+        put(container, video_stream(container, 'rawvideo', (64, 48), pixel_format), frames)
+    wanted = [98.5] * 3 if pixel_format.startswith('gray') else (200, 60, 30)
+    np.testing.assert_allclose(read_frames(tmp_path / 'a.nut').images[1].reshape(-1, 3).mean(0), wanted, atol=3)
+
+
+@pytest.mark.parametrize('begin', [-2., 95_440.])
+def test_clocks_that_begin_before_zero_or_near_their_end(tmp_path, begin):
+    """A transport stream counts to 95,443.7 s and begins anew."""
+    path = tmp_path / ('a.mkv' if begin < 0 else 'a.ts')
+    options = {'avoid_negative_ts': 'disabled', 'output_ts_offset': str(begin), 'muxdelay': '0'}
+    with av.open(str(path), 'w', options=options) as container:
+        put(container, video_stream(container, 'libx264', (64, 48), 'yuv420p'), rgb_frames(moving(64, 48, 100)))
+    for expected, found in ((np.arange(100) / 25, read_frames(path)), (np.arange(50, 60) / 25, read_frames(path, start=2, end=2.4))):
+        np.testing.assert_allclose(found.times, expected, atol=2e-3)

@@ -31,6 +31,16 @@ def cropped_size(
         return whole, max(1, round(info.height * whole / info.width))
     return size
 
+# %% ../../nbs/media/12_animation.ipynb #2049735a
+def whole_rate(
+    fps:float, # frames a second that are wanted
+    seconds:float # length of a shot
+) -> float: # frames a second; a shot has a whole number of frames, and lasts as long as it should
+    "The rate nearest to a wanted one at which a shot is filled by its frames; it does not pass 50 on the way up."
+    count = max(1, round(fps * seconds))
+    if count / seconds > 50 >= fps: count = max(1, int(fps * seconds))
+    return count / seconds
+
 # %% ../../nbs/media/12_animation.ipynb #199cbe86
 def read_shot(
     path, # a video file
@@ -257,20 +267,23 @@ def write_animation(
     def images_of(encoding):
         if (encoding.fps, encoding.width) not in last:
             last.clear()
-            shots = read_shots(clip, times, seconds, encoding.fps, encoding.width, crop, boxes, **part)
-            last[encoding.fps, encoding.width] = join_shots(shots, round(crossfade * encoding.fps))
+            rate = whole_rate(encoding.fps, seconds)
+            shots = read_shots(clip, times, seconds, rate, encoding.width, crop, boxes, **part)
+            last[encoding.fps, encoding.width] = join_shots(shots, round(crossfade * rate))
         return last[encoding.fps, encoding.width]
 
-    def encode(encoding): return animation_bytes(images_of(encoding), encoding, Path(path).suffix, dither, loop)
+    def encode(encoding):
+        exact = replace(encoding, fps=whole_rate(encoding.fps, seconds))
+        return animation_bytes(images_of(encoding), exact, Path(path).suffix, dither, loop)
 
     wanted = replace(wanted, width=images_of(wanted).shape[2])
     last = {(wanted.fps, wanted.width): next(iter(last.values()))}
     limit = float('inf') if max_kb is None else 1000 * max_kb
     found, data = fit_size(encode, wanted, limit, Path(path).suffix.lower())
-    images = images_of(found)
+    images, rate = images_of(found), whole_rate(found.fps, seconds)
     with atomic_path(path) as temporary: temporary.write_bytes(data)
     return Animation(
-        Path(path), len(data), tuple(map(float, times)), len(images) / found.fps, found.fps, images.shape[2],
+        Path(path), len(data), tuple(map(float, times)), len(images) / rate, rate, images.shape[2],
         images.shape[1], found.quality, found.colours, what_gave_way(wanted, found),
     )
 

@@ -214,7 +214,8 @@ def cut_before(
     "The cut just before the middle sample, if there is one"
     look, near = window.looks[REACH], [window.looks[REACH + k].change for k in (-2, -1, 1, 2)]
     if look.change < max(rules.least, rules.ratio * np.median(near)): return None
-    lasts = min(window.unlike(REACH - 1, REACH + k) for k in (1, 2))
+    pairs = [(-1, 1), (-1, 2), (-2, 0), (-3, 0)]  # over the cut, from a sample next to it
+    lasts = min(window.unlike(REACH + first, REACH + last) for first, last in pairs)
     return (REACH - 1, REACH) if lasts >= rules.lasting * look.step else None
 
 # %% ../../nbs/media/02_candidates.ipynb #9bb8bf1a

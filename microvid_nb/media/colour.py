@@ -231,6 +231,7 @@ def near_edge(
     ratio = light.min(-1, keepdims=True) / np.maximum(light.max(-1, keepdims=True), 1e-9)
     return np.clip((EDGE[1] - ratio) / (EDGE[1] - EDGE[0]), 0, 1)
 
+# %% ../../nbs/media/06_colour.ipynb #80cd72a8
 def hlg_to_screen(
     scene:np.ndarray, # float32 [..., 3], in [0, 1]
     matrix:np.ndarray # float32 [3, 3], linear RGB of the file to that of BT.709
@@ -242,7 +243,6 @@ def hlg_to_screen(
     highest = np.maximum(by_brightness.max(-1, keepdims=True), 1)  # the second reading makes no highlight of its own
     by_component *= np.minimum(1, highest / np.maximum(by_component.max(-1, keepdims=True), 1e-6))
     return by_brightness + (.5 + .5 * near_edge(scene)) * (by_component - by_brightness)
-
 
 # %% ../../nbs/media/06_colour.ipynb #fc8e5b13
 SHARE_BELOW_PEAK, MAX_PEAK = .999, 10000 / PAPER_WHITE

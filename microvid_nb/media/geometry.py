@@ -241,6 +241,6 @@ def bars_at_full_size(
                                ('left', size[0], image.swapaxes(0, 1)), ('right', size[0], image.swapaxes(0, 1)[::-1])):
         length, scale = getattr(bars, side), len(lines) / small
         own = bar_length(lines.min(1), lines.max(1), tolerance) if length else 0
-        found.append(round(float(np.clip(own, max(0, length - 1) * scale, (length + 1) * scale))) if length else 0)
+        edge = np.clip(own, (length - 1) * scale, (length + 1) * scale)
+        found.append(round(float(edge)) + 1 if length else 0)
     return Margins(*found)
-

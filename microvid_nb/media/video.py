@@ -396,7 +396,8 @@ def timed_frames(
     "Opens a file and decodes it from the frame on screen at `start`"
     if wrong_file(source.path) is None and sniff(source.path) in ('webp', 'avif'):
         try: pictures = open_pictures(source.path)
-        except (OSError, ValueError, ImportError): pass  # FFmpeg may still be able to read it
+        except MediaError: raise
+        except Exception: pass  # Pillow raises many kinds; FFmpeg may still be able to read the file
         else:
             yield from still_frames(source, pictures)
             return
@@ -482,8 +483,9 @@ def still_frames(
                 ends = clock + (USUAL_DELAY if length <= SHORTEST_DELAY else length)
                 yield clock, ends, frame
                 clock = ends
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            words = describe_error(error)
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            if isinstance(error, MediaError): raise
+            words = ' '.join(describe_error(error).split())
             if info is None: raise MediaError(source.path, f'is a picture that cannot be decoded ({words})') from None
             source.damage.packets, source.damage.last_error = source.damage.packets + 1, words
 
@@ -583,7 +585,9 @@ def output_size(
 
 # %% ../../nbs/media/00_video.ipynb #1fd368f4
 WHITE = (255, 255, 255)
-SCALER_MATRICES = {'bt709': 1, 'ycgco': 1, 'fcc': 4, 'bt470bg': 5, 'smpte170m': 5, 'smpte240m': 7, 'bt2020nc': 9, 'bt2020c': 9}
+SCALER_MATRICES = {
+    'bt709': 1, 'ycgco': 1, 'fcc': 4, 'bt470bg': 5, 'smpte170m': 5, 'smpte240m': 7, 'bt2020nc': 9, 'bt2020c': 9
+}
 
 def has_alpha(
     pixel_format:av.VideoFormat # of a frame

@@ -6,8 +6,9 @@
 __all__ = ['AMUSESettings', 'AMUSE', 'hinge_rank_loss', 'amuse_loss', 'new_amuse']
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #59eaa931
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..features.eyes import PictureEncoder
 from ..features.text import SemanticSpace
-from ..features.visual import backbone, freeze, xavier
+from ..features.visual import Backbone, backbone, freeze, he, scaled, xavier
 from .mkmmd import FACTORS, heuristic_bandwidths, mk_mmd, optimal_kernel_weights
 from ..training import evaluating
 
@@ -29,7 +31,7 @@ class AMUSESettings:
     words: tuple[str, ...] # labels that training pictures have: the seen words
     semantic: int = 300 # d, width of the semantic space
     attention: int = 1024 # A, width of the attention space and of v; the paper tries 1024 and 2048
-    backbone: str = 'alexnet' # of features/visual
+    backbone: str = 'alexnet' # of features/visual; 'eyes' for layers above the packaged encoder
     width: float = 1. # factor for the backbone's channels; 1/8 suits a laptop
     size: int = 224 # side of the pictures in pixels
     layers: tuple[str, ...] = ('fc6', 'fc7', 'fc8') # l1 ... l2 of Eq. 7; the last is the backbone's last and gives v
@@ -46,10 +48,13 @@ class AMUSESettings:
     topics: str = 'all' # those that count when a frame is chosen: all, seen or unseen, Variant II
     same_attention: bool = False # True: Eq. 6 as it is printed
     across: float = 0. # weight of ranking across pictures, which is not in the paper
+    objective: str = 'ranking' # Eq. 6; or 'probabilities': similarities are probabilities, which is not in the paper
 
     def __post_init__(self):
         if self.topics not in ('all', 'seen', 'unseen'):
             raise ValueError(f'topics should be all, seen or unseen, found {self.topics!r}')
+        if self.objective not in ('ranking', 'probabilities'):
+            raise ValueError(f'objective should be ranking or probabilities, found {self.objective!r}')
         if len(self.words) < 2 or len(set(self.words)) < len(self.words):
             raise ValueError(f'expected two or more different words, found {self.words!r}')
 
@@ -61,6 +66,78 @@ def attend(
     "The features of each picture weighted by the attention of each word (Eq. 3 and 5)."
     return visual[:, None]*attention
 
+# %% ../../nbs/thumbnail/01_amuse.ipynb #be4511ac
+@lru_cache(maxsize=1)
+def packaged_encoder() -> PictureEncoder:
+    "The encoder that all models of a process share."
+    return PictureEncoder()
+
+# %% ../../nbs/thumbnail/01_amuse.ipynb #7119bedd
+class FrozenEyes(nn.Module):
+    "The packaged encoder as a layer without weights of its own."
+    out_channels = PictureEncoder.feature_dim
+
+    def forward(self,
+        images:Tensor, # float in [0, 1], [B, 3, H, W]
+    ) -> Tensor: # [B, 1280, 1, 1]
+        "The features of pictures."
+        pictures = (255*images).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return packaged_encoder()(pictures).features[..., None, None].to(images.device)
+
+# %% ../../nbs/thumbnail/01_amuse.ipynb #58ceab35
+class Standardised(nn.Module):
+    "Features in units of their deviation on a domain; as they are until `measure` was called."
+    def __init__(self,
+        count:int, # of features
+    ):
+        super().__init__()
+        self.register_buffer('mean', torch.zeros(count))
+        self.register_buffer('deviation', torch.ones(count))
+
+    def measure(self,
+        features:Tensor, # of pictures of a domain, [n, F]
+    ):
+        "Takes mean and deviation from pictures; a feature that never changes keeps its unit."
+        self.mean.copy_(features.mean(0))
+        deviation = features.std(0, correction=0)
+        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
+
+    def forward(self,
+        features:Tensor, # [B, F]
+    ) -> Tensor: # [B, F]
+        "The features with mean 0 and deviation 1 on that domain."
+        return (features - self.mean)/self.deviation
+
+# %% ../../nbs/thumbnail/01_amuse.ipynb #d0294f82
+class EyesNetwork(Backbone):
+    "Layers of AMUSE above the features of the packaged encoder; features are `fc7`."
+    feature_layer = 'fc7'
+
+    def __init__(self,
+        width:float=1/16, # factor for the 4096 hidden units; 1/16 gives the 256 of the paper
+        classes:int=1024, # outputs of fc8
+    ):
+        super().__init__([0.]*3, [1.]*3)   # colours stay as they are, the encoder has its own scale
+        count, self.feature_dim = FrozenEyes.out_channels, scaled(4096, width)
+        self.eyes, self.standard, self.dropout = FrozenEyes(), Standardised(count), nn.Dropout()
+        self.fc7, self.fc8 = nn.Linear(count, self.feature_dim), nn.Linear(self.feature_dim, classes)
+        he(self)
+
+    def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
+        "The encoder, the hidden layer, and the one that gives v."
+        yield 'eyes', [self.eyes]
+        yield 'fc7', [nn.Flatten(), self.standard, self.fc7, nn.ReLU(), self.dropout]
+        yield 'fc8', [self.fc8]
+
+# %% ../../nbs/thumbnail/01_amuse.ipynb #80304630
+def new_network(
+    name:str, # 'eyes', or a backbone of features/visual
+    width:float=1., # factor for channels or hidden units
+    classes:int=1000, # outputs of the last layer
+) -> Backbone: # with random weights above the encoder, or everywhere
+    "The network of a model."
+    return EyesNetwork(width, classes) if name == 'eyes' else backbone(name, width=width, classes=classes)
+
 # %% ../../nbs/thumbnail/01_amuse.ipynb #bad92867
 class AMUSE(nn.Module):
     "Attention based multi-label visual-semantic embedding; `ValueError` where the last layer does not give v."
@@ -69,7 +146,7 @@ class AMUSE(nn.Module):
     ):
         super().__init__()
         self.settings, s = settings, settings
-        self.network = freeze(backbone(s.backbone, width=s.width, classes=s.attention), s.frozen)
+        self.network = freeze(new_network(s.backbone, s.width, s.attention), s.frozen)
         *_, (last, _) = self.network.stages()
         if s.layers[-1] != last:
             raise ValueError(f'the last of layers gives v: expected {last!r}, found {s.layers[-1]!r}')
@@ -80,6 +157,7 @@ class AMUSE(nn.Module):
         points = torch.randn(len(s.words), s.semantic)   # of the seen words
         if s.common_space: self.points = nn.Parameter(points)
         else: self.register_buffer('points', points)
+        if s.objective == 'probabilities': self.unit = nn.Parameter(torch.tensor([2/s.margin, -2.]))   # factor, offset
 
     def prototypes(self) -> Tensor: # s_w, [C, D], each of length 1
         "The points of the seen words."
@@ -102,13 +180,26 @@ def word_filters(self:AMUSE,
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #a0b91809
 @patch
+def compare(self:AMUSE,
+    visual:Tensor, # v, [B, A]
+    prototypes:Tensor, # s_w, [C, D]
+) -> Tensor: # similarities, [B, C]; before they become probabilities
+    "The dot products of Eq. 8, and a factor and an offset where they become probabilities."
+    similarities = visual @ self.word_filters(prototypes).T
+    if self.settings.objective == 'ranking': return similarities
+    factor, offset = self.unit
+    return factor*similarities + offset
+
+# %% ../../nbs/thumbnail/01_amuse.ipynb #6cb61724
+@patch
 def forward(self:AMUSE,
     images:Tensor, # uint8 or float in [0, 1], [B, 3, S, S]
     prototypes:Tensor|None=None, # s_w, [C, D]; those of the seen words if not given
-) -> Tensor: # similarities, [B, C]
+) -> Tensor: # similarities, [B, C]; in 0..1 where they are probabilities
     "How similar pictures and words are."
     last, prototypes = self.settings.layers[-1], self.prototypes() if prototypes is None else prototypes
-    return self.network.forward_layers(images, (last,))[last] @ self.word_filters(prototypes).T
+    found = self.compare(self.network.forward_layers(images, (last,))[last], prototypes)
+    return found.sigmoid() if self.settings.objective == 'probabilities' else found
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #a62bb2df
 def hinge_rank_loss(
@@ -149,6 +240,14 @@ def across_loss(
     excess = F.relu(margin - similarities[:, None] + similarities)*pairs
     return (excess.sum((0, 1))/pairs.sum((0, 1))).sum()
 
+# %% ../../nbs/thumbnail/01_amuse.ipynb #5c5745be
+def label_loss(
+    scores:Tensor, # before they become probabilities, [B, C]
+    labels:Tensor, # bool [B, C]
+) -> Tensor: # scalar, summed over words, a mean over pictures
+    "The cross-entropy of labels."
+    return F.binary_cross_entropy_with_logits(scores, labels.float(), reduction='sum')/len(scores)
+
 # %% ../../nbs/thumbnail/01_amuse.ipynb #914789db
 class AMUSEBatch(NamedTuple):
     "Labelled pictures and unlabelled frames."
@@ -174,17 +273,18 @@ def layer_gap(
 def amuse_loss(
     model:AMUSE, # in training
     batch:AMUSEBatch, # of source and target
-) -> dict: # loss; ranking, penalty, and across and gap where they have a weight
+) -> dict: # loss; ranking or probabilities, penalty, and across and gap where they have a weight
     "The objective of Eq. 7 and its parts, with ranking across pictures where that has a weight."
     s, n = model.settings, len(batch.images)
     layers = model.network.forward_layers(torch.cat([batch.images, batch.frames]) if s.mu else batch.images, s.layers)
     visual = layers[s.layers[-1]][:n]
-    ranking = model.ranking_loss(visual, batch.labels)
+    first = (model.ranking_loss(visual, batch.labels) if s.objective == 'ranking'
+             else label_loss(model.compare(visual, model.prototypes()), batch.labels))
     penalty = (s.semantic_penalty*model.to_semantic.weight.square().sum()
                + s.attention_penalty*model.to_attention.weight.square().sum())
-    parts = {'loss': ranking + penalty, 'ranking': ranking, 'penalty': penalty}
+    parts = {'loss': first + penalty, s.objective: first, 'penalty': penalty}
     if s.across:
-        across = across_loss(visual @ model.word_filters(model.prototypes()).T, batch.labels, s.margin)
+        across = across_loss(model.compare(visual, model.prototypes()), batch.labels, s.margin)
         parts |= {'loss': parts['loss'] + s.across*across, 'across': across}
     if not s.mu: return parts
     gap = sum(layer_gap(out[:n], out[n:], s.factors, s.optimal_weights) for out in layers.values())
@@ -284,8 +384,16 @@ class PairedPictures(Dataset):
 
     def __getitem__(self, k):
         if k >= len(self): raise IndexError(k)
-        (image, labels, *_), frame = self.source[k % len(self.source)], self.target[k % len(self.target)][0]
-        return AMUSEBatch(torch.as_tensor(image), torch.as_tensor(labels).bool()[self.columns], torch.as_tensor(frame))
+        return self.joined(self.source[k % len(self.source)], self.target[k % len(self.target)])
+
+    def joined(self,
+        source:tuple, # image and labels, of one picture or of many
+        target:tuple, # image, of one frame or of many
+    ) -> AMUSEBatch: # of both
+        "A picture with a frame, or many with as many."
+        (image, labels, *_), (frame, *_) = source, target
+        labels = torch.as_tensor(labels).bool()[..., self.columns]
+        return AMUSEBatch(torch.as_tensor(image), labels, torch.as_tensor(frame))
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #ad34bafe
 VARIANTS = {'AMUSE': {}, 'Variant-I': {'mu': 0.},

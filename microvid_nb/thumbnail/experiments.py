@@ -25,6 +25,7 @@ from .learned_baselines import CLIPSettings, load_clip
 from .measures import item_outcomes, outcome, thumbnail_measures
 from .pictures import above_frozen, drawn, frozen_maps
 from .popularity import TopicModel, topic_model
+from .pretrained import LAMBDAS, eyes_data, eyes_model, eyes_tables
 from .posts import FIRST_HELD_OUT, JudgedPost, ThumbnailScale, word_space
 from microvid_nb.thumbnail.systems import (
     BASELINES, ThumbnailData, TopicScores, choices, microworld_data, topic_scores, train_amuse, train_baseline,
@@ -33,11 +34,13 @@ from microvid_nb.thumbnail.systems import (
 # %% ../../nbs/thumbnail/07_experiments.ipynb #67f36089
 SCALES = {
     'tiny': ThumbnailScale(
-        posts=10, other_posts=8, source=120, pretraining=120, pretraining_epochs=2, readings=200, gap_pictures=60,
+        posts=10, other_posts=8, validation_posts=6, source=120, pretraining=120, pretraining_epochs=2,
+        readings=200, gap_pictures=60,
         size=64, width=1/16, attention=32, semantic=24, batch=40, epochs=2, learning_rate=2e-3, rounds=2,
     ),
     'small': ThumbnailScale(
-        posts=400, other_posts=150, source=4000, pretraining=4000, pretraining_epochs=12, readings=800,
+        posts=400, other_posts=150, validation_posts=200, source=4000, pretraining=4000, pretraining_epochs=12,
+        readings=800,
         gap_pictures=1200, size=96, width=1/8, attention=256, semantic=50, batch=128, epochs=8, learning_rate=1e-3,
     ),
     'full': ThumbnailScale(),
@@ -102,9 +105,6 @@ def eyesight(
         with above_frozen(model): found = model.similarities(data.candidates, words, data.space)
         kinds[f'{kind} words'] = np.nanmean(ordering_accuracy(found, labels[:, [NAMES.index(word) for word in words]]))
     return kinds
-
-# %% ../../nbs/thumbnail/07_experiments.ipynb #54ec85ab
-LAMBDAS = (0., .1, .2, .3, .4, .5, .6, .7, .8, .9, 1.)
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #5491c63b
 def lambda_study(
@@ -367,12 +367,13 @@ def reproduce_microworld(
     seed:int=0, # of the world and of the first round
     progress:bool=True, # show bars
 ) -> dict: # name of the table -> DataFrame
-    "Tables 2 and 3 and all studies on MicroWorld."
+    "Tables 2 and 3 and all studies on MicroWorld, with eyes of its own and with pretrained ones."
     world = MicroWorld(seed)
-    data = microworld_data(world, scale, progress)
+    data, both = microworld_data(world, scale, progress), eyes_data(world, scale, progress)
     topics = data.topics.rename('count').rename_axis('word').reset_index()
     return {'topics': topics, 'agreement': agreement(data), **tables(data, scale, seed, progress),
-            'transfer': transfer_study(world, data, scale, seed, progress), **searched(data, scale, seed, progress)}
+            'transfer': transfer_study(world, data, scale, seed, progress), **searched(data, scale, seed, progress),
+            **eyes_tables(both, scale, seed, progress)}
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #3b42fc01
 def train_microworld_model(
@@ -380,7 +381,6 @@ def train_microworld_model(
     seed:int=0, # of the world, the weights and chance in training
     progress:bool=True, # show bars
 ) -> TopicModel: # ready for `select_thumbnail`
-    "AMUSE with its words, ranked both ways, trained on MicroWorld."
-    world = MicroWorld(seed)
-    data = microworld_data(world, replace(scale, posts=1), progress)   # no more posts than are needed to have one
-    return topic_model(train_amuse(data, scale, seed, progress=progress, across=1.)[0], data.space)
+    "AMUSE with its words, as probabilities, on pretrained eyes, trained on MicroWorld."
+    few = replace(scale, posts=1, validation_posts=1)   # no more posts than are needed to have them
+    return eyes_model(eyes_data(MicroWorld(seed), few, progress), scale, seed)

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import to_pil_image
 
 from ..features.text import SemanticSpace
-from ..features.visual import backbone, freeze, xavier
-from .amuse import hinge_rank_loss
+from ..features.visual import freeze, xavier
+from .amuse import hinge_rank_loss, new_network
 from ..training import evaluating
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #695f9f8c
@@ -29,7 +29,7 @@ class BaselineSettings:
     words: tuple[str, ...] # labels that training pictures have: the seen words
     semantic: int = 300 # width of the semantic space
     hidden: int = 256 # units of hidden layers
-    backbone: str = 'alexnet' # of features/visual
+    backbone: str = 'alexnet' # of features/visual; 'eyes' for layers above the packaged encoder
     width: float = 1. # factor for the backbone's channels
     size: int = 224 # side of the pictures in pixels
     frozen: tuple[str, ...] = ('conv1', 'conv2', 'conv3') # layers that keep their weights; none where they are random
@@ -50,7 +50,7 @@ class LearnedBaseline(nn.Module):
     ):
         super().__init__()
         self.settings, s = settings, settings
-        self.network = freeze(backbone(s.backbone, width=s.width), s.frozen)
+        self.network = freeze(new_network(s.backbone, s.width), s.frozen)
         random = F.normalize(torch.randn(len(s.words), s.semantic), dim=1)
         self.register_buffer('points', random if points is None else points.clone())
 
@@ -129,8 +129,15 @@ class TwoTasks(Dataset):
 
     def __getitem__(self, k):
         if k >= len(self): raise IndexError(k)
-        (image, labels, *_), (frame, words, *_) = self.source[k % len(self.source)], self.target[k % len(self.target)]
-        labels, words = (torch.as_tensor(shown).bool()[self.columns] for shown in (labels, words))
+        return self.joined(self.source[k % len(self.source)], self.target[k % len(self.target)])
+
+    def joined(self,
+        source:tuple, # image and labels, of one picture or of many
+        target:tuple, # image and words, of one frame or of many
+    ) -> TwoTaskBatch: # of both
+        "A picture with a frame, or many with as many."
+        (image, labels, *_), (frame, words, *_) = source, target
+        labels, words = (torch.as_tensor(shown).bool()[..., self.columns] for shown in (labels, words))
         return TwoTaskBatch(torch.as_tensor(image), labels, torch.as_tensor(frame), words)
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #0918062b

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..data.world.pictures import NAMES, SEEN
 from .posts import JudgedPost
 
 # %% ../../nbs/thumbnail/11_measures.ipynb #b42c4d8e
@@ -57,3 +58,22 @@ def thumbnail_measures(
         'similarity': found.similarity.mean(),
         'clicks': found.won.sum() / found.possible.sum(),
     }
+
+# %% ../../nbs/thumbnail/11_measures.ipynb #5e82b666
+def eyesight_within(
+    similarities:np.ndarray, # of all candidates with all concepts, [N, 32]
+    clips:Sequence[JudgedPost], # with N candidates in all
+) -> dict: # AUC and AP of seen and unseen words, chance of AP
+    "How well a model orders the candidates of each clip by what they show."
+    cases = []
+    for scores, clip in zip(np.split(similarities, np.cumsum([len(clip.times) for clip in clips])[:-1]), clips):
+        for c in np.flatnonzero(clip.labels.any(0) & ~clip.labels.all(0)):
+            shown, score = clip.labels[:, c], scores[:, c]
+            above = score >= score[shown, None]   # for each candidate that shows it: which are as similar, or more
+            equal = (score == score[shown, None])[:, ~shown].mean()
+            cases.append((NAMES[c], 1 - above[:, ~shown].mean() + equal/2,
+                          (above[:, shown].sum(1)/above.sum(1)).mean(), shown.mean()))
+    words = pd.DataFrame(cases, columns=['word', 'AUC', 'AP', 'chance of AP']).groupby('word').mean()
+    known = words.index.isin(SEEN)
+    return {f'{name}, {kind}': words[name][known == (kind == 'seen')].mean()
+            for kind in ('seen', 'unseen') for name in words}

@@ -48,15 +48,19 @@ def popularity(
     weights = np.asarray(counts, float)
     return np.asarray(similarities, float) @ (weights/weights.sum())
 
+# %% ../../nbs/thumbnail/02_popularity.ipynb #8e0dff6a
+LEAST_SPAN = .05 # of popularity that counts in full
+
 # %% ../../nbs/thumbnail/02_popularity.ipynb #7812fc9e
 def fused_score(
     popularity:np.ndarray, # P, [n]
     representativeness:np.ndarray, # R, [n]
     lam:float=.2, # lambda, 0 or more
+    least:float=LEAST_SPAN, # range of P that becomes 1; a smaller one stays small
 ) -> np.ndarray: # S, [n]
     "Popularity and representativeness of a clip's candidates on comparable scales, added (Eq. 9)."
     P, R = np.asarray(popularity, float), np.asarray(representativeness, float)
-    span = np.ptp(P)
+    span = max(np.ptp(P), least)
     return (P - P.min())/(span if span > 0 else 1) + lam*R/R.max()
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #06a57fed

@@ -32,6 +32,7 @@ class ThumbnailScale:
     "How large an experiment is; the defaults are the paper's where it gives one."
     posts: int = 4000 # with enough clicks, for testing
     other_posts: int = 2000 # whose candidate frames are the target domain, without labels
+    validation_posts: int = 1000 # with enough clicks, for choosing lambda and other settings
     source: int = 40_000 # clean labelled pictures
     pretraining: int = 60_000 # other clean pictures, on which the backbone learns to see
     pretraining_epochs: int = 20 # passes over them

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ..data.files import in_parallel
 from ..data.microworld import MicroWorld
@@ -73,6 +73,26 @@ def microworld_data(
         others,
     )
 
+# %% ../../nbs/thumbnail/06_systems.ipynb #8e3e9f83
+class WholeBatches(Dataset):
+    "Pairs of tensors in memory, taken a batch at a time."
+    def __init__(self,
+        pairs, # of pictures and frames, with `joined`; both are a `TensorDataset`
+    ):
+        self.pairs = pairs
+
+    def __len__(self): return len(self.pairs)
+
+    def __getitems__(self,
+        numbers:Sequence[int], # of the pairs
+    ): # a batch
+        "The pairs of these numbers."
+        k, pairs = torch.as_tensor(numbers), self.pairs
+        return pairs.joined(*(part[k % len(part)] for part in (pairs.source, pairs.target)))
+
+# %% ../../nbs/thumbnail/06_systems.ipynb #2bcfc0a2
+def as_it_is(batch): return batch
+
 # %% ../../nbs/thumbnail/06_systems.ipynb #c6f56561
 def fit_above_frozen(
     model:nn.Module, # untrained; trained in place
@@ -84,7 +104,8 @@ def fit_above_frozen(
     progress:bool=False, # show a bar
 ) -> pd.DataFrame: # history
     "Trains a model above its frozen layers."
-    loader = DataLoader(pairs, scale.batch, shuffle=True, drop_last=len(pairs) > scale.batch)
+    loader = DataLoader(WholeBatches(pairs), scale.batch, shuffle=True, drop_last=len(pairs) > scale.batch,
+                        collate_fn=as_it_is)
     with above_frozen(model):
         return fit_scheduled(
             model, loader, loss, scale.epochs, scale.learning_rate, validate=validate, seed=seed, progress=progress
@@ -141,6 +162,7 @@ def train_baseline(
     data:ThumbnailData, # of the experiment
     scale:ThumbnailScale, # sizes
     seed:int, # of weights and order
+    **changes, # of `BaselineSettings`
 ) -> LearnedBaseline: # trained
     "A learned baseline; C2AE knows the seen topics only."
     kind, loss = BASELINES[name]
@@ -152,6 +174,7 @@ def train_baseline(
         frozen=FROZEN,
         topics='seen' if kind is C2AE else 'all',
     )
+    settings = replace(settings, **changes)
     model = start_from(new_model(lambda: kind(settings, data.space.prototype(SEEN)), seed), data.network)
     fit_above_frozen(model, TwoTasks(data.source, data.frames, seen_columns()), loss, scale, seed)
     return model
@@ -189,10 +212,11 @@ def choices(
     scores:TopicScores, # of all candidates
     clips:Sequence[JudgedPost], # in the same order
     lam:float=.2, # weight of representativeness
+    least:float=0., # range of popularity that counts in full, as for `fused_score`
 ) -> np.ndarray: # int [clips]
     "The candidate that a system chooses for each clip (Eq. 8 and 9)."
     P = by_clip(popularity(scores.similarities, scores.counts), clips)
-    return np.array([fused_score(p, clip.representativeness, lam).argmax() for p, clip in zip(P, clips)])
+    return np.array([fused_score(p, clip.representativeness, lam, least).argmax() for p, clip in zip(P, clips)])
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #a59c7e0e
 def untrained_choices(
