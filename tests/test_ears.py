@@ -12,8 +12,8 @@ from microvid_nb.data.files import real_folder
 from microvid_nb.data.sounds import read_labelled_sounds, sounds_by_class
 from microvid_nb.features.acoustic import RATE, AutoencoderSettings
 from microvid_nb.features.ears import (
-    Ears, EarsSettings, drawn_others, ear_descriptors, is_loud, load_ears, packaged_ears, sounds_heard, train_ears,
-    train_sounds, windows)
+    Ears, EarsSettings, drawn_noise, drawn_noises, drawn_others, ear_descriptors, is_loud, load_ears, packaged_ears,
+    sounds_heard, train_ears, train_sounds, windows)
 from microvid_nb.media.audio import read_audio
 from microvid_nb.training import save_checkpoint
 
@@ -116,6 +116,24 @@ def test_file_keeps_the_recogniser(learned, tmp_path):
 def test_others_are_none_of_the_classes():
     assert torch.equal(drawn_others(('dog', 'rain'), 3), drawn_others(('dog', 'rain'), 3))
     assert drawn_others((), 0).shape == (0, 501)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_noise_is_drawn_within_its_levels(seed):
+    sound = drawn_noise(np.random.default_rng(seed))
+    level = 20*np.log10(np.sqrt((sound.astype(float)**2).mean()))
+    assert sound.shape == (5*RATE,) and np.abs(sound).max() <= 1 and -61 < level < -9
+    assert np.array_equal(sound*32768, np.round(sound*32768))
+
+
+def test_no_noise_is_drawn_where_a_class_is_noise():
+    assert torch.equal(drawn_noises(('dog',), 2), drawn_noises(('dog',), 2))
+    assert len(drawn_noises(('dog',), 2)) == 2 and len(drawn_noises(('White_Noise', 'dog'), 2)) == 0
+
+
+def test_package_is_silent_about_noise():
+    noise = drawn_noises((), 20, seed=2)
+    assert (packaged_ears().probabilities(noise).max(1) >= packaged_ears().settings.threshold).mean() <= .1
 
 
 def write_sounds(folder):

@@ -103,6 +103,7 @@ class EarsSettings:
     rate:float=1e-3 # AdamW's learning rate at first; falls to 0 along a cosine
     decay:float=1e-2 # of weights
     others:int=256 # drawn sounds of anything else
+    noises:int=128 # drawn noises, which are nothing, either
     window:float=5. # seconds that are heard at once
     step:float=2.5 # seconds from window to window
     threshold:float=.8 # least probability at which a class is named
@@ -138,6 +139,13 @@ def probabilities(self:Ears,
     "How probable each class is; what is missing to 1 is for anything else."
     with torch.no_grad(): return self(x).softmax(1)[:, :-1].cpu().numpy()
 
+# %% ../../nbs/features/13_ears.ipynb #8a1f03c1
+def words_of(
+    classes:Sequence[str], # names
+) -> set[str]: # in small letters
+    "The words in the names of classes."
+    return {word for name in classes for word in name.lower().replace('_', ' ').split()}
+
 # %% ../../nbs/features/13_ears.ipynb #c29a76a4
 def drawn_others(
     classes:Sequence[str], # names of classes, which are left out
@@ -145,7 +153,7 @@ def drawn_others(
     seed:int=0, # of everything
 ) -> Tensor: # float32 [count, 501]
     "Descriptions of drawn sounds that are none of some classes."
-    words = {word for name in classes for word in name.lower().replace('_', ' ').split()} | {'silence'}
+    words = words_of(classes) | {'silence'}
     names = [name for name, source in SOURCES.items() if not words & {*name.split(), *source.tags}]
     def draw(k):
         rng = np.random.default_rng([seed, k])
@@ -153,6 +161,35 @@ def drawn_others(
         if rng.random() < .3: sound = mix(sound, play(names[rng.integers(len(names))], rng, 5.), rng.uniform(-3, 6))
         return record(sound, microphone(rng, rng.uniform(.3, 1)), rng)
     return ear_descriptors([draw(k) for k in range(count)], SOUND_RATE) if count and names else torch.empty(0, _WIDTH)
+
+# %% ../../nbs/features/13_ears.ipynb #8a1f03c3
+def drawn_noise(
+    rng:np.random.Generator, # source of chance
+) -> np.ndarray: # float32 [N], 5 s in steps of 16 bits
+    "Noise of some colour and level, steady or not, with hum or without."
+    t = np.arange(5*RATE)/RATE
+    frequencies = np.maximum(np.fft.rfftfreq(len(t), 1/RATE), 20)
+    spectrum = np.fft.rfft(rng.standard_normal(len(t)))
+    sound = np.fft.irfft(spectrum*frequencies**(-rng.uniform(-1.5, 2.5)/2), len(t))
+    sound /= sound.std()
+    if rng.random() < .5:
+        sound *= 10**(rng.uniform(0, 12)/20*np.sin(2*np.pi*(rng.uniform(.05, .5)*t + rng.random())))
+    if rng.random() < .25:
+        mains = rng.choice([50, 60])
+        hum = sum(rng.random()/k*np.sin(2*np.pi*(mains*k*t + rng.random())) for k in range(1, 13))
+        sound = sound*10**rng.uniform(-2, 0) + hum
+    sound *= 10**(rng.uniform(-60, -10)/20)/np.sqrt((sound**2).mean())
+    return (np.round(32767*sound.clip(-1, 1))/32768).astype(np.float32)
+
+# %% ../../nbs/features/13_ears.ipynb #8a1f03c4
+def drawn_noises(
+    classes:Sequence[str], # names of classes; where one is a noise, none is drawn
+    count:int, # noises
+    seed:int=0, # of everything
+) -> Tensor: # float32 [count, 501]
+    "Descriptions of drawn noises."
+    if not count or words_of(classes) & {'noise', 'hum', 'hiss', 'static'}: return torch.empty(0, _WIDTH)
+    return ear_descriptors([drawn_noise(np.random.default_rng([seed, 7, k])) for k in range(count)])
 
 # %% ../../nbs/features/13_ears.ipynb #128fd583
 def train_ears(
@@ -294,7 +331,8 @@ def train_sounds(
     clips = sounds_by_class(data)
     labels, x = clips.label.to_numpy(), read_descriptions(clips)
     settings = EarsSettings(tuple(sorted(set(labels))), **{'seed': seed} | changes)
-    others = drawn_others(settings.classes, settings.others, seed)
+    parts = (drawn_others, settings.others), (drawn_noises, settings.noises)
+    others = torch.cat([draw(settings.classes, count, seed) for draw, count in parts])
     trials = silence_trials(x, labels, clips.fold.to_numpy(), settings, others, progress)
     threshold = round(float(trials.confidence[~trials.known].quantile(1 - _ACCEPTED)), 3)
     ears = train_ears(x, labels, replace(settings, threshold=threshold), others)

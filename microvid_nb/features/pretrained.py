@@ -68,7 +68,7 @@ _ENCODERS = (
     ),
     PretrainedEncoder(
         'sounds', 'ears', 'names of ten sounds, or nothing where it is none of them', 'microvid_nb', 'microvid_nb',
-        {'weights/sounds.safetensors': '9b30224de7094e9e4af1798475a2034c91866bc54cb11e3661d34e962c171dc8'},
+        {'weights/sounds.safetensors': '5801f6b761e56e92d88ca017e3e6fba9d8fd434f1f70a5e271ed11606ff47cc7'},
         'CC-BY-3.0', 'this package; the sounds: https://github.com/karolpiczak/ESC-10',
         'mono sound, windows of 5 s', None, 'ESC-10 (320 recordings of Freesound, four folds)', 'models',
     ),
