@@ -90,7 +90,7 @@ def ranking(
     rank = scores['rank'] if 'rank' in scores else scores.place.replace(0, len(scores) + 1)
     return np.argsort(rank.to_numpy(), kind='stable')
 
-def looks(
+def clusters_of(
     scores:pd.DataFrame # of a method, perhaps with clusters
 ) -> np.ndarray: # int, by row: shots with the same number look alike
     "The clusters of the shots; all different where a method names none"
@@ -134,10 +134,11 @@ def select_gif(
     if shots * wanted > length + 1e-6: wanted = length / shots
     if wanted < (seconds or 1): warning.append(f'the clip is shorter than its shots ({length:.1f} s)')
     scores = (model or Hecate()).score(survey)
-    times, part, level = place_shots(survey, ranking(scores), looks(scores), shots, wanted)
+    times, part, level = place_shots(survey, ranking(scores), clusters_of(scores), shots, wanted)
     if level: warning.append(f'not every shot is good: {REASONS[level]}')
     if len(times) < shots: warning.append(f'the clip has room for {len(times)} shots')
     if part < wanted: warning.append(f'shots of {part:.2f} s, because good parts of the clip are short')
     if order == 'time' or order is None and in_time(scores): times = sorted(times)
     pictures = [shot_frames(survey, time, part) for time in times]
-    return GIFThumbnail(np.array(times), pictures, placed(survey, scores, times), '; '.join(filter(None, warning)), part)
+    scores, warning = placed(survey, scores, times), '; '.join(filter(None, warning))
+    return GIFThumbnail(np.array(times), pictures, scores, warning, part)

@@ -155,8 +155,8 @@ class ZeroShotVenues:
             sure = torch.tensor([*sounds.values()]).float()
             heard = self.place_shares(self.space.prototype([f'the sound of {name}' for name in sounds]))
             scores += (heard @ (sure/sure.sum())).log()
-        given = {'visual': probabilities is not None, 'acoustic': sounds is not None, 'text': bool(text and text.strip())}
-        return _estimate_of(torch.softmax(scores, 0), sounds or {}, tuple(name for name, there in given.items() if not there))
+        absent = {'visual': probabilities is None, 'acoustic': sounds is None, 'text': not (text and text.strip())}
+        return _estimate_of(torch.softmax(scores, 0), sounds or {}, tuple(name for name in absent if absent[name]))
 
 # %% ../../nbs/venue/10_zero_shot.ipynb #9c8bf5c3
 def _estimate_of(
