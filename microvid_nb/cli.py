@@ -167,6 +167,8 @@ def known_topics(
     "A list of topics; `ValueError` names the file and the word that the model does not know."
     given = import_named('microvid_nb.answers.named_topics')(topics or shipped_topics())
     counts = import_named('microvid_nb.thumbnail.popularity.topic_counts')(given)
+    for word in counts.index:
+        if not word.isprintable(): raise ValueError(f'{topics}: {word!r} is no word')
     for word in counts.index if model else ():
         try: model.model.space.find(word)
         except (KeyError, ValueError) as error: raise ValueError(f'{topics}: {error}') from None
