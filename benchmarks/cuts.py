@@ -3,7 +3,7 @@
     python benchmarks/cuts.py FOLDER_OF_CLIPS OUT.csv            # TransNetV2's cuts from results/cuts_transnetv2.csv
     python benchmarks/cuts.py FOLDER_OF_CLIPS OUT.csv --look     # TransNetV2 looks at the clips again
 
-The rules of `CutRules` were chosen on half 0; figures of half 1 were not looked at before.
+The rules of `CutRules` were chosen on half 0. One rule (exposure is taken out of `spread`) came from a clip of half 1.
 """
 import argparse
 import tempfile

@@ -63,6 +63,9 @@ def experiments_of(
 _MAKERS = {
     'esc10': 'microvid_nb.venue.experiments.reproduce_sounds',
     'ratings': 'microvid_nb.thumbnail.ratings.reproduce_ratings',
+    'topics': 'microvid_nb.real_data.reproduce_topics',
+    'things': 'microvid_nb.real_data.reproduce_things',
+    'places': 'microvid_nb.real_data.reproduce_places',
 }
 
 def table_maker(

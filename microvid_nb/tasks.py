@@ -78,7 +78,8 @@ class TaskModel:
     @property
     def trained_on(self) -> str: # a part of a sentence
         "What the model has learned from."
-        if self.shipped: return 'MicroWorld, a drawn world; it has never seen a photograph'
+        eyes = 'with eyes that know photographs' if self.task.name == 'thumbnail' else 'it has never seen a photograph'
+        if self.shipped: return f'MicroWorld, a drawn world; {eyes}'
         return self.note or 'data that its checkpoint does not name'
 
     @property
@@ -91,7 +92,7 @@ _TASKS = (
     Task(
         'thumbnail', 'AMUSE', 'Which frame do viewers want to see?',
         'microvid_nb.thumbnail.popularity.load_topic_scorer', 'microvid_nb.thumbnail.experiments',
-        ('microworld', 'ratings'), 'papers/01_amuse.ipynb', 9,
+        ('microworld', 'ratings', 'topics'), 'papers/01_amuse.ipynb', 9,
     ),
     Task(
         'gif', 'GEVADEN', 'Which three shots make a GIF?',
@@ -101,12 +102,12 @@ _TASKS = (
     Task(
         'classify', '3D-CNN', 'What is to be seen?',
         'microvid_nb.classify.video.load_classifier', 'microvid_nb.classify.experiments',
-        ('microworld', 'ucf101'), 'papers/04_classification.ipynb', 15,
+        ('microworld', 'ucf101', 'things'), 'papers/04_classification.ipynb', 15,
     ),
     Task(
         'venue', 'DARE', 'Where was it filmed?',
         'microvid_nb.venue.video_to_venue.load_venue_model', 'microvid_nb.venue.experiments',
-        ('microworld', 'vine', 'esc10'), 'papers/05_dare.ipynb', 9,
+        ('microworld', 'vine', 'esc10', 'places'), 'papers/05_dare.ipynb', 9,
     ),
 )
 
