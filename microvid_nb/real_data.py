@@ -24,14 +24,15 @@ from .venue.zero_shot import _PLACES
 # %% ../nbs/real_data.ipynb #3b81ac4b
 def visible_things(
     folder, # with the clips and `frame_ratings*.csv`
-) -> dict[str, dict[str, float]]: # clip -> thing -> share of the frames that show it, by the viewer who saw it more often
-    "What is plainly visible in clips; `FileNotFoundError` where there is no file, `ValueError` where it lacks a column."
+) -> dict[str, dict[str, float]]: # clip -> thing -> share of the frames that show it; the larger of the viewers'
+    "What is plainly visible in clips; `FileNotFoundError` without a file, `ValueError` where it lacks a column."
     files = sorted(Path(folder).glob('frame_ratings*.csv'))
     if not files: raise FileNotFoundError(f'{folder}: holds no frame_ratings*.csv')
     found = {}
     for file in files:
         notes = pd.read_csv(file, keep_default_na=False)
-        if missing := sorted({'clip', 'things'} - set(notes)): raise ValueError(f'{file}: lacks {", ".join(missing)}')
+        missing = sorted({'clip', 'things'} - set(notes))
+        if missing: raise ValueError(f'{file}: lacks {", ".join(missing)}')
         for clip, part in notes.groupby('clip'):
             counts = Counter(thing for things in part.things for thing in things.split(';') if thing)
             seen = found.setdefault(clip, {})
