@@ -87,7 +87,7 @@ def test_words_with_control_characters_are_shown_as_escapes(short, tmp_path):
 def test_an_unknown_topic_is_refused_with_its_file(short, tmp_path):
     topics = tmp_path / 'new.csv'
     topics.write_text('word,count\ndogg,3\n')
-    code, _, err = microvid('card', short, '--topics', topics, '--out', tmp_path / 'out')
+    code, _, err = microvid('thumbnail', short, '--model', 'thumbnail', '--topics', topics, '--out', tmp_path / 'out')
     assert code == 2 and len(err.splitlines()) == 1 and 'new.csv' in err and 'dogg' in err
 
 
