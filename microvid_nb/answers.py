@@ -103,6 +103,11 @@ class Answer:
         return find_task(self.name).question
 
     @property
+    def summary(self) -> str: # a line, or nothing
+        "The answer in words; nothing where it is a picture."
+        return ''
+
+    @property
     def trained_on(self) -> str: # a part of a sentence, or nothing
         "What the model has learned from; nothing where no trained weights were needed."
         if self.model is None: return ''

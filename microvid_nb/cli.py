@@ -563,7 +563,7 @@ def answer_all(
     generated = {'generated_gif': answer for answer in found.answers if answer.name == 'gif'}
     answers = {'thumbnail': found.thumbnail, 'gif': found.gif} | generated
     written = {key: save(answer, outputs, places[key], file) for key, answer in answers.items()}
-    summaries = [answer.summary for answer in found.answers if hasattr(type(answer), 'summary')]
+    summaries = [answer.summary for answer in found.answers if answer.summary]
     parts = [f'thumbnail {found.thumbnail.time:.2f} s', *summaries]
     return found.to_dict() | {'files': written, 'summary': '; '.join(parts)}, card_section(found)
 

@@ -18,7 +18,7 @@ from .answers import classify, label_probabilities, survey, venue
 from .extras import require
 from .features.eyes import face_score
 from .features.words import LabelTopics, SentenceSpace, means_people
-from .thumbnail.ratings import footage
+from .thumbnail.ratings import footage, read_notes
 from .venue.zero_shot import _PLACES
 
 # %% ../nbs/real_data.ipynb #3b81ac4b
@@ -26,13 +26,8 @@ def visible_things(
     folder, # with the clips and `frame_ratings*.csv`
 ) -> dict[str, dict[str, float]]: # clip -> thing -> share of the frames that show it; the larger of the viewers'
     "What is plainly visible in clips; `FileNotFoundError` without a file, `ValueError` where it lacks a column."
-    files = sorted(Path(folder).glob('frame_ratings*.csv'))
-    if not files: raise FileNotFoundError(f'{folder}: holds no frame_ratings*.csv')
     found = {}
-    for file in files:
-        notes = pd.read_csv(file, keep_default_na=False)
-        missing = sorted({'clip', 'things'} - set(notes))
-        if missing: raise ValueError(f'{file}: lacks {", ".join(missing)}')
+    for notes in read_notes(folder, {'clip', 'things'}):
         for clip, part in notes.groupby('clip'):
             counts = Counter(thing for things in part.things for thing in things.split(';') if thing)
             seen = found.setdefault(clip, {})
@@ -45,15 +40,16 @@ _RELATED = .5 # cosine from which two words may name one thing
 def related_words(
     words:Sequence[str], # n names of things
     space:SentenceSpace, # of words
-) -> np.ndarray: # bool [n, n]
+) -> dict[str, set]: # word -> words for what may be the same thing, itself included
     "Which names may stand for one thing."
     points, people = space.prototype(words), means_people(words, space).numpy()
-    return ((points @ points.T).numpy() >= _RELATED) | (people[:, None] & people)
+    same = ((points @ points.T).numpy() >= _RELATED) | (people[:, None] & people)
+    return {word: {words[j] for j in np.flatnonzero(row)} for word, row in zip(words, same)}
 
 # %% ../nbs/real_data.ipynb #8d60be21
 def draw_quadruples(
     things:Mapping, # of `visible_things`
-    related:Mapping[str, set], # thing -> things that its name may stand for, itself included
+    related:Mapping[str, set], # of `related_words`
     count:int, # quadruples
     seed:int, # of the draw
 ) -> list[tuple[list[str], str]]: # four clips, and the topic that only the first one shows
@@ -92,8 +88,7 @@ def reproduce_topics(
     from tqdm.auto import tqdm
     things, space = visible_things(folder), SentenceSpace()
     words = sorted({thing for shown in things.values() for thing in shown})
-    same = related_words(words, space)
-    related = {word: {words[j] for j in np.flatnonzero(same[i])} for i, word in enumerate(words)}
+    related = related_words(words, space)
     methods = {method: LabelTopics(space, method) for method in ('synthesis', 'weighted', 'conse')}
     scores = {method: {} for method in methods}
     for clip in tqdm(sorted(things), disable=not progress, desc='clips'):

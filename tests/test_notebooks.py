@@ -68,6 +68,7 @@ def test_is_fit_to_commit(path):
     assert str(Path.home()) not in outputs and str(ROOT) not in outputs and '/tmp/' not in outputs, (
         'outputs name a path of a machine'
     )
+    assert 'application/vnd.jupyter.widget-view+json' not in outputs, 'a slider is saved as a line of text'
     assert all(cell['execution_count'] is None for cell in code), 'run nbdev_clean'
     assert not any('[`' in ''.join(cell['source']) for cell in cells if cell['cell_type'] == 'markdown'), (
         'nbdev makes a link of a name in backticks, also inside a link'

@@ -107,12 +107,8 @@ def shown(cell, page: str, places: dict):
     cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n')
     cell.metadata = {}
     for output in cell.outputs:
-        for kind in [
-            kind
-            for kind in output.get('data', {})
-            if 'widget-view' in kind or (kind == 'text/plain' and set(IMAGES) & set(output.data))
-        ]:
-            output.data.pop(kind)
+        if set(IMAGES) & set(output.get('data', {})):
+            output.data.pop('text/plain', None)
     for output in cell.outputs:
         if 'text/markdown' in output.get('data', {}):  # Sphinx takes its links as they are
             text = relink(output.data['text/markdown'], page, places)

@@ -10,6 +10,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
+SLIDER = 'application/vnd.jupyter.widget-view+json'
 # without it JupyterLab asks every reader for a kernel
 KERNEL = {'display_name': 'python3', 'language': 'python', 'name': 'python3'}
 
@@ -24,7 +25,10 @@ def run(path: Path) -> str:
         client.execute()
     except CellExecutionError as error:
         return f'{path.relative_to(ROOT)}:\n{error}'
-    notebook.metadata = nbformat.from_dict({'kernelspec': KERNEL})  # sliders aren't kept; pages leave pictures
+    notebook.metadata = nbformat.from_dict({'kernelspec': KERNEL})
+    for cell in notebook.cells:  # a slider without its kernel is a line of text
+        if cell.cell_type == 'code':
+            cell.outputs = [output for output in cell.outputs if SLIDER not in output.get('data', {})]
     nbformat.write(notebook, path)
     print(f'{path.relative_to(ROOT)}  {time.perf_counter() - started:.1f} s', flush=True)
     return ''

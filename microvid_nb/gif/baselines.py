@@ -27,6 +27,15 @@ def shot_of(
         np.searchsorted(survey.shot_times, np.asarray(times) + 1e-6, side='right') - 1, 0, len(survey.shot_times) - 1
     )
 
+# %% ../../nbs/gif/05_baselines.ipynb #9a40c2d7
+def shot_rejections(
+    survey:Survey # of a clip
+) -> np.ndarray: # str [n], '' for a shot that is good from some beginning in its second
+    "Why no GIF should show each shot, wherever in its second it begins"
+    starts = shot_starts(survey)
+    best = starts.level.groupby(shot_of(survey, starts.time)).idxmin()
+    return starts.rejected[best].to_numpy()
+
 # %% ../../nbs/gif/05_baselines.ipynb #e747ae13
 def describe_shots(
     survey:Survey # of a clip
@@ -40,14 +49,12 @@ def describe_shots(
     within = ~((steps[:, None] > survey.transitions[:, 0]) & (steps[:, None] <= survey.transitions[:, 1] + 1e-6)).any(1)
     motion = pd.Series(survey.change[1:][within]).groupby(shot_of(survey, steps[within])).median()
     kept = pd.Series(clusters).groupby(shot_of(survey, survey.analysed.times))
-    starts = shot_starts(survey)
-    best = starts.level.groupby(shot_of(survey, starts.time)).idxmin()
     return pd.DataFrame({
         'time': survey.shot_times,
         'motion': motion.reindex(range(n), fill_value=0.).astype(float),
         'usable': kept.agg(lambda labels: (labels >= 0).mean()).reindex(range(n)).ffill().fillna(0.),
         'cluster': kept.agg(lambda labels: labels[labels >= 0].mode().min()).reindex(range(n)).fillna(-1).astype(int),
-        'rejected': starts.rejected[best].to_numpy()})
+        'rejected': shot_rejections(survey)})
 
 # %% ../../nbs/gif/05_baselines.ipynb #2e7bba14
 def best_three(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .baselines import SHOTS, Hecate, shot_of
+from .baselines import SHOTS, Hecate, shot_of, shot_rejections
 from ..media.survey import REASONS, Survey, as_survey, shot_frames, shot_starts
 
 # %% ../../nbs/gif/08_select.ipynb #9dfdcab9
@@ -109,9 +109,7 @@ def placed(
     times:list # seconds at which the chosen shots begin, in the order shown
 ) -> pd.DataFrame: # the scores with the places and beginnings of the chosen shots, and with `rejected`
     "Notes in the scores what was chosen"
-    starts = shot_starts(survey)
-    best = starts.level.groupby(shot_of(survey, starts.time)).idxmin()
-    scores = scores.assign(place=0, rejected=starts.rejected[best].to_numpy())
+    scores = scores.assign(place=0, rejected=shot_rejections(survey))
     for place, (row, time) in enumerate(zip(shot_of(survey, times), times), 1):
         scores.loc[row, ['time', 'place']] = time, place
     return scores.astype({'place': int})

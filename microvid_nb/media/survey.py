@@ -97,6 +97,11 @@ class Survey:
         return Frames(self.frames.images[::step], self.frames.times[::step], self.frames.info)
 
     @cached_property
+    def blank(self) -> np.ndarray: # bool [T]
+        "Which kept frames are black or have one colour"
+        return np.array([is_blank(image) for image in self.frames.images])
+
+    @cached_property
     def candidates(self) -> Candidates:
         "The candidate frames for a thumbnail"
         return candidate_frames(self.analysed, transitions=self.transitions)
@@ -211,10 +216,9 @@ def shot_starts(
     end, (before, after) = start + seconds, survey.transitions.T
     following = np.searchsorted(after, start + ROUNDING)  # the first transition that is not over
     cut = end > np.r_[before, np.inf][following] + ROUNDING
-    blank = np.array([is_blank(image) for image in survey.frames.images])
     good = survey.candidates.rejected == ''
     level = np.select([
-        end > survey.end + 1e-3, cut, share_between(blank, survey.frames.times, start, end) > 0,
+        end > survey.end + 1e-3, cut, share_between(survey.blank, survey.frames.times, start, end) > 0,
         share_between(good, survey.analysed.times, start, end) <= MOSTLY_USABLE], [4, 3, 2, 1], 0)
     return pd.DataFrame({'time': start, 'level': level, 'rejected': REASONS[level]})
 

@@ -72,6 +72,19 @@ def input_pictures(
     squares = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in images])
     return torch.from_numpy(squares).permute(0, 3, 1, 2).contiguous()
 
+# %% ../../nbs/thumbnail/02_popularity.ipynb #3d1b7a60
+def scores_by_topics(
+    survey:Survey, # of a clip
+    similarities:np.ndarray, # of its n candidates and the topics, [n, topics]
+    counts:pd.Series, # how often viewers name each topic, by word
+    lam:float, # weight of representativeness, lambda
+) -> pd.DataFrame: # [n]: score, popularity, representativeness, and the similarity with each topic, 'topic WORD'
+    "The score of each candidate (Eq. 9) and its parts."
+    P, R = popularity(similarities, counts), survey.candidates.representativeness
+    parts = pd.DataFrame(similarities, columns=[f'topic {word}' for word in counts.index])
+    whole = pd.DataFrame({'score': fused_score(P, R, lam), 'popularity': P, 'representativeness': R})
+    return pd.concat([whole, parts], axis=1)
+
 # %% ../../nbs/thumbnail/02_popularity.ipynb #0ccab94b
 @dataclass(frozen=True)
 class TopicScorer:
@@ -89,10 +102,7 @@ class TopicScorer:
         counts = topics_of(self.model, topics)
         pictures = input_pictures(survey.candidates.images, self.model.settings.size)
         similarities = self.model.similarities(pictures, list(counts.index), self.space).numpy()
-        P, R = popularity(similarities, counts), survey.candidates.representativeness
-        parts = pd.DataFrame(similarities, columns=[f'topic {word}' for word in counts.index])
-        whole = pd.DataFrame({'score': fused_score(P, R, lam), 'popularity': P, 'representativeness': R})
-        return pd.concat([whole, parts], axis=1)
+        return scores_by_topics(survey, similarities, counts, lam)
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #4862004c
 def topics_of(

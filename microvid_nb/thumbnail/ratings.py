@@ -26,19 +26,27 @@ def share_of_best(
     nearest = (ratings.time - time).abs().to_numpy().argmin()
     return float(ratings.score.iloc[nearest]/ratings.score.max())
 
+# %% ../../nbs/thumbnail/15_ratings.ipynb #64c8e0f2
+def read_notes(
+    folder, # with `frame_ratings*.csv`
+    columns:set[str], # that each file must have
+) -> list[pd.DataFrame]: # of each viewer
+    "What viewers wrote down; `FileNotFoundError` where there is no file, `ValueError` where it lacks a column."
+    files = sorted(Path(folder).glob('frame_ratings*.csv'))
+    if not files: raise FileNotFoundError(f'{folder}: holds no frame_ratings*.csv')
+    notes = [pd.read_csv(file, keep_default_na=False) for file in files]
+    for file, part in zip(files, notes):
+        missing = sorted(columns - set(part))
+        if missing: raise ValueError(f'{file}: lacks {", ".join(missing)}')
+    return notes
+
 # %% ../../nbs/thumbnail/15_ratings.ipynb #37ee3689
 def read_ratings(
     folder, # with the clips and `frame_ratings*.csv`
 ) -> pd.DataFrame: # a row a rated frame: clip, time, score, viewer; only clips and viewers whose scores differ
     "The ratings of all viewers; `FileNotFoundError` where there is no file, `ValueError` where it lacks a column."
-    files = sorted(Path(folder).glob('frame_ratings*.csv'))
-    if not files: raise FileNotFoundError(f'{folder}: holds no frame_ratings*.csv')
-    parts = []
-    for viewer, file in enumerate(files):
-        part = pd.read_csv(file, keep_default_na=False)
-        missing = sorted({'clip', 'time', 'score'} - set(part))
-        if missing: raise ValueError(f'{file}: lacks {", ".join(missing)}')
-        parts.append(part.assign(viewer=viewer))
+    notes = read_notes(folder, {'clip', 'time', 'score'})
+    parts = [part.assign(viewer=viewer) for viewer, part in enumerate(notes)]
     ratings = pd.concat(parts, ignore_index=True)[['clip', 'time', 'score', 'viewer']]
     return ratings[ratings.groupby(['clip', 'viewer']).score.transform('nunique') > 1]
 

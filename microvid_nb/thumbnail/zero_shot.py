@@ -15,7 +15,7 @@ import torch
 from ..features.eyes import PictureEncoder, face_score
 from ..features.words import LabelTopics, means_people
 from ..media.survey import Survey
-from .popularity import fused_score, popularity, topic_counts
+from .popularity import scores_by_topics, topic_counts
 
 # %% ../../nbs/thumbnail/13_zero_shot.ipynb #a7d94a35
 class ZeroShotTopics:
@@ -37,10 +37,7 @@ class ZeroShotTopics:
         faces = None
         if means_people(words, self.topics.space).any(): faces = torch.tensor([face_score(image) for image in images])
         similarities = self.topics(self.eyes(images).probabilities, words, faces).numpy()
-        P, R = popularity(similarities, counts), survey.candidates.representativeness
-        parts = pd.DataFrame(similarities, columns=[f'topic {word}' for word in words])
-        whole = pd.DataFrame({'score': fused_score(P, R, lam), 'popularity': P, 'representativeness': R})
-        return pd.concat([whole, parts], axis=1)
+        return scores_by_topics(survey, similarities, counts, lam)
 
     def labels_behind(self,
         image:np.ndarray, # uint8 [H, W, 3] RGB
