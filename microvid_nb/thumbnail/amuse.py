@@ -246,7 +246,7 @@ def label_loss(
     labels:Tensor, # bool [B, C]
 ) -> Tensor: # scalar, summed over words, a mean over pictures
     "The cross-entropy of labels."
-    return F.binary_cross_entropy_with_logits(scores, labels.float(), reduction='sum')/len(scores)
+    return F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction='sum')/len(scores)
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #914789db
 class AMUSEBatch(NamedTuple):
