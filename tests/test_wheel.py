@@ -91,12 +91,13 @@ def test_command_line(installed):
 
 
 def test_requirements_are_what_is_imported(installed):
-    """Each library that the package imports is declared, so that it is there after an installation.
+    """Each library that the package imports is declared, so that it is there after an installation, and what is
+    declared is used: nobody downloads what nothing needs.
 
-    WordNet and Colab are used where they are.
+    WordNet and Colab are used where they are; seaborn and JupyterLab are for readers.
     """
     code = """
-import ast, pathlib
+import ast, pathlib, re
 package = pathlib.Path(microvid_nb.__file__).parent
 found = set()
 for path in package.rglob('*.py'):
@@ -104,10 +105,17 @@ for path in package.rglob('*.py'):
         if isinstance(node, ast.Import): found |= {alias.name.split('.')[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level: found.add(node.module.split('.')[0])
 from packaging.requirements import Requirement
-declared = {Requirement(text).name.lower().replace('_', '-') for text in importlib.metadata.requires('microvid_nb') if 'dev' not in text.partition('extra ==')[2]}
+def names(texts): return {Requirement(text).name.lower().replace('_', '-') for text in texts}
+extra = {text: text.partition('extra ==')[2].strip(' "') for text in importlib.metadata.requires('microvid_nb')}
+declared = names(text for text in extra if extra[text] != 'dev')
 homes = importlib.metadata.packages_distributions()
 for name in sorted(found - set(sys.stdlib_module_names) - {'microvid_nb', 'open_clip', 'google', 'nltk'}):
     assert {home.lower().replace('_', '-') for home in homes.get(name, [name])} & declared, f'{name} is imported and not declared'
+code = ' '.join(path.read_text(encoding='utf-8') for path in package.rglob('*.py') if path.name != 'extras.py')
+words = set(re.split(r'[^\\w-]+', code))
+used = words | {home.lower().replace('_', '-') for name in words & homes.keys() for home in homes[name]}
+for part in ('', 'models', 'sound', 'text', 'scale'):
+    assert (idle := names(text for text in extra if extra[text] == part) - used) == set(), f'nothing uses {idle}'
 """
     run(installed, code)
 
