@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .answers import classify, label_probabilities, survey, venue
+from .data.files import read_table
 from .extras import require
 from .features.eyes import face_score
 from .features.words import LabelTopics, SentenceSpace, means_people
@@ -160,7 +161,7 @@ def reproduce_places(
 ) -> dict: # 'places': a row a method and clip: whether one of the first three groups is right
     "The table of places, for `microvid reproduce venue --data places`"
     from tqdm.auto import tqdm
-    notes = pd.read_csv(Path(folder)/'clip_places.csv', keep_default_na=False)
+    notes = read_table(Path(folder)/'clip_places.csv', ['clip', 'place'])
     rows = []
     for row in tqdm(notes.itertuples(), total=len(notes), disable=not progress, desc='clips'):
         right = acceptable_groups(set(row.place.split(';')))

@@ -46,7 +46,8 @@ def describe_shots(
     where no frame is usable, and `rejected` says why no GIF should show the shot, wherever in its second it begins."""
     n, clusters = len(survey.shot_times), survey.candidates.clusters
     steps = survey.sample_times[1:]
-    within = ~((steps[:, None] > survey.transitions[:, 0]) & (steps[:, None] <= survey.transitions[:, 1] + 1e-6)).any(1)
+    ends = np.r_[-np.inf, survey.transitions[:, 1]][np.searchsorted(survey.transitions[:, 0], steps)]
+    within = steps > ends + 1e-6  # not in a transition: the last that began is over
     motion = pd.Series(survey.change[1:][within]).groupby(shot_of(survey, steps[within])).median()
     kept = pd.Series(clusters).groupby(shot_of(survey, survey.analysed.times))
     return pd.DataFrame({

@@ -400,6 +400,20 @@ MAX_CANDIDATES = 12  # the upper end of what the paper's clips have (Fig. 3)
 NEAR_DUPLICATE = .03  # mean distance below which two groups of frames look the same
 
 # %% ../../nbs/media/02_candidates.ipynb #b8f5f6df
+def silhouette(
+    distances:np.ndarray, # float64 [T, T], symmetric
+    labels:np.ndarray # int [T], 0 to k - 1, each at least once; k at least 2
+) -> float: # -1 to 1, a mean over points; a point that is alone counts 0
+    "How much nearer points are to their own group than to the next (Rousseeuw, 1987)"
+    member = np.eye(labels.max() + 1)[labels]
+    sums, sizes = distances @ member, member.sum(0)
+    alone = sizes[labels] == 1
+    within = (sums * member).sum(1) / np.where(alone, 1, sizes[labels] - 1)
+    nearest = np.where(member > 0, np.inf, sums / sizes).min(1)
+    widest = np.maximum(within, nearest)
+    return float(np.where(alone | (widest == 0), 0, (nearest - within) / np.where(widest > 0, widest, 1)).mean())
+
+# %% ../../nbs/media/02_candidates.ipynb #f42cb4e3
 SILHOUETTE_TOLERANCE = .6  # of what the best silhouette lacks of a perfect 1
 
 def silhouettes(
@@ -407,14 +421,13 @@ def silhouettes(
     most:int # largest k
 ) -> tuple[list[np.ndarray], np.ndarray]: # labels int [T] for k = 2, 3, ...; the silhouette of each
     "Clusterings of visibly different groups, and how well each is separated"
-    from sklearn.metrics import silhouette_score
     distances = pdist(features.astype(np.float64))
     tree = linkage(distances, 'average')
     most = min(most, fcluster(tree, NEAR_DUPLICATE, 'distance').max(), len(features) - 1)
     clusterings = [fcluster(tree, k, 'maxclust') - 1 for k in range(2, most + 1)]
     square = squareform(distances)
     return clusterings, np.array(
-        [silhouette_score(square, labels, metric='precomputed') if labels.max() else -1.0 for labels in clusterings]
+        [silhouette(square, labels) if labels.max() else -1.0 for labels in clusterings]
     )
 
 # %% ../../nbs/media/02_candidates.ipynb #cb23eec2

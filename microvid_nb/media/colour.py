@@ -23,7 +23,7 @@ TRANSFERS = {
 }
 MATRICES = {
     0: 'gbr', 1: 'bt709', 4: 'fcc', 5: 'bt470bg', 6: 'smpte170m', 7: 'smpte240m', 8: 'ycgco', 9: 'bt2020nc',
-    10: 'bt2020c',
+    10: 'bt2020c', 14: 'ictcp',
 }
 HDR_TRANSFERS, DERIVED_MATRICES = ('smpte2084', 'arib-std-b67'), (12, 13) # the latter follow from the primaries
 
@@ -43,7 +43,7 @@ class Colour:
     @property
     def plain(self) -> bool: # whether FFmpeg's scaler alone gives the right picture
         "Whether no more than a matrix and a range separate it from sRGB"
-        return self.transfer in SDR_CURVES and self.primaries not in GAMUTS and self.matrix != 'ycgco'
+        return self.transfer in SDR_CURVES and self.primaries not in GAMUTS and self.matrix not in UNPACK
 
 # %% ../../nbs/media/06_colour.ipynb #b85dfe3a
 def complete_colour(
@@ -61,7 +61,7 @@ def complete_colour(
     elif matrix in (None, 'gbr'):
         large = height > 576 or width >= 1280
         matrix = 'bt2020nc' if wide or primaries == 'bt2020' else 'bt709' if large else 'smpte170m'
-    if primaries is None: primaries = 'bt2020' if wide or matrix in ('bt2020nc', 'bt2020c') else 'bt709'
+    if primaries is None: primaries = 'bt2020' if wide or matrix in ('bt2020nc', 'bt2020c', 'ictcp') else 'bt709'
     full = codes[3] == 2 or (codes[3] != 1 and (is_rgb or pixel_format.startswith('yuvj')))
     return Colour(primaries, transfer or 'bt709', matrix, full)
 
@@ -76,14 +76,21 @@ def frame_colour(
     return complete_colour(codes, frame.width, frame.height, kind.name, kind.is_rgb or kind.has_palette)
 
 # %% ../../nbs/media/06_colour.ipynb #f9ad8fc4
+def unit_planes(
+    planes:np.ndarray, # uint16 [H, W, 3], full or limited range of 16 bits
+    full_range:bool # whether 0 is black and the largest number white
+) -> tuple[np.ndarray, ...]: # float32 [H, W] each: brightness in [0, 1], two differences in [-.5, .5]
+    "Brightness and two differences as plain numbers"
+    low, high, spread = (0, 65535, 65535) if full_range else (16 * 256, 219 * 256, 224 * 256)
+    first, second, third = np.moveaxis(planes.astype(np.float32), -1, 0)
+    return (first - low) / high, (second - 32768) / spread, (third - 32768) / spread
+
 def ycgco_to_rgb(
     planes:np.ndarray, # uint16 [H, W, 3]: brightness, green and orange differences
-    full_range:bool # whether 0 is black and the largest number white
+    colour:Colour # whose range matters
 ) -> np.ndarray: # uint16 [H, W, 3]
     "Red, green and blue of YCgCo"
-    low, high, spread = (0, 65535, 65535) if full_range else (16 * 256, 219 * 256, 224 * 256)
-    y = (planes[..., 0].astype(np.float32) - low) / high
-    green, orange = ((planes[..., k].astype(np.float32) - 32768) / spread for k in (1, 2))
+    y, green, orange = unit_planes(planes, colour.full_range)
     rgb = np.stack([y - green + orange, y + green, y - green - orange], -1)
     return (rgb.clip(0, 1) * 65535 + .5).astype(np.uint16)
 
@@ -146,6 +153,33 @@ CURVES = {
     'log316': lambda signal: np.where(signal > 0, 10 ** (2.5 * (signal - 1)), 0),
     'smpte428': lambda signal: signal ** 2.6 * (52.37 / 48),
 }
+
+# %% ../../nbs/media/06_colour.ipynb #1bdbdc8a
+LMS_2020 = np.array([[1688, 2146, 262], [683, 2951, 462], [99, 309, 3688]]) / 4096
+ICTCP = {
+    'smpte2084': np.array([[2048, 2048, 0], [6610, -13613, 7003], [17933, -17390, -543]]) / 4096,
+    'arib-std-b67': np.array([[2048, 2048, 0], [3625, -7465, 3840], [9500, -9212, -288]]) / 4096,
+}
+
+def scene_to_hlg(
+    light:np.ndarray # light of the scene in [0, 1]
+) -> np.ndarray: # numbers in [0, 1]
+    "The HLG signal of a light, the inverse of `hlg_to_scene`"
+    return np.where(light <= 1 / 12, np.sqrt(3 * light), HLG_A * np.log(np.maximum(12 * light - HLG_B, 1e-6)) + HLG_C)
+
+def ictcp_to_rgb(
+    planes:np.ndarray, # uint16 [H, W, 3]: I, CT and CP
+    colour:Colour # whose transfer and range matter
+) -> np.ndarray: # uint16 [H, W, 3], in the same transfer
+    "Red, green and blue of BT.2020 of ICtCp (ITU-R BT.2100)"
+    hlg = colour.transfer == 'arib-std-b67'
+    decode, encode = (hlg_to_scene, scene_to_hlg) if hlg else (pq_to_light, light_to_pq)
+    unmix = np.linalg.inv(ICTCP['arib-std-b67' if hlg else 'smpte2084']).T.astype(np.float32)
+    numbers = np.stack(unit_planes(planes, colour.full_range), -1) @ unmix
+    light = decode(numbers.clip(0, 1)) @ np.linalg.inv(LMS_2020).T.astype(np.float32)
+    return (encode(np.maximum(light, 0)).clip(0, 1) * 65535 + .5).astype(np.uint16)
+
+UNPACK = {'ycgco': ycgco_to_rgb, 'ictcp': ictcp_to_rgb}
 
 # %% ../../nbs/media/06_colour.ipynb #4afa5d5c
 D65, DCI_WHITE, WHITE_C = (.3127, .329), (.314, .351), (.31, .316)

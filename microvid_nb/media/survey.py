@@ -26,6 +26,7 @@ WIDTH = 320  # pixels: width of a GIF
 SURVEY_BYTES = 80 * 2**20  # most memory for kept frames
 # frames from which candidates are chosen, unless the clip is so long that they would be over half a second apart
 ANALYSED = 64
+MOST_ANALYSED = 1000 # of them in any case; the work and the memory of grouping grow with the square
 
 # %% ../../nbs/media/05_survey.ipynb #a89d08c6
 SHOT = 1.  # seconds of a shot (GEVADEN, section 3)
@@ -63,8 +64,9 @@ class Thinning:
 
     @property
     def images(self) -> np.ndarray: # uint8 [T, H, W, 3]
-        "The kept frames"
-        return self.memory[:len(self.times)]
+        "The kept frames; after frames were dropped, a copy, so that the memory of the others is given back"
+        kept = self.memory[:len(self.times)]
+        return kept if self.step == 1 else kept.copy()
 
 # %% ../../nbs/media/05_survey.ipynb #a03d4db8
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Survey:
     def analysed(self) -> Frames:
         "The frames among which candidates are sought: about `ANALYSED`, and two a second at least"
         step = min(int(SAMPLES_PER_SECOND / 2), -(-len(self.frames) // ANALYSED)) if self.complete else 1
+        step = max(step, -(-len(self.frames) // MOST_ANALYSED))
         return Frames(self.frames.images[::step], self.frames.times[::step], self.frames.info)
 
     @cached_property
@@ -139,11 +142,12 @@ def survey_video(
             finder.see(time, small)
         change.append(0. if before is None or before is grey else cv2.norm(grey, before, cv2.NORM_L1) / grey.size / 255)
     if not kept: raise MediaError(path, 'shows no frame at all')
-    frames = Frames(kept.images, np.array(kept.times), info)
+    frames, complete = Frames(kept.images, np.array(kept.times), info), kept.step == 1
+    del kept
     sample_times = frames.times[0] + np.arange(len(change)) / SAMPLES_PER_SECOND
     return Survey(
         frames,
-        kept.step == 1,
+        complete,
         sample_times[-1] + 1 / SAMPLES_PER_SECOND,
         sample_times,
         np.array(change, np.float32),

@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .colour import Colour, check_tone_map, frame_colour, stated_peak, to_sdr, ycgco_to_rgb
+from .colour import UNPACK, Colour, check_tone_map, frame_colour, stated_peak, to_sdr
 from .geometry import Margins, add_bars, fit_within, stored_margins
 from .sniff import sniff, wrong_file
 
@@ -194,7 +194,8 @@ def stream_rank(
     frames = counts.get(stream.index, 0) if counts else stream.frames
     side = any(stream.disposition & marks[name] for name in NOT_MAIN if name in marks.__members__)
     size = 0 if context is None else context.width * context.height if stream.type == 'video' else context.channels
-    return context is not None, not side and frames != 1, bool(stream.disposition & marks.default), frames * size
+    usual = not side and frames != 1
+    return context is not None and frames > 0, usual, bool(stream.disposition & marks.default), frames * size
 
 # %% ../../nbs/media/00_video.ipynb #14546b87
 def believable_duration(
@@ -220,6 +221,18 @@ def display_size(
     aspect = float(pixel_aspect or 1)
     if 1 / MAX_PIXEL_STRETCH <= aspect <= MAX_PIXEL_STRETCH: width = max(1, round(width * aspect))
     return (height, width) if orientation.transpose else (width, height)
+
+# %% ../../nbs/media/00_video.ipynb #5d818c57
+def unknown_side_data(
+    kinds:type, # PyAV's kinds of side data
+    number:int # FFmpeg's number of a kind that is not among them
+): # one more member of `kinds`
+    "A kind of side data that PyAV does not know"
+    kind = object.__new__(kinds)
+    kind._name_, kind._value_ = f'UNKNOWN_{number}', number
+    return kind
+
+av.sidedata.sidedata.Type._missing_ = classmethod(unknown_side_data)
 
 # %% ../../nbs/media/00_video.ipynb #c062b599
 def frame_orientation(
@@ -293,6 +306,12 @@ MAX_GAP = 60. # seconds: a longer wait between frames, beyond what the header pr
 MAX_BACK = 1. # seconds: a frame that is earlier than the one before by more than this begins a new clock
 MAX_START = 60. # seconds: a clock that begins later is moved to zero
 
+def has_running_clock(
+    container:av.container.InputContainer # an open file
+) -> bool: # True for transport and program streams
+    "Whether the clock of a format has no zero of its own, and may begin anew within a file"
+    return bool(container.format.flags & av.format.Flags.ts_discont.value)
+
 def clock_origin(
     container:av.container.InputContainer, # an open file
     stream:av.stream.Stream|None # its video stream, or None for a sound without pictures
@@ -301,7 +320,8 @@ def clock_origin(
     if stream is None: return (container.start_time or 0) / av.time_base
     start = float((stream.start_time or 0) * (stream.time_base or 0))
     if start < 0: return start
-    return min(start, (container.start_time or 0) / av.time_base) if start > MAX_START else 0.
+    moved = start > MAX_START or has_running_clock(container)
+    return min(start, (container.start_time or 0) / av.time_base) if moved else 0.
 
 # %% ../../nbs/media/00_video.ipynb #cc18426f
 def presentation_times(
@@ -388,6 +408,24 @@ def seek_before(
     except (av.error.FFmpegError, OverflowError, ValueError): return False
     return True
 
+# %% ../../nbs/media/00_video.ipynb #3d200e95
+SEARCHED_BYTES = 2**28 # of a transport stream; the clock of a larger one is trusted
+
+def has_one_clock(
+    path, # a media file
+    stream:av.stream.Stream # the stream that is read
+) -> bool: # True for formats that have a single clock anyway
+    "Whether the clock of a stream runs on from the beginning of a file to its end"
+    before = None
+    with open_media(path) as container:
+        if not has_running_clock(container) or container.size > SEARCHED_BYTES: return True
+        for packet in demux(container, container.streams[stream.index], Damage()):
+            if packet.dts is None: continue
+            time = float(packet.dts * packet.time_base)
+            if before is not None and not -MAX_BACK <= time - before <= MAX_GAP: return False
+            before = time
+    return True
+
 # %% ../../nbs/media/00_video.ipynb #791d5701
 def timed_frames(
     source:Source, # the file
@@ -411,6 +449,14 @@ def timed_frames(
             return
 
 # %% ../../nbs/media/00_video.ipynb #557e57ec
+def in_tiles(
+    container:av.container.InputContainer # an open HEIC file
+) -> bool: # whether it has no picture in one piece
+    "Whether the picture of a HEIC file is stored in tiles"
+    main = av.stream.Disposition.default
+    return len(container.streams.video) > 1 and not any(each.disposition & main for each in container.streams.video)
+
+# %% ../../nbs/media/00_video.ipynb #631ff18c
 def streamed_frames(
     source:Source, # the file
     container:av.container.InputContainer, # the same, open
@@ -418,11 +464,12 @@ def streamed_frames(
 ) -> Iterator[tuple]: # first the `VideoInfo`, then (time, due, frame); nothing if the file cannot go to `start`
     "Decodes the stream that is shown"
     path, damage, animation = source.path, source.damage, container.format.name in ANIMATIONS
-    if len(container.streams.video) > 1 and sniff(path) == 'heic':
+    if sniff(path) == 'heic' and in_tiles(container):
         raise MediaError(path, 'is a HEIC picture of several tiles, which cannot be joined here (convert it to JPEG)')
     stream = first_picture_stream(container, path, source.wanted)
     codec, origin = stream.codec_context.name, clock_origin(container, stream)
-    if start is not None and (animation or not seek_before(container, stream, start + origin)): return
+    if start is not None and (animation or not has_one_clock(path, stream)): return
+    if start is not None and not seek_before(container, stream, start + origin): return
     frames = decode(container, stream, damage, alpha_decoder(stream))
     first = next(frames, None)
     if start is not None and (first is None or first.time is None or first.time - origin > start + ROUNDING): return
@@ -586,7 +633,7 @@ def output_size(
 # %% ../../nbs/media/00_video.ipynb #1fd368f4
 WHITE = (255, 255, 255)
 SCALER_MATRICES = {
-    'bt709': 1, 'ycgco': 1, 'fcc': 4, 'bt470bg': 5, 'smpte170m': 5, 'smpte240m': 7, 'bt2020nc': 9, 'bt2020c': 9
+    'bt709': 1, 'ycgco': 1, 'ictcp': 9, 'fcc': 4, 'bt470bg': 5, 'smpte170m': 5, 'smpte240m': 7, 'bt2020nc': 9, 'bt2020c': 9
 }
 
 def has_alpha(
@@ -648,13 +695,13 @@ class Development:
              size:tuple[int, int] # (width, height) of the result
     ) -> np.ndarray: # uint16 [H, W, 3]
         "The frame as RGB of 16 bits"
-        if self.colour.matrix != 'ycgco': return self.scaled(frame, scaler, 'rgb48le', size)
+        if self.colour.matrix not in UNPACK: return self.scaled(frame, scaler, 'rgb48le', size)
         levels = 2 if self.colour.full_range else 1  # equal on both sides, so that the numbers stay
         planes = scaler.reformat(
             frame, *size, 'yuv444p16le', src_colorspace=1, dst_colorspace=1, src_color_range=levels,
             dst_color_range=levels, interpolation='AREA'
         ).to_ndarray(channel_last=True)
-        return ycgco_to_rgb(planes, self.colour.full_range)
+        return UNPACK[self.colour.matrix](planes, self.colour)
 
 # %% ../../nbs/media/00_video.ipynb #b7110205
 def opaque(

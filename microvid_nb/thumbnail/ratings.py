@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..data.files import read_table
 from ..media.survey import Survey, survey_video
 from .baselines import ASBTV
 from .ranking import FrameRanker, RankingWeights, frame_measures
@@ -27,17 +28,28 @@ def share_of_best(
     return float(ratings.score.iloc[nearest]/ratings.score.max())
 
 # %% ../../nbs/thumbnail/15_ratings.ipynb #64c8e0f2
+def as_numbers(
+    texts:pd.Series, # of one column
+    file:Path, # where they are from
+) -> pd.Series: # the same as numbers
+    "Numbers from text; `ValueError` names the first that is none."
+    numbers = pd.to_numeric(texts, errors='coerce')
+    wrong = texts[~np.isfinite(numbers)]
+    if len(wrong): raise ValueError(f'{file}: {texts.name} should be a number, found {wrong.iloc[0]!r}')
+    return numbers
+
 def read_notes(
     folder, # with `frame_ratings*.csv`
     columns:set[str], # that each file must have
 ) -> list[pd.DataFrame]: # of each viewer
-    "What viewers wrote down; `FileNotFoundError` where there is no file, `ValueError` where it lacks a column."
+    "What viewers wrote down; `FileNotFoundError` where there is no file, `ValueError` for one that is no such table."
     files = sorted(Path(folder).glob('frame_ratings*.csv'))
     if not files: raise FileNotFoundError(f'{folder}: holds no frame_ratings*.csv')
-    notes = [pd.read_csv(file, keep_default_na=False) for file in files]
+    notes = [read_table(file, []) for file in files]
     for file, part in zip(files, notes):
         missing = sorted(columns - set(part))
         if missing: raise ValueError(f'{file}: lacks {", ".join(missing)}')
+        for name in columns & {'time', 'score'}: part[name] = as_numbers(part[name], file)
     return notes
 
 # %% ../../nbs/thumbnail/15_ratings.ipynb #37ee3689

@@ -43,6 +43,25 @@ def read_video(path):
     read_frames(path, fps=2, short_side=32, end=30)
 
 
+def make_program_stream(path):
+    """MPEG-2 in a program or transport stream, or in FLV, as cameras and old sites write it."""
+    import av
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream({'.flv': 'flv1'}.get(path.suffix, 'mpeg2video'), rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, 'yuv420p'
+        for image in pictures():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, 'rgb24')))
+        container.mux(stream.encode(None))
+
+
+def make_still(path):
+    """A photograph with Exif data: it lies on its side."""
+    from PIL import Image
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(pictures(1)[0]).save(path, **({} if path.suffix == '.bmp' else {'exif': exif}))
+
+
 def make_pictures(path):
     from PIL import Image
     first, *rest = map(Image.fromarray, pictures())
@@ -58,7 +77,9 @@ def make_packed_sound(path):
     import av
     with av.open(str(path), 'w') as container:
         stream = container.add_stream(
-            {'.flac': 'flac', '.ogg': 'libvorbis', '.m4a': 'aac'}[path.suffix], rate=8000, layout='mono'
+            {'.flac': 'flac', '.m4a': 'aac', '.mp3': 'libmp3lame', '.ogg': 'libopus'}[path.suffix],
+            rate=8000,
+            layout='mono',
         )
         frame = av.AudioFrame.from_ndarray(sound()[None], format='fltp', layout='mono')
         frame.sample_rate = 8000
@@ -105,6 +126,27 @@ def make_checkpoint(path):
 def read_checkpoint(path):
     from microvid_nb.training import load_model
     load_model(path, models())
+
+
+def small_training(folder, epochs):
+    import torch
+
+    from microvid_nb.training import fit
+    torch.manual_seed(0)
+    batches = [torch.ones(2, 3)] * 2
+    for kind in models():
+        model = kind()
+        optimizer = torch.optim.Adam(model.parameters())
+        fit(model, batches, lambda model, batch: model.layers(batch).square().mean(), optimizer, epochs,
+            checkpoint=folder, progress=False)
+
+
+def make_run(path):
+    small_training(path.parent, 1)
+
+
+def read_run(path):
+    small_training(path.parent, 2)
 
 
 def make_torch_file(path):
@@ -265,6 +307,57 @@ def read_sounds(path):
     read_labelled_sounds(path)
 
 
+def make_esc50(path):
+    path.write_text('filename,fold,target,category,esc10,src_file,take\n1-1-A-0.wav,1,0,dog,True,1,A\n2-2-A-1.wav,2,1,rooster,False,2,A\n')
+
+
+def read_esc50_table(path):
+    from microvid_nb.data.sounds import read_esc50
+    (path.parent / 'meta').mkdir(exist_ok=True)
+    (path.parent / 'meta' / 'esc50.csv').write_bytes(path.read_bytes())
+    read_esc50(path.parent)
+
+
+def make_own_sounds(path):
+    path.write_text('path,label\na.wav,dog\nc.wav,rain\n')
+    for name in 'ac':
+        path.with_name(f'{name}.wav').touch()
+
+
+def read_own_sounds(path):
+    from microvid_nb.data.sounds import files_by_table
+    files_by_table(path)
+
+
+def make_ratings(path):
+    path.write_text('clip,time,score,things\na.mp4,0.5,1,dog;beach\na.mp4,2,5,\n')
+
+
+def read_viewers(path):
+    from microvid_nb.real_data import visible_things
+    from microvid_nb.thumbnail.ratings import read_ratings
+    read_ratings(path.parent)
+    visible_things(path.parent)
+
+
+def make_world(path):
+    from microvid_nb.data.microworld import MicroWorld, claim_folder
+    claim_folder(MicroWorld(), path.parent)
+
+
+def read_world(path):
+    make_world(path)
+
+
+def make_page(path):
+    path.write_text(json.dumps({'results': [{'id': 1, 'name': 'dog', 'tags': ['bark'], 'previews': {}}], 'next': None}))
+
+
+def read_saved_page(path):
+    from microvid_nb.data.freesound import read_page
+    read_page(path)
+
+
 def make_topics(path):
     path.write_text('word,count\ndog,12\ncat,7\n')
 
@@ -306,8 +399,29 @@ def read_store(path):
     read_features(path.parent.parent)
 
 
+def make_failures(path):
+    from microvid_nb.features.extractors import QualityFeatures
+    from microvid_nb.features.store import Fingerprint, Parts, Row, as_table, identity, store_schema
+    schema = store_schema(identity(QualityFeatures()), failures=True)
+    rows = [Row(f'/{name}.mp4', Fingerprint(7, 8, None), None, 'is empty') for name in 'abc']
+    Parts(path.parent, schema).write(as_table(rows, schema))
+    path.with_name('part-000000.parquet').rename(path)
+
+
+def read_reasons(path):
+    from microvid_nb.features.store import read_failures
+    folder = path.parent.parent / 'failures'
+    folder.mkdir(exist_ok=True)
+    (folder / path.name).write_bytes(path.read_bytes())
+    read_failures(folder.parent)
+
+
 def make_title(path):
     path.write_text(json.dumps({'title': 'My dog', 'description': 'at the beach', 'tags': ['a']}))
+
+
+def make_text_title(path):
+    path.write_text('My dog at the beach')
 
 
 def read_title(path):
@@ -317,16 +431,21 @@ def read_title(path):
 
 READERS: dict[str, tuple[Callable, Callable]] = {
     **{f'clip{suffix}': (make_video, read_video) for suffix in ('.mp4', '.mkv', '.avi', '.gif', '.mov', '.ts')},
+    **{f'clip{suffix}': (make_program_stream, read_video) for suffix in ('.mpg', '.flv')},
+    **{f'still{suffix}': (make_still, read_video) for suffix in ('.jpg', '.png', '.webp', '.avif', '.bmp', '.tiff')},
     **{f'moves{suffix}': (make_pictures, read_video) for suffix in ('.webp', '.png', '.avif')},
-    'sound.wav': (make_wav, read_sound), **{f'sound{suffix}': (make_packed_sound, read_sound) for suffix in ('.flac', '.m4a')},
+    'sound.wav': (make_wav, read_sound), **{f'sound{suffix}': (make_packed_sound, read_sound) for suffix in ('.flac', '.m4a', '.mp3', '.ogg')},
     'model.safetensors': (make_checkpoint, read_checkpoint), 'weights.pth': (make_torch_file, read_torch_file), 'old.pth': (make_torch_file, read_torch_file),
-    'titles.safetensors': (make_embedder, read_embedder),
+    'titles.safetensors': (make_embedder, read_embedder), 'training.safetensors': (make_run, read_run),
     'annotated_data.json': (make_annotations, read_annotations), 'annotated_dm_count.json': (make_counts, read_annotations),
     'unannotated_data.json': (make_unannotated, read_unannotated), 'tree.json': (make_tree, read_tree), 'title.json': (make_title, read_title),
     'leaf_venue_name.txt': (make_venue_names, read_names), 'venues.h5': (make_hdf5, read_hdf5),
     'class-descriptions.csv': (make_classes, read_classes), 'labels.csv': (make_labels, read_labels), 'images.csv': (make_images, read_images),
     'trainlist01.txt': (make_split, read_split), 'sounds.csv': (make_sounds, read_sounds), 'topics.csv': (make_topics, read_topic_list),
+    'esc50.csv': (make_esc50, read_esc50_table), 'own.csv': (make_own_sounds, read_own_sounds), 'frame_ratings.csv': (make_ratings, read_viewers),
+    'world.json': (make_world, read_world), 'page.answer': (make_page, read_saved_page), 'title.txt': (make_text_title, read_title),
     'vectors.txt': (make_vectors, read_vectors), 'vectors.bin': (make_vectors, read_vectors), 'part-000000.parquet': (make_store, read_store),
+    'part-000001.parquet': (make_failures, read_reasons),
 }
 
 # ---------------------------------------------------------------- the process that reads
