@@ -225,6 +225,7 @@ def check_crop(
     if crop not in (None, 'auto'): aspect_ratio(crop)
 
 
+
 # %% ../nbs/cli.ipynb #1ee9f4d0
 def best_frames(
     answer, # a thumbnail of a clip
@@ -295,6 +296,7 @@ def described(
     "When the picture is shown in its clip, and its file."
     moment = 'cover' if row['time'] is None else f'{row["time"]:.2f} s'
     return f'{moment}  {printable(row["file"])}'
+
 
 
 # %% ../nbs/cli.ipynb #290c4fab
@@ -835,13 +837,16 @@ def reproduce(
     task:TaskName,
     data:Annotated[str, typer.Option(help='Data set: microworld, or a published one of the task.')]='microworld',
     folder:Annotated[Path | None, typer.Option(help='Where a published data set is.')]=None,
+    features:Annotated[
+        Path | None, typer.Option(help='Features for gif_thumbnails: a folder with KEY.npy [seconds, width].')
+    ]=None,
     scale:Scale='small', seed:Seed=0,
     out:Annotated[Path, typer.Option(help='Folder to write to.')]=Path('results'),
 ):
     "Make the tables of a paper anew, five rounds each, as CSV."
     with one_line():
         from microvid_nb.reproduce import reproduce as make_tables
-        written = make_tables(task, data, scale, seed, out, folder, progress=sys.stderr.isatty())
+        written = make_tables(task, data, scale, seed, out, folder, sys.stderr.isatty(), features)
     print('\n'.join(map(printable, written)))
 
 # %% ../nbs/cli.ipynb #2be8e8da

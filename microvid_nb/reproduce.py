@@ -35,11 +35,12 @@ def save_result(
     data:str, # the data set
     scale:str, # its size
     seed:int, # of the world and of the first round
+    options:str='', # of the command, beyond these
 ) -> Path: # the file: CSV, or Parquet for single items
     "Writes a table with its command on every row; `ValueError` where a file of somebody else has its name."
     path = result_path(out, task, table, data, scale, seed)
     folder = '' if data == 'microworld' else ' --folder FOLDER'
-    command = f'microvid reproduce {task} --data {data}{folder} --scale {scale} --seed {seed}'
+    command = f'microvid reproduce {task} --data {data}{folder} --scale {scale} --seed {seed}{options}'
     labelled = result.assign(data=data, scale=scale, seed=seed, command=command)
     if path.exists() and b'microvid reproduce' not in path.read_bytes():
         raise ValueError(f'{path} exists and is no table of this tool: name another folder with --out')
@@ -88,17 +89,24 @@ def reproduce(
     out='results', # folder to write to
     folder=None, # where a published data set is
     progress:bool=True, # show bars
+    features=None, # folder of features of the videos of gif_thumbnails, a file KEY.npy each
 ) -> list: # of the files written
     "Makes the tables of a paper anew; `ValueError` names what there is no experiment for."
     task = find_task(task)
     if data not in task.data:
         raise ValueError(f'{task.name} has no experiments on {data!r}; there are {", ".join(task.data)}')
     if data != 'microworld' and folder is None: raise ValueError(f'{data}: say in which folder the published files are')
+    if features is not None and data != 'gif_thumbnails':
+        raise ValueError(f'features of shots are read for gif_thumbnails only, not for {data}')
     require('pyarrow')
     module, sizes = experiments_of(task, scale)
     make = table_maker(task, data, module)
-    tables = make(*([] if data == 'microworld' else [folder]), sizes, seed, progress)
-    return [save_result(out, table, task.name, name, data, scale, seed) for name, table in tables.items()]
+    given = {} if features is None else {'features': features}
+    tables = make(*([] if data == 'microworld' else [folder]), sizes, seed, progress, **given)
+    mark, options = ('_features', ' --features FEATURES') if given else ('', '')
+    return [
+        save_result(out, table, task.name, name + mark, data, scale, seed, options) for name, table in tables.items()
+    ]
 
 # %% ../nbs/reproduce.ipynb #1ba39de2
 def train_model(

@@ -7,7 +7,7 @@ __all__ = ['GIFThumbnails', 'load_gif_thumbnails', 'split_videos', 'load_unannot
 
 # %% ../../nbs/data/02_gif_thumbnails.ipynb #0759ff87
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -219,3 +219,49 @@ def load_unannotated_videos(
             raise ValueError(f'{where}: expected a video_url in quotes, found {video["video_url"]!r:.80}')
         rows[key] = float(whole_numbers([video['seconds']], f'{where}, seconds', 1)[0]), video['video_url']
     return pd.DataFrame.from_dict(rows, orient='index', columns=['duration', 'url']).rename_axis('key')
+
+# %% ../../nbs/data/02_gif_thumbnails.ipynb #7787c9da
+class ShotFeatures(Mapping):
+    "Arrays of a folder by the key of their video, each float32 [seconds, width], read when asked for."
+    def __init__(self,
+        paths:dict[str, Path], # key -> a .npy file
+        width:int|None=None, # that all must have; that of the first if not given
+    ):
+        self.paths = paths
+        self.width = width or self._read(next(iter(paths))).shape[1]
+
+    def _read(self, key):
+        path = self.paths[key]
+        try: array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f'{path}: no array of NumPy ({error})') from None
+        if array.ndim > 2 and max(array.shape[2:]) == 1: array = array.reshape(array.shape[:2])
+        if array.ndim != 2 or not len(array) or array.dtype.kind not in 'fiu':
+            raise ValueError(f'{path}: expected numbers [seconds, width], found {array.dtype} {list(array.shape)}')
+        return array.astype(np.float32)
+
+    def __getitem__(self, key):
+        array = self._read(key)
+        if array.shape[1] != self.width:
+            raise ValueError(f'{self.paths[key]}: expected features of width {self.width}, found {array.shape[1]}')
+        return array
+
+    def __contains__(self, key): return key in self.paths
+
+    def __iter__(self): return iter(self.paths)
+
+    def __len__(self): return len(self.paths)
+
+# %% ../../nbs/data/02_gif_thumbnails.ipynb #27ed3844
+def read_shot_features(
+    folder:str|Path, # holds a file KEY.npy for each video, perhaps in folders below
+    keys:Iterable[str], # of the videos
+) -> ShotFeatures: # of the videos that have a file
+    "Features of the shots of videos from a folder; `ValueError` where no video has a file, or one has two."
+    keys, paths = set(keys), {}
+    for path in sorted(Path(folder).rglob('*.npy')):
+        if path.stem in paths: raise ValueError(f'{folder}: {paths[path.stem]} and {path} are of one video')
+        if path.stem in keys: paths[path.stem] = path
+    if not paths:
+        raise ValueError(f'{folder}: expected a file KEY.npy for each video, such as {min(keys)}.npy, found none')
+    return ShotFeatures(paths)

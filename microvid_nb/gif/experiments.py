@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from ..data.gif_thumbnails import GIFThumbnails, load_gif_thumbnails, split_videos
+from ..data.gif_thumbnails import GIFThumbnails, load_gif_thumbnails, read_shot_features, split_videos
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.viewers import STEP, crowd_of, gif_click_rate, publish, watch
 from ..experiments import (
@@ -24,8 +24,8 @@ from .gevaden import GEVADEN, generate_gif, gevaden_loss
 from .metrics import ctr_table
 from .shots import ShotVideo, real_shot_videos, shot_loader, shot_video
 from .systems import (
-    GEVADENS, SCALES, GIFScale, chance_system, gevaden_system, learned_systems, measured_videos, picked,
-    position_system, proposal_system, reseq2seq_system, top_comments, train_gevaden, train_reseq2seq)
+    GEVADENS, SCALES, GIFScale, chance_system, evenly_spaced, gevaden_system, learned_systems, measured_videos, picked,
+    position_system, proposal_system, reseq2seq_system, top_comments, top_peaks, train_gevaden, train_reseq2seq)
 from .video_to_gif import (
     ShotNetwork, VideoToGIF, VideoToGIFSettings, commented_video, train_shot_network)
 from ..training import separate_randomness
@@ -135,13 +135,14 @@ def mean_over_videos(
 def known_systems(
     material:WorldVideos, # with what is known of each
 ) -> dict: # name -> system
-    "The weight-free systems, whose choice is known, and the oracle."
+    "The weight-free systems, whose choice is known, and the three seconds of most interest."
     known = {
-        video.key: {**picks, 'oracle': np.sort(np.argsort(-interest)[:3])} for video, picks, interest in zip(*material)
+        video.key: {**picks, 'top interest': np.sort(np.argsort(-interest)[:3])}
+        for video, picks, interest in zip(*material)
     }
     return {
         name: lambda video, name=name: picked(video, known[video.key][name])
-        for name in ('BeautThumb', 'Hecate', 'oracle')
+        for name in ('BeautThumb', 'Hecate', 'top interest')
     }
 
 # %% ../../nbs/gif/11_experiments.ipynb #a1b34c01
@@ -149,11 +150,13 @@ def rule_systems(
     split:GIFSplit, # videos of a round
     seed:int, # of the round
 ) -> dict: # name -> system
-    "Systems that need no training; the last two look at the comments."
+    "Systems that need no training; the last three look at the comments."
     return {
         'chance': chance_system(seed),
+        'evenly spaced': evenly_spaced,
         'position only': position_system(split.train, seed),
         'top comments': top_comments,
+        'top peaks': top_peaks,
         'proposals from peaks': proposal_system(seed),
     }
 
@@ -161,11 +164,12 @@ def rule_systems(
 def real_split(
     dataset:GIFThumbnails, # the real annotations
     seed:int, # of this round
-) -> GIFSplit: # 857, 106 and 107 videos, less those without comments or usable GIFs
+    features:Mapping|None=None, # of the shots' pictures; the comments' own if not given
+) -> GIFSplit: # 857, 106 and 107 videos, less those without comments, features or usable GIFs
     "The paper's sizes; which videos were in which part isn't published."
     return GIFSplit(
         *(
-            [video for video in real_shot_videos(dataset, keys) if len(video.gifs)]
+            [video for video in real_shot_videos(dataset, keys, features) if len(video.gifs)]
             for keys in split_videos(dataset.videos.index, seed)
         )
     )
@@ -202,7 +206,12 @@ def compare_systems(
 
 # %% ../../nbs/gif/11_experiments.ipynb #458935d0
 # setting -> values; `perceptual` is lambda
-STUDIES = {'beta': (.03, .1, .3, 1.), 'perceptual': (0., .1, .3), 'fixed_prior': (False, True)}
+STUDIES = {
+    'beta': (.03, .1, .3, 1.),
+    'perceptual': (0., .1, .3),
+    'fixed_prior': (False, True),
+    'by_likelihood': (False, True),
+}
 
 def train_variants(
     videos:Sequence, # of `ShotVideo`
@@ -246,7 +255,7 @@ def divergence(
 
 # %% ../../nbs/gif/11_experiments.ipynb #45893503
 def studied(
-    setting:str, # 'beta', 'perceptual' (lambda) or 'fixed_prior'
+    setting:str, # one of `STUDIES`; 'perceptual' is lambda
     variants:dict, # of `train_variants`
     videos:Sequence, # of `ShotVideo`, for validation
     scale:GIFScale, # sizes
@@ -314,7 +323,8 @@ def world_round(
     gevadens = {
         'GEVADEN, fixed prior': variants['fixed_prior', True],
         'GEVADEN, lambda = 0': variants['perceptual', 0.0],
-        'GEVADEN': variants['fixed_prior', False],
+        'GEVADEN': variants['by_likelihood', False],
+        'GEVADEN, likelihood': variants['by_likelihood', True],
     }
     learned = learned_systems(split.train, gevadens, scale, seed)
     systems = {**rule_systems(split, seed), **known_systems(material), **learned}
@@ -328,15 +338,18 @@ def world_round(
 # %% ../../nbs/gif/11_experiments.ipynb #52e96501
 def real_round(
     dataset:GIFThumbnails, # the real annotations
+    features:Mapping|None, # of the shots' pictures; the comments' own if None
     scale:GIFScale, # sizes
     seed:int, # of this round
-) -> dict: # 'table2', and 'items' with a row a video
+) -> dict: # 'table2', 'items' with a row a video, and 'study_by_likelihood'
     "One round of Table 2 on the real annotations, without the systems that need pictures."
-    split = real_split(dataset, seed)
+    split = real_split(dataset, seed, features)
     gevadens = {name: train_gevaden(split.train, scale, seed, **changes) for name, changes in GEVADENS.items()}
     systems = {**rule_systems(split, seed), **learned_systems(split.train, gevadens, scale, seed)}
     items = measured_round(seed, split, systems, scale)
-    return {'table2': mean_over_videos(items), 'items': items}
+    variants = {('by_likelihood', False): gevadens['GEVADEN'], ('by_likelihood', True): gevadens['GEVADEN, likelihood']}
+    study = studied('by_likelihood', variants, split.validation, scale, seed)
+    return {'table2': mean_over_videos(items), 'items': items, 'study_by_likelihood': study}
 
 # %% ../../nbs/gif/11_experiments.ipynb #46fa8f00
 GEVADEN_TABLE3 = pd.DataFrame(
@@ -380,19 +393,18 @@ def world_clicks(
     "The month-long application of the paper, on validation and test videos of a round."
     split = split_world(material.videos, scale, seed)
     shown, known, chance = split.validation + split.test, known_systems(material), chance_system(seed, samples=1)
-    reseq2seq, gevaden = (
-        reseq2seq_system(train_reseq2seq(split.train, scale, seed)),
-        train_gevaden(split.train, scale, seed),
-    )
-    source = torch.Generator().manual_seed(seed)
+    reseq2seq, generated = reseq2seq_system(train_reseq2seq(split.train, scale, seed)), {}
+    for name in ('GEVADEN', 'GEVADEN, likelihood'):
+        gevaden, source = train_gevaden(split.train, scale, seed, **GEVADENS[name]), torch.Generator().manual_seed(seed)
+        generated[name] = [generate_gif(gevaden, video.shots, scale.samples, source).numpy() for video in shown]
     gifs = {
         'raw thumbnails': None,
         'GIF at random': [chance(video).seconds[0].numpy() for video in shown],
         'Hecate': [known['Hecate'](video).seconds[0].numpy() for video in shown],
         're-SEQ2SEQ': [reseq2seq(video).seconds[0].numpy() for video in shown],
-        'GEVADEN': [generate_gif(gevaden, video.shots, scale.samples, source).numpy() for video in shown],
+        **generated,
         'a GIF that annotators accepted': [video.gifs[0].numpy() for video in shown],
-        'oracle': [known['oracle'](video).seconds[0].numpy() for video in shown],
+        'top interest': [known['top interest'](video).seconds[0].numpy() for video in shown],
     }
     return click_log(world, [int(video.key) for video in shown], gifs, seed)
 
@@ -419,15 +431,17 @@ def reproduce_real(
     scale:GIFScale, # sizes
     seed:int=0, # of the first round
     progress:bool=True, # show a bar
+    features=None, # folder of features of the shots, KEY.npy [seconds, D]; the comments describe them if not given
 ) -> dict: # name of the table -> DataFrame
-    "The data set's row of Table 1, and Table 2, on the real annotations."
+    "The data set's row of Table 1, Table 2, and the study of the likelihood, on the real annotations."
     dataset = load_gif_thumbnails(folder)
+    seen = None if features is None else read_shot_features(features, dataset.videos.index)
     row = {'videos': len(dataset.videos), 'GIFs': len(dataset.gifs), 'hours': dataset.videos.duration.sum()/3600}
     table1 = pd.DataFrame(
         [{'source': 'published files', **row}, {'source': 'the paper', 'videos': 1070, 'GIFs': 5394, 'hours': 69.1}]
     )
     seeds = range(seed, seed + scale.rounds)
-    return {'table1': table1, **run_rounds(real_round, (dataset, scale), seeds, progress=progress)}
+    return {'table1': table1, **run_rounds(real_round, (dataset, seen, scale), seeds, progress=progress)}
 
 # %% ../../nbs/gif/11_experiments.ipynb #56941202
 def train_microworld_model(

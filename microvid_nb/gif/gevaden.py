@@ -34,6 +34,7 @@ class GEVADENSettings:
     warm_up: int = 0 # steps of training over which beta rises from 0, with the cube of the step; not in the paper
     perceptual: float = .1 # lambda of Eq. 7
     fixed_prior: bool = False # N(0, 1) instead of the learned prior: the paper's ablation
+    by_likelihood: bool = False # trained by the likelihood of seconds (Eq. 10), not by the paper's L2 penalty
 
 # %% ../../nbs/gif/04_gevaden.ipynb #0bfab453
 def last_state(
@@ -120,6 +121,11 @@ class GEVADEN(nn.Module):
         )
         self.generator = GIFGenerator(s.features, s.video, s.latent, s.shots)
         self.register_buffer('steps', torch.zeros((), dtype=torch.int64))     # of training so far, for the warm-up
+        self.log_sharpness = nn.Parameter(torch.zeros(())) if s.by_likelihood else None
+
+    def sharpness(self) -> Tensor: # tau, a scalar; 1 unless it is learned
+        "How fast the likelihood of a second falls with its distance; a tenth of its logarithm is what is learned."
+        return torch.ones(()) if self.log_sharpness is None else (10*self.log_sharpness).exp()
 
     def beta(self) -> float: # weight of the divergence at this step
         "The weight of the KL divergence, smaller at the start of training where a warm-up is set."
@@ -164,6 +170,19 @@ def regression_penalty(
     "The distance of the generated shots from the true ones, summed over shots."
     return torch.linalg.vector_norm(generated - target[:, None], dim=-1).sum(-1)
 
+# %% ../../nbs/gif/04_gevaden.ipynb #543a3243
+def seconds_penalty(
+    generated:Tensor, # [B, L, k, D]
+    batch:ShotBatch, # the videos, with one GIF each
+    sharpness:Tensor, # tau, a scalar
+) -> Tensor: # [B, L], nats
+    "How unlikely the annotated seconds are among all of their videos', summed over shots (the likelihood of Eq. 10)."
+    distance = torch.cdist(generated.flatten(1, 2), batch.shots)
+    padding = torch.arange(distance.shape[-1], device=distance.device) >= batch.lengths.to(distance.device)[:, None]
+    likely = (-sharpness*distance).masked_fill(padding[:, None], -torch.inf).log_softmax(-1)
+    second = batch.gif[:, None].expand(generated.shape[:3]).flatten(1, 2)[..., None]
+    return -likely.gather(-1, second).unflatten(1, generated.shape[1:3]).sum((-1, -2))
+
 # %% ../../nbs/gif/04_gevaden.ipynb #7629c058
 def perceptual_loss(
     model:GEVADEN, # the model
@@ -188,10 +207,12 @@ def gevaden_loss(
     mean, deviation = model.posterior.gaussian(gif_code)
     z = mean[:, None] + deviation[:, None]*torch.randn(len(mean), s.samples, s.latent, device=mean.device)
     generated = model.generator(code, z)
-    regression, kl = (
-        regression_penalty(generated, batch.target).mean(),
-        gaussian_kl(mean, deviation, *model.prior_gaussian(code)).mean(),
+    penalty = (
+        seconds_penalty(generated, batch, model.sharpness())
+        if s.by_likelihood
+        else regression_penalty(generated, batch.target)
     )
+    regression, kl = penalty.mean(), gaussian_kl(mean, deviation, *model.prior_gaussian(code)).mean()
     perceptual = (
         perceptual_loss(model, model.generator(code, z.detach()), gif_code).mean()
         if s.perceptual
@@ -222,12 +243,13 @@ def sample_gifs(
 def shot_likelihoods(
     generated:Tensor, # [L, k, D]
     shots:Tensor, # [n, D]
+    sharpness:float=1., # tau
 ) -> Tensor: # float64 [k, L, n]
     "How likely each second is as each shot of a GIF, for each sample."
     distance = torch.cdist(
         generated.double().transpose(0, 1).contiguous(), shots.double().expand(generated.shape[1], -1, -1)
     )
-    return torch.softmax(-distance, -1)
+    return torch.softmax(-sharpness*distance, -1)
 
 # %% ../../nbs/gif/04_gevaden.ipynb #139f5b01
 def completion_bounds(
@@ -338,10 +360,11 @@ def most_likely_gif(
 def likely_gif(
     generated:Tensor, # samples of a video's GIF, [L, k, D]
     shots:Tensor, # the video, [n, D]
+    sharpness:float=1., # tau
 ) -> Tensor: # seconds at which the shots start, int64 [k]
     "The GIF of the largest mean likelihood over some samples (Eq. 10)."
     tried = closest_disjoint_match(generated, shots).unique(dim=0)
-    return most_likely_gif(shot_likelihoods(generated, shots), tried)
+    return most_likely_gif(shot_likelihoods(generated, shots, sharpness), tried)
 
 # %% ../../nbs/gif/04_gevaden.ipynb #4e7ba601
 def generate_gif(
@@ -351,4 +374,4 @@ def generate_gif(
     generator:torch.Generator|None=None, # of random numbers
 ) -> Tensor: # seconds at which the shots start, int64 [k]
     "The GIF of a video: the most likely one over samples of the prior (Eq. 10)."
-    return likely_gif(model.sample(shots, samples, generator), shots)
+    return likely_gif(model.sample(shots, samples, generator), shots, model.sharpness().item())

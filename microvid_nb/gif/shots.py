@@ -6,7 +6,7 @@
 __all__ = ['shot_video', 'shot_loader']
 
 # %% ../../nbs/gif/01_shots.ipynb #2af9bf5f
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -157,12 +157,17 @@ def comment_features(
 def real_shot_videos(
     dataset, # `GIFThumbnails`, from `load_gif_thumbnails`
     keys:Iterable, # of the videos
+    features:Mapping|None=None, # key -> [seconds, D], from `read_shot_features`; the comments' own if not given
 ) -> list: # of `ShotVideo`: videos with comments, GIFs whose three seconds differ and lie inside the comments
-    "Real videos described by their comments."
+    "Real videos described by their comments, or by features of their pictures where there are some."
     good = dataset.gifs[~dataset.gifs.out_of_range & ~dataset.gifs.repeated].groupby('key')
     gifs = {key: part[['shot1', 'shot2', 'shot3']].to_numpy() for key, part in good}
-    return [
-        shot_video(key, comment_features(dataset.counts[key]), gifs.get(key, np.zeros((0, 3))), dataset.counts[key])
-        for key in keys
-        if len(dataset.counts[key]) >= 3
-    ]
+    videos = []
+    for key in keys:
+        counts, chosen = dataset.counts[key], gifs.get(key, np.zeros((0, 3)))
+        if len(counts) < 3 or features is not None and key not in features: continue
+        shots = comment_features(counts) if features is None else features[key]
+        # a second without a count has no comments; one without features can't be shown
+        counts = np.pad(counts, (0, max(0, len(shots) - len(counts))))[:len(shots)]
+        videos.append(shot_video(key, shots, chosen[(chosen < len(shots)).all(1)], counts))
+    return videos

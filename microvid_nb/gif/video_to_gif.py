@@ -145,11 +145,12 @@ class VideoToGIF(nn.Module):
         described = describe_shots(survey)
         shots = self.network.features(shot_clips(survey, self.settings.shot))
         generated = self.gevaden.sample(shots, self.settings.samples, torch.Generator().manual_seed(0))
-        likelihood = shot_likelihoods(generated, shots).mean(1).cpu()
+        sharpness = self.gevaden.sharpness().item()
+        likelihood = shot_likelihoods(generated, shots, sharpness).mean(1).cpu()
         usable = np.flatnonzero(described.rejected == '')
         if len(usable) < len(likelihood): usable = np.arange(len(shots))
         place = np.zeros(len(shots), int)
-        place[usable[likely_gif(generated, shots[usable]).cpu()]] = 1 + np.arange(len(likelihood))
+        place[usable[likely_gif(generated, shots[usable], sharpness).cpu()]] = 1 + np.arange(len(likelihood))
         best = np.where(place > 0, 2. - place / 10, likelihood.sum(0) / len(likelihood))
         return pd.DataFrame({
             'time': survey.shot_times,
