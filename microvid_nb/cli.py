@@ -225,6 +225,7 @@ def check_crop(
     if crop not in (None, 'auto'): aspect_ratio(crop)
 
 
+
 # %% ../nbs/cli.ipynb #1ee9f4d0
 def best_frames(
     answer, # a thumbnail of a clip
@@ -295,6 +296,7 @@ def described(
     "When the picture is shown in its clip, and its file."
     moment = 'cover' if row['time'] is None else f'{row["time"]:.2f} s'
     return f'{moment}  {printable(row["file"])}'
+
 
 
 # %% ../nbs/cli.ipynb #290c4fab
@@ -832,13 +834,13 @@ def typed_settings(
 # %% ../nbs/cli.ipynb #15bd6637
 @app.command()
 def reproduce(
-    task:TaskName,
+    task:Annotated[str, typer.Argument(help='A task: thumbnail, gif, classify or venue; or claims.')],
     data:Annotated[str, typer.Option(help='Data set: microworld, or a published one of the task.')]='microworld',
     folder:Annotated[Path | None, typer.Option(help='Where a published data set is.')]=None,
     scale:Scale='small', seed:Seed=0,
     out:Annotated[Path, typer.Option(help='Folder to write to.')]=Path('results'),
 ):
-    "Make the tables of a paper anew, five rounds each, as CSV."
+    "Make the tables of a paper anew, five rounds each, as CSV; or of all results the ledger of what holds."
     with one_line():
         from microvid_nb.reproduce import reproduce as make_tables
         written = make_tables(task, data, scale, seed, out, folder, progress=sys.stderr.isatty())
