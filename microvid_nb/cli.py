@@ -834,7 +834,7 @@ def typed_settings(
 # %% ../nbs/cli.ipynb #15bd6637
 @app.command()
 def reproduce(
-    task:TaskName,
+    task:Annotated[str, typer.Argument(help='A task: thumbnail, gif, classify or venue; or claims.')],
     data:Annotated[str, typer.Option(help='Data set: microworld, or a published one of the task.')]='microworld',
     folder:Annotated[Path | None, typer.Option(help='Where a published data set is.')]=None,
     features:Annotated[
@@ -843,7 +843,7 @@ def reproduce(
     scale:Scale='small', seed:Seed=0,
     out:Annotated[Path, typer.Option(help='Folder to write to.')]=Path('results'),
 ):
-    "Make the tables of a paper anew, five rounds each, as CSV."
+    "Make the tables of a paper anew, five rounds each, as CSV; or of all results the ledger of what holds."
     with one_line():
         from microvid_nb.reproduce import reproduce as make_tables
         written = make_tables(task, data, scale, seed, out, folder, sys.stderr.isatty(), features)

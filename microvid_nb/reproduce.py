@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .claims import stamp, write_ledger
 from .experiments import write_items
 from .extras import require
 from .media.render import atomic_path
@@ -35,17 +36,23 @@ def save_result(
     data:str, # the data set
     scale:str, # its size
     seed:int, # of the world and of the first round
+    maker:str, # dotted name of the function that made it
     options:str='', # of the command, beyond these
 ) -> Path: # the file: CSV, or Parquet for single items
-    "Writes a table with its command on every row; `ValueError` where a file of somebody else has its name."
+    """Writes a table with its command on every row, and in `code.csv` by what code it was made.
+
+    `ValueError` where a file of somebody else has its name.
+    """
     path = result_path(out, task, table, data, scale, seed)
     folder = '' if data == 'microworld' else ' --folder FOLDER'
     command = f'microvid reproduce {task} --data {data}{folder} --scale {scale} --seed {seed}{options}'
     labelled = result.assign(data=data, scale=scale, seed=seed, command=command)
     if path.exists() and b'microvid reproduce' not in path.read_bytes():
         raise ValueError(f'{path} exists and is no table of this tool: name another folder with --out')
-    if path.suffix == '.parquet': return write_items(path, labelled)
-    with atomic_path(path) as temporary: labelled.to_csv(temporary, index=False, float_format='%.6g')
+    if path.suffix == '.parquet': write_items(path, labelled)
+    else:
+        with atomic_path(path) as temporary: labelled.to_csv(temporary, index=False, float_format='%.6g')
+    stamp(path, maker)
     return path
 
 # %% ../nbs/reproduce.ipynb #859eb1d6
@@ -82,7 +89,7 @@ def table_maker(
 
 # %% ../nbs/reproduce.ipynb #d7156b9f
 def reproduce(
-    task:str, # name of a task, or of its method
+    task:str, # name of a task, or of its method; 'claims' for the ledger, which is made of the results in `out`
     data:str='microworld', # the data set; `find_task(task).data` lists them
     scale:str='small', # 'tiny' to try it out, 'small' for a laptop, 'full' for the paper's sizes on a GPU
     seed:int=0, # of the world and of the first round
@@ -91,7 +98,8 @@ def reproduce(
     progress:bool=True, # show bars
     features=None, # folder of features of the videos of gif_thumbnails, a file KEY.npy each
 ) -> list: # of the files written
-    "Makes the tables of a paper anew; `ValueError` names what there is no experiment for."
+    "Makes the tables of a paper anew, or the ledger; `ValueError` names what there is no experiment for."
+    if task == 'claims': return [write_ledger(out)]
     task = find_task(task)
     if data not in task.data:
         raise ValueError(f'{task.name} has no experiments on {data!r}; there are {", ".join(task.data)}')
@@ -103,9 +111,11 @@ def reproduce(
     make = table_maker(task, data, module)
     given = {} if features is None else {'features': features}
     tables = make(*([] if data == 'microworld' else [folder]), sizes, seed, progress, **given)
+    maker = f'{make.__module__}.{make.__name__}'
     mark, options = ('_features', ' --features FEATURES') if given else ('', '')
     return [
-        save_result(out, table, task.name, name + mark, data, scale, seed, options) for name, table in tables.items()
+        save_result(out, table, task.name, name + mark, data, scale, seed, maker, options)
+        for name, table in tables.items()
     ]
 
 # %% ../nbs/reproduce.ipynb #1ba39de2

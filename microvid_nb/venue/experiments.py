@@ -23,6 +23,7 @@ from ..data.vine import VENUE188_PAGE, VenueTree, VineSplit, read_venue_names, r
 from ..features.sound_experiment import ears_table, esc10_table
 from ..experiments import compare_rounds, comparison_table, run_rounds
 from .dare import DARE, DARESettings
+from .scale import completed_modalities, tuned_weights
 from .systems import (
     SCALES, Split, VenueMaterial, VenueScale, baseline_makers, compare_features, venue_f1, venue_f1_of_groups,
     microworld_material, predicted_venues, size_groups, split_numbers, split_videos, trained_baseline, trained_dare)
@@ -38,6 +39,7 @@ class VenueStudy(NamedTuple):
     sounds: Sounds|None # external ones, or none
     tree: VenueTree # of the venues
     sources: torch.Tensor|None = None # which sources truly play in each video, float32 [N, sources], where known
+    validation: Videos|None = None # on which settings are chosen, where the data set says which
 
 # %% ../../nbs/venue/09_experiments.ipynb #37c444ec
 def study_split(
@@ -283,10 +285,16 @@ COMMON = {
     'parts': parts,
     'fig5': figure5,
     'fig5d': figure5_dropout,
+    'weights': tuned_weights,
 }
 
 # %% ../../nbs/venue/09_experiments.ipynb #db139a18
-WITH_SOUNDS = {'fig4': figure4, 'modalities': modalities, 'fewer': smaller_training_sets}
+WITH_SOUNDS = {
+    'fig4': figure4,
+    'modalities': modalities,
+    'fewer': smaller_training_sets,
+    'completion': completed_modalities,
+}
 
 def one_round(
     study:VenueStudy, # data
@@ -376,13 +384,15 @@ def reproduce_microworld(
                      'fig6clips': clip_concepts(MicroWorld(seed), model, trial.split.test, numbers, material.concepts)}
 
 # %% ../../nbs/venue/09_experiments.ipynb #f9b70a03
+LEARNED_FROM = 2_000_000 # the first video that the model for files learns from; demonstrations show other ones
+
 def train_microworld_model(
     scale:VenueScale, # sizes
     seed:int=0, # of the world, the weights and chance in training
     progress:bool=True, # show bars
 ) -> VideoToVenue: # ready for `estimate_venue`
     "Everything from a file to its venue, trained on all videos of the scale."
-    material = microworld_material(scale, seed, progress)
+    material = microworld_material(scale, seed, progress, LEARNED_FROM)
     dare, _ = trained_dare(material.videos, material.sounds, len(material.concepts), len(VENUES), scale, seed)
     return assemble(
         material.pictures, material.encoder, material.texts, dare, list(VENUES), material.concepts, scale.seconds
@@ -391,7 +401,7 @@ def train_microworld_model(
 # %% ../../nbs/venue/09_experiments.ipynb #c6938b9e
 def read_vine(
     folder, # with a feature file, leaf_venue_name.txt and tree.json
-    scale:VenueScale, # at most so many videos for training and testing are read
+    scale:VenueScale, # at most so many videos for training, testing and validation are read
 ) -> VenueStudy: # without external sounds
     "Published features for the experiments; `FileNotFoundError` or `ValueError` where one is missing or malformed."
     folder = Path(folder)
@@ -401,9 +411,10 @@ def read_vine(
         raise ValueError(f'{folder}: expected one feature file, found {", ".join(path.name for path in files)}')
     read_venue_names(folder/'leaf_venue_name.txt')
     parts = []
-    for part, most in (('train', scale.train), ('test', scale.test)):
+    for part, most in (('train', scale.train), ('test', scale.test), ('valid', scale.validation)):
         with VineSplit(files[0], part) as split: parts.append(vine_videos(split, slice(most)))
-    return VenueStudy(*parts, None, read_venue_tree(folder/'tree.json'))
+    learned, judged, validation = parts
+    return VenueStudy(learned, judged, None, read_venue_tree(folder/'tree.json'), validation=validation)
 
 # %% ../../nbs/venue/09_experiments.ipynb #d8f18751
 def reproduce_real(

@@ -56,6 +56,7 @@ class VenueScale:
     rate: float = .02 # of Adagrad
     epochs: int = 30 # passes over the videos
     atoms: int = 100 # of the dictionaries, and dimensions of TRUMANN's space
+    validation: int = 56_731 # videos on which settings are chosen; a sixth of those for training at most
     folds: int = 10 # of Table 2
     rounds: int = 5 # with other splits and weights
 
@@ -138,6 +139,7 @@ def microworld_material(
     scale:VenueScale, # sizes
     seed:int=0, # of the world and the picture network
     progress:bool=True, # show bars
+    first:int=0, # number of the first video
 ) -> VenueMaterial: # for all rounds
     "Features of a world's videos and of external sounds."
     world = MicroWorld(seed)
@@ -146,7 +148,7 @@ def microworld_material(
     )
     with torch.enable_grad():
         pictures = train_picture_network(elsewhere, scale.pictures, scale.picture_epochs, seed, progress)
-    trial = described_videos(world, range(scale.train + scale.test), pictures, scale.seconds, progress)
+    trial = described_videos(world, range(first, first + scale.train + scale.test), pictures, scale.seconds, progress)
     samples, concepts, names = world_sounds(world, scale.clips, scale.least, scale.seconds, progress)
     external, other = acoustic_descriptors(samples), torch.stack([video.descriptor for video in elsewhere])
     with torch.enable_grad():
@@ -236,12 +238,14 @@ def trained_dare(
     seed:int, # of weights, order, partners, sounds and dropout
     alternate:bool=True, # the losses take turns; else the plain sum
     validate:Callable|None=None, # model -> figures, after each epoch
+    weights:tuple=(1., 1., 1.), # lengths of picture, sound and title
     **changes, # of the settings: samples, hidden, dropout, deviation, free
 ) -> tuple[DARE, pd.DataFrame]: # trained; its history
     "DARE on some videos."
     torch.manual_seed(seed)
     settings = {'text_concepts': scale.text_concepts, 'hidden': (scale.hidden,), **changes}
     model = DARE(DARESettings(*train.widths, concepts=concepts, venues=venues, **settings))
+    model.scaler.weights = weights
     return model, train_dare(
         model, train, sounds, scale.epochs, scale.batch, scale.rate, alternate, seed, validate=validate, progress=False
     )
@@ -284,10 +288,12 @@ def trained_baseline(
     make:Callable, # one of `baselines`
     train:Videos, # to learn from
     seed:int, # of weights and order
+    weights:tuple=(1., 1., 1.), # lengths of picture, sound and title
 ) -> object: # trained, with `predict`
     "A baseline on some videos."
     torch.manual_seed(seed)
     method = make(train)
+    if hasattr(method, 'scaler'): method.scaler.weights = weights
     quiet = {'progress': False} if isinstance(method, (D3L, MTDL, AlexNetFusion)) else {}
     return method.fit(train, seed=seed, **quiet)
 

@@ -129,12 +129,12 @@ def missing_modalities(
 
 # %% ../../nbs/venue/00_videos.ipynb #87bba1f6
 class Scaler(nn.Module):
-    "Features brought to mean 0 and each modality to length 1, learned once from the training videos."
+    "Features brought to mean 0 and each modality to a length, 1 if not said otherwise, learned from training videos."
     def __init__(self,
         widths:Sequence[int], # D_v, D_a, D_t
     ):
         super().__init__()
-        self.widths = tuple(widths)
+        self.widths, self.weights = tuple(widths), (1.,)*3
         for name, width in zip(MODALITIES, widths):
             self.register_buffer(f'{name}_mean', torch.zeros(width))
             self.register_buffer(f'{name}_deviation', torch.ones(width))
@@ -173,10 +173,11 @@ def learn(self:Scaler,
     videos:Videos, # those of the training
 ) -> Scaler: # itself
     "Sets the scale by training videos; `ValueError` where a width does not fit."
-    for name, x, there in zip(MODALITIES, videos, videos.present.T):
+    for name, x, there, weight in zip(MODALITIES, videos, videos.present.T, self.weights):
         mean, deviation = getattr(self, f'{name}_mean'), getattr(self, f'{name}_deviation')
         if x.shape[1] != len(mean): raise ValueError(f'expected {len(mean)} {name} features, found {x.shape[1]}')
-        for buffer, learned in zip((mean, deviation), mean_and_deviation(x, there)): buffer.copy_(learned)
+        learned = mean_and_deviation(x, there)
+        mean.copy_(learned[0]); deviation.copy_(learned[1]/weight)
     return self
 
 # %% ../../nbs/venue/00_videos.ipynb #883d0db9
