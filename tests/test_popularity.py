@@ -141,6 +141,10 @@ def test_heat_map(scorer, survey):
     np.testing.assert_allclose(ax.images[0].get_array(), topic_similarities(thumbnail.scores).T)
     assert [label.get_text() for label in ax.get_yticklabels()] == list(TOPICS)
     assert [label.get_text() for label in ax.get_xticklabels()] == [f'{time:.1f} s' for time in thumbnail.scores.time]
+    assert {(label.get_weight(), label.get_style()) for label in ax.get_yticklabels()} == {('normal', 'normal')}
+    first, *others = heat_map(thumbnail.scores, seen=list(TOPICS)[:1]).get_yticklabels()
+    assert (first.get_weight(), first.get_style()) == ('bold', 'normal')
+    assert {(label.get_weight(), label.get_style()) for label in others} == {('normal', 'italic')}
     plt.close('all')
 
 

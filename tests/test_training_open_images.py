@@ -165,8 +165,29 @@ def test_what_is_read(here, tmp_path):
         batch.images.dtype == torch.uint8 and batch.labels.shape == (len(words),) and batch.frames.shape == (3, 64, 64)
     )
     assert PictureFiles([here/'target'/'still.jpg'], Squeezed(32))[0][0].shape == (3, 32, 32)
+    raw = SemanticSpace.from_file(here/'vectors.txt')
+    np.testing.assert_allclose(space.vectors, raw.vectors - raw.vectors.mean(0), atol=1e-6)
+    # of every second picture only what is shown was checked
+    whole = [bool(pair.known.all()) for pair in pairs]
+    assert any(whole) and not all(whole) and all((pair.labels <= pair.known).all() for pair in pairs)
     with pytest.raises(ValueError, match='more than the 50 pictures held out, found 39 of 40'):
         open_images_pairs(here/'source', here/'target', here/'vectors.txt', tmp_path, replace(PLAN, held_out=50), False)
+
+
+def test_settings_reach_the_model(here, tmp_path, monkeypatch):
+    """Each setting that a training and a model share."""
+    asked = dict(across=.5, objective='probabilities', layers=('fc7', 'fc8'), attention_penalty=.25,
+                 semantic_penalty=.5, margin=.75, mu=0.)
+    trained = []
+
+    def fit(model, *arguments, **options):
+        trained.append(model)
+        return pd.DataFrame({'accuracy': [.5]})
+    monkeypatch.setattr(training_open_images, 'fit_scheduled', fit)
+    run(here, tmp_path, replace(PLAN, **asked))
+    found = trained[0].settings
+    assert {name: getattr(found, name) for name in asked} == asked
+    assert (found.width, found.size, found.attention, found.frozen) == (1/16, 64, 16, ())
 
 
 @pytest.mark.check

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from ..features.eyes import PictureEncoder
 from ..features.text import SemanticSpace
 from ..features.visual import Backbone, backbone, freeze, he, scaled, xavier
+from ..features.words import packaged_label_points
 from .mkmmd import FACTORS, heuristic_bandwidths, mk_mmd, optimal_kernel_weights
 from ..training import evaluating
 
@@ -31,12 +32,13 @@ class AMUSESettings:
     words: tuple[str, ...] # labels that training pictures have: the seen words
     semantic: int = 300 # d, width of the semantic space
     attention: int = 1024 # A, width of the attention space and of v; the paper tries 1024 and 2048
-    backbone: str = 'alexnet' # of features/visual; 'eyes' for layers above the packaged encoder
+    backbone: str = 'alexnet' # of features/visual; 'eyes' or 'classes' for the packaged encoder
     width: float = 1. # factor for the backbone's channels; 1/8 suits a laptop
     size: int = 224 # side of the pictures in pixels
     layers: tuple[str, ...] = ('fc6', 'fc7', 'fc8') # l1 ... l2 of Eq. 7; the last is the backbone's last and gives v
     frozen: tuple[str, ...] = ('conv1', 'conv2', 'conv3') # layers that keep their weights; none where they are random
     dropout: float = .5 # of the backbone's hidden layers, AlexNet's
+    xavier: bool = False # True: the backbone begins with Xavier's weights as printed, not with those of He et al.
     margin: float = .5 # alpha of Eq. 6
     mu: float = 1. # weight of the gap, Eq. 7; the paper gives none
     attention_penalty: float = 1e-4 # gamma of Eq. 4; the paper gives none
@@ -45,6 +47,7 @@ class AMUSESettings:
     optimal_weights: bool = False # weights of the kernels by the quadratic program, else equal
     attended: bool = True # False: one point for all words, Variant III
     common_space: bool = False # True: learned points for the seen words in place of the semantic space, Variant IV
+    projected: bool = False # True: Variant IV's points are a learned projection of the words' vectors
     topics: str = 'all' # those that count when a frame is chosen: all, seen or unseen, Variant II
     same_attention: bool = False # True: Eq. 6 as it is printed
     across: float = 0. # weight of ranking across pictures, which is not in the paper
@@ -55,6 +58,7 @@ class AMUSESettings:
             raise ValueError(f'topics should be all, seen or unseen, found {self.topics!r}')
         if self.objective not in ('ranking', 'probabilities'):
             raise ValueError(f'objective should be ranking or probabilities, found {self.objective!r}')
+        if self.projected and not self.common_space: raise ValueError('only a common space has projected points')
         if len(self.words) < 2 or len(set(self.words)) < len(self.words):
             raise ValueError(f'expected two or more different words, found {self.words!r}')
 
@@ -130,12 +134,29 @@ class EyesNetwork(Backbone):
         yield 'fc8', [self.fc8]
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #80304630
+class ClassNetwork(Backbone):
+    "The packaged encoder with its own last layer; `fc8` gives the probabilities of ImageNet's classes."
+    feature_layer = 'fc8'
+
+    def __init__(self):
+        super().__init__([0.]*3, [1.]*3)
+        self.feature_dim = len(packaged_encoder().labels)
+        self.eyes, self.fc8 = FrozenEyes(), nn.Linear(FrozenEyes.out_channels, self.feature_dim)
+        self.fc8.load_state_dict(packaged_encoder().network.classifier.state_dict())
+
+    def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
+        "The encoder, and the layer that names classes."
+        yield 'eyes', [self.eyes]
+        yield 'fc8', [nn.Flatten(), self.fc8, nn.Softmax(1)]
+
+# %% ../../nbs/thumbnail/01_amuse.ipynb #79ec195c
 def new_network(
-    name:str, # 'eyes', or a backbone of features/visual
+    name:str, # 'eyes', 'classes', or a backbone of features/visual
     width:float=1., # factor for channels or hidden units
     classes:int=1000, # outputs of the last layer
-) -> Backbone: # with random weights above the encoder, or everywhere
+) -> Backbone: # with random weights above the encoder, or everywhere; `classes` has the encoder's own
     "The network of a model."
+    if name == 'classes': return ClassNetwork()
     return EyesNetwork(width, classes) if name == 'eyes' else backbone(name, width=width, classes=classes)
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #bad92867
@@ -146,7 +167,8 @@ class AMUSE(nn.Module):
     ):
         super().__init__()
         self.settings, s = settings, settings
-        self.network = freeze(new_network(s.backbone, s.width, s.attention), s.frozen)
+        network = new_network(s.backbone, s.width, s.attention)
+        self.network = freeze(xavier(network) if s.xavier else network, s.frozen)
         *_, (last, _) = self.network.stages()
         if s.layers[-1] != last:
             raise ValueError(f'the last of layers gives v: expected {last!r}, found {s.layers[-1]!r}')
@@ -155,13 +177,20 @@ class AMUSE(nn.Module):
         self.to_attention = xavier(nn.Linear(s.semantic, s.attention, bias=False))   # W_a
         self.to_semantic = xavier(nn.Linear(s.attention, s.semantic, bias=False))    # W_v
         points = torch.randn(len(s.words), s.semantic)   # of the seen words
-        if s.common_space: self.points = nn.Parameter(points)
+        if s.common_space and not s.projected: self.points = nn.Parameter(points)
         else: self.register_buffer('points', points)
+        if s.projected: self.to_common = xavier(nn.Linear(s.semantic, s.semantic, bias=False))
         if s.objective == 'probabilities': self.unit = nn.Parameter(torch.tensor([2/s.margin, -2.]))   # factor, offset
+
+    def placed(self,
+        vectors:Tensor, # of words, [C, D]
+    ) -> Tensor: # s_w, [C, D], each of length 1
+        "The points of words; in a common space with a projection that is learned, projected."
+        return F.normalize(self.to_common(vectors) if self.settings.projected else vectors, dim=1)
 
     def prototypes(self) -> Tensor: # s_w, [C, D], each of length 1
         "The points of the seen words."
-        return F.normalize(self.points, dim=1)
+        return self.placed(self.points)
 
     def attention(self,
         prototypes:Tensor, # s_w, [C, D]
@@ -217,14 +246,16 @@ def hinge_rank_loss(
 def ranking_loss(self:AMUSE,
     visual:Tensor, # v, [B, A]
     labels:Tensor, # bool [B, C], in the order of the seen words
+    known:Tensor|None=None, # bool [B, C], which labels are known; all if not given
 ) -> Tensor: # scalar, a mean over pictures
-    "The first part of Eq. 6."
+    "The first part of Eq. 6; a word of which nobody knows whether the picture shows it is not compared."
     prototypes = self.prototypes()
     picture, word = labels.nonzero(as_tuple=True)
     if self.settings.same_attention:
         similarities = self.to_semantic(visual[picture]*self.attention(prototypes)[word]) @ prototypes.T
         compared = torch.arange(labels.shape[1], device=labels.device) != word[:, None]
     else: similarities, compared = (visual @ self.word_filters(prototypes).T)[picture], ~labels[picture]
+    if known is not None: compared = compared & known[picture]
     return hinge_rank_loss(similarities, word, compared, self.settings.margin).sum()/len(visual)
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #9e4131ac
@@ -232,11 +263,13 @@ def across_loss(
     similarities:Tensor, # [B, C]
     labels:Tensor, # bool [B, C]
     margin:float=.5, # alpha
+    known:Tensor|None=None, # bool [B, C], which labels are known; all if not given
 ) -> Tensor: # scalar
-    "By how much pictures that lack a word come within the margin of those that show it."
-    mixed = labels.any(0) & ~labels.all(0)   # words that some pictures of the batch show, and others lack
-    similarities, labels = similarities[:, mixed], labels[:, mixed]
-    pairs = labels[:, None] & ~labels
+    "By how much pictures that are known to lack a word come within the margin of those that show it."
+    lacking = ~labels if known is None else ~labels & known
+    mixed = labels.any(0) & lacking.any(0)   # words that some pictures of the batch show, and others lack
+    similarities, labels, lacking = similarities[:, mixed], labels[:, mixed], lacking[:, mixed]
+    pairs = labels[:, None] & lacking
     excess = F.relu(margin - similarities[:, None] + similarities)*pairs
     return (excess.sum((0, 1))/pairs.sum((0, 1))).sum()
 
@@ -244,9 +277,11 @@ def across_loss(
 def label_loss(
     scores:Tensor, # before they become probabilities, [B, C]
     labels:Tensor, # bool [B, C]
+    known:Tensor|None=None, # bool [B, C], which labels are known; all if not given
 ) -> Tensor: # scalar, summed over words, a mean over pictures
-    "The cross-entropy of labels."
-    return F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction='sum')/len(scores)
+    "The cross-entropy of the labels that are known."
+    weight = None if known is None else known.to(scores.dtype)
+    return F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), weight, reduction='sum')/len(scores)
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #914789db
 class AMUSEBatch(NamedTuple):
@@ -254,6 +289,7 @@ class AMUSEBatch(NamedTuple):
     images: Tensor # source, [B, 3, S, S]
     labels: Tensor # bool [B, C], in the order of the seen words
     frames: Tensor # target, [B, 3, S, S]
+    known: Tensor|None = None # bool [B, C], which labels are known; None: all
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #69b6e5d7
 def layer_gap(
@@ -278,13 +314,14 @@ def amuse_loss(
     s, n = model.settings, len(batch.images)
     layers = model.network.forward_layers(torch.cat([batch.images, batch.frames]) if s.mu else batch.images, s.layers)
     visual = layers[s.layers[-1]][:n]
-    first = (model.ranking_loss(visual, batch.labels) if s.objective == 'ranking'
-             else label_loss(model.compare(visual, model.prototypes()), batch.labels))
+    labels, known = batch.labels, batch.known
+    first = (model.ranking_loss(visual, labels, known) if s.objective == 'ranking'
+             else label_loss(model.compare(visual, model.prototypes()), labels, known))
     penalty = (s.semantic_penalty*model.to_semantic.weight.square().sum()
                + s.attention_penalty*model.to_attention.weight.square().sum())
     parts = {'loss': first + penalty, s.objective: first, 'penalty': penalty}
     if s.across:
-        across = across_loss(model.compare(visual, model.prototypes()), batch.labels, s.margin)
+        across = across_loss(model.compare(visual, model.prototypes()), labels, s.margin, known)
         parts |= {'loss': parts['loss'] + s.across*across, 'across': across}
     if not s.mu: return parts
     gap = sum(layer_gap(out[:n], out[n:], s.factors, s.optimal_weights) for out in layers.values())
@@ -297,7 +334,7 @@ def points_of(self:AMUSE,
     space:SemanticSpace|None=None, # where words have vectors; not needed in a common space
 ) -> Tensor: # s_w, [C, D]
     "The prototypes of any words; `ValueError` names words that have none."
-    if self.settings.common_space:
+    if self.settings.common_space and not self.settings.projected:
         unknown = [word for word in words if word not in self.settings.words]
         if unknown:
             raise ValueError(
@@ -309,9 +346,24 @@ def points_of(self:AMUSE,
     if points.shape[1] != self.settings.semantic:
         expected = f'a semantic space of {self.settings.semantic} dimensions'
         raise ValueError(f'the model was made for {expected}, found {points.shape[1]}')
-    return points
+    return self.placed(points) if self.settings.projected else points
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #d39d22c8
+@torch.no_grad()
+def start_zero_shot(
+    model:AMUSE, # whose v are the probabilities of ImageNet's classes; changed in place
+) -> AMUSE: # the same
+    "Gives a model the projections with which it needs no training; `ValueError` where its words have other vectors."
+    classes = packaged_label_points()   # S
+    if model.to_attention.weight.shape != classes.shape:
+        expected, found = (f'{shape[0]} classes and {shape[1]} dimensions'
+                           for shape in (classes.shape, model.to_attention.weight.shape))
+        raise ValueError(f'the zero-shot start has {expected}, found {found}')
+    model.to_attention.weight.copy_(classes)
+    model.to_semantic.weight.copy_(classes.T)
+    return model
+
+# %% ../../nbs/thumbnail/01_amuse.ipynb #e6b08343
 def new_amuse(
     settings:AMUSESettings, # words, sizes and weights
     space:SemanticSpace|None=None, # has the seen words; not needed in a common space
@@ -319,10 +371,13 @@ def new_amuse(
 ) -> AMUSE: # untrained
     "A model whose seen words have their points from a semantic space."
     model = AMUSE(settings)
-    if pretrained:
+    if settings.backbone == 'classes': start_zero_shot(model)
+    if pretrained and settings.backbone not in ('eyes', 'classes'):
         fresh = backbone(settings.backbone, pretrained, settings.width, classes=settings.attention)
         model.network.load_state_dict(fresh.state_dict())
-    if not settings.common_space: model.points.copy_(model.points_of(settings.words, space))
+    if settings.projected or not settings.common_space:
+        if space is None: raise ValueError('prototypes of words are found in a semantic space: give one')
+        model.points.copy_(space.prototype(list(settings.words)))
     return model
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #5274a021
@@ -343,10 +398,12 @@ def similarities(self:AMUSE,
 def ordering_accuracy(
     similarities:Tensor, # [n, C]
     labels:Tensor, # bool [n, C]
+    known:Tensor|None=None, # bool [n, C], which labels are known; all if not given
 ) -> np.ndarray: # [C], 0.5 at chance; NaN for a word that all pictures show, or none
     "For each word, the probability that a picture with it is more similar to it than a picture without it."
     from sklearn.metrics import roc_auc_score
-    columns = [(labels[:, c].numpy(), similarities[:, c].numpy()) for c in range(labels.shape[1])]
+    known = torch.ones_like(labels) if known is None else known
+    columns = [(labels[known[:, c], c].numpy(), similarities[known[:, c], c].numpy()) for c in range(labels.shape[1])]
     return np.array(
         [roc_auc_score(shown, score) if shown.any() and not shown.all() else np.nan for shown, score in columns]
     )
@@ -371,7 +428,7 @@ def domain_gap(
 class PairedPictures(Dataset):
     "Source pictures with labels, each with a frame of the target; `ValueError` where a domain has none."
     def __init__(self,
-        source:Dataset, # items (image, labels [L], ...)
+        source:Dataset, # items (image, labels [L]), or (image, labels, which are known [L])
         target:Dataset, # items (image, ...)
         columns:Sequence[int], # where the seen words are among the L labels
     ):
@@ -391,14 +448,16 @@ class PairedPictures(Dataset):
         target:tuple, # image, of one frame or of many
     ) -> AMUSEBatch: # of both
         "A picture with a frame, or many with as many."
-        (image, labels, *_), (frame, *_) = source, target
+        (image, labels, *known), (frame, *_) = source, target
         labels = torch.as_tensor(labels).bool()[..., self.columns]
-        return AMUSEBatch(torch.as_tensor(image), labels, torch.as_tensor(frame))
+        known = torch.as_tensor(known[0]).bool()[..., self.columns] if known else torch.ones_like(labels)
+        return AMUSEBatch(torch.as_tensor(image), labels, torch.as_tensor(frame), known)
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #ad34bafe
 VARIANTS = {'AMUSE': {}, 'Variant-I': {'mu': 0.},
             'Variant-II-seen': {'topics': 'seen'}, 'Variant-II-unseen': {'topics': 'unseen'},
-            'Variant-III': {'attended': False}, 'Variant-IV': {'common_space': True, 'topics': 'seen'}}
+            'Variant-III': {'attended': False}, 'Variant-IV': {'common_space': True, 'topics': 'seen'},
+            'Variant-IV, words projected': {'common_space': True, 'topics': 'seen', 'projected': True}}
 
 def variant(
     name:str, # one of `VARIANTS`

@@ -21,6 +21,7 @@ from ..data.world.pictures import NAMES, SEEN, Camera, camera_look
 from ..experiments import (
     beside_paper, compare_items, compare_rounds, comparison_table, mean_sd, run_rounds)
 from .amuse import domain_gap, ordering_accuracy, variant
+from .diagnosis import diagnosis
 from .learned_baselines import CLIPSettings, load_clip
 from .measures import item_outcomes, outcome, thumbnail_measures
 from .pictures import above_frozen, drawn, frozen_maps
@@ -76,6 +77,8 @@ AMUSE_ROWS = {
     f'{BOTH_WAYS}, no attention': {'across': 1.0, 'attended': False},
 }  # row -> settings that differ
 
+OWN_SPAN = 0. # least range of popularity: with these eyes it is scaled by its own range, however small
+
 # methods whose course is kept, and the names of their choices by some of the topics
 WATCHED = {'AMUSE': 'Variant-II-{}', BOTH_WAYS: BOTH_WAYS + ', {} topics'}
 
@@ -90,7 +93,7 @@ def clip_choices(
     found = load_clip(CLIPSettings(pretrained=weights)).similarities(
         torch.cat([clip.images for clip in data.clips]), list(data.topics.index)
     )
-    return {'CLIP, zero-shot': choices(TopicScores(found.numpy(), data.topics), data.clips, lam)}
+    return {'CLIP, zero-shot': choices(TopicScores(found.numpy(), data.topics), data.clips, lam, OWN_SPAN)}
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #ec4b3701
 def eyesight(
@@ -112,7 +115,8 @@ def lambda_study(
     data:ThumbnailData, # of the experiment
 ) -> pd.DataFrame: # lambda, accuracy, similarity, clicks
     "What the weight of representativeness does."
-    rows = [{'lambda': lam, **thumbnail_measures(choices(scores, data.clips, lam), data.clips)} for lam in LAMBDAS]
+    rows = [{'lambda': lam, **thumbnail_measures(choices(scores, data.clips, lam, OWN_SPAN), data.clips)}
+            for lam in LAMBDAS]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #0392d70b
@@ -140,15 +144,17 @@ def table_round(
     "Trains all systems and variants once and lets them choose."
     def watch(model):
         found = model.similarities(data.candidates, list(data.topics.index), data.space).numpy()
-        return thumbnail_measures(choices(TopicScores(found, data.topics), data.clips, scale.lam), data.clips)
-    def choose(model, topics=None): return choices(topic_scores(model, data, topics=topics), data.clips, scale.lam)
+        scores = TopicScores(found, data.topics)
+        return thumbnail_measures(choices(scores, data.clips, scale.lam, OWN_SPAN), data.clips)
+    def choose(model, topics=None):
+        return choices(topic_scores(model, data, topics=topics), data.clips, scale.lam, OWN_SPAN)
     chosen, seen = untrained_choices(data, seed, scale.lam) | clip_choices(data, scale.lam), {}
     histories, fused = [], []
     for name in BASELINES:
         model = train_baseline(name, data, scale, seed)
         chosen[name], seen[name] = choose(model), eyesight(model, data)
     for name, changes in AMUSE_ROWS.items():
-        model, history = train_amuse(data, scale, seed, validate=watch if name in WATCHED else None, **changes)
+        model, history = train_amuse(data, scale, seed, options={'validate': watch} if name in WATCHED else {}, **changes)
         chosen[name], seen[name] = choose(model), eyesight(model, data)
         if name not in WATCHED: continue
         histories.append(history.assign(method=name, round=seed).drop(columns='seconds'))
@@ -228,7 +234,7 @@ def five_folds(
 ) -> pd.DataFrame: # fold, d, alpha, lambda, accuracy on the rest, accuracy on the fold
     "The search of the paper: what is best on four fifths, judged on the last."
     right = {
-        (*pair, lam): outcome(choices(scores, clips, lam), clips).accuracy
+        (*pair, lam): outcome(choices(scores, clips, lam, OWN_SPAN), clips).accuracy
         for pair, scores in found.items()
         for lam in LAMBDAS
     }
@@ -249,7 +255,8 @@ def searched(
     "Fig. 7 for d and alpha, and the five-fold search."
     found = grid(data, scale, seed, progress, **values)
     rows = [
-        {'d': dim, 'alpha': margin, **thumbnail_measures(choices(scores, data.clips, scale.lam), data.clips)}
+        {'d': dim, 'alpha': margin,
+         **thumbnail_measures(choices(scores, data.clips, scale.lam, OWN_SPAN), data.clips)}
         for (dim, margin), scores in found.items()
     ]
     return {'search': five_folds(found, data.clips, seed), 'study_parameters': pd.DataFrame(rows)}
@@ -344,8 +351,8 @@ CLICK_EDGES = (0, 50, 100, 200, 400, 800, np.inf)
 
 def agreement(
     data:ThumbnailData, # of the experiment
-) -> pd.DataFrame: # clicks (at least), posts, agreement of a vote, of the majority, of chance
-    "How often viewers choose the ground truth, by the clicks of the post (Fig. 5)."
+) -> pd.DataFrame: # clicks (at least), posts, agreement of a vote, of the majority, of chance; likeness
+    "How often viewers choose the ground truth, by the clicks of the post (Fig. 5), and how like the posted one it is."
     clips = [*data.clips, *data.others]
     table = pd.DataFrame(
         {
@@ -355,11 +362,12 @@ def agreement(
                 float(np.bincount(clip.votes, minlength=len(clip.times)).argmax() == clip.truth) for clip in clips
             ],
             'chance': [1 / len(clip.times) for clip in clips],
+            'likeness': [clip.likeness[clip.truth] for clip in clips],
         }
     )
     table['clicks'] = pd.cut(table.clicks, CLICK_EDGES, right=False, labels=CLICK_EDGES[:-1]).astype(int)
     groups = table.groupby('clicks')
-    return groups[['votes', 'majority', 'chance']].mean().assign(posts=groups.size()).reset_index()
+    return groups[['votes', 'majority', 'chance', 'likeness']].mean().assign(posts=groups.size()).reset_index()
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #3b42fc2f
 def reproduce_microworld(
@@ -373,7 +381,7 @@ def reproduce_microworld(
     topics = data.topics.rename('count').rename_axis('word').reset_index()
     return {'topics': topics, 'agreement': agreement(data), **tables(data, scale, seed, progress),
             'transfer': transfer_study(world, data, scale, seed, progress), **searched(data, scale, seed, progress),
-            **eyes_tables(both, scale, seed, progress)}
+            **eyes_tables(both, scale, seed, progress), **diagnosis(world, both.test, scale, seed)}
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #3b42fc01
 def train_microworld_model(

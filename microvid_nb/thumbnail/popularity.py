@@ -6,7 +6,7 @@
 __all__ = ['popularity', 'fused_score', 'TopicScorer', 'heat_map', 'explain', 'TopicModel', 'topic_model', 'load_topic_scorer']
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #42bf4bda
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,16 @@ def popularity(
 LEAST_SPAN = .05 # of popularity that counts in full
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #7812fc9e
+def spread(
+    values:np.ndarray, # of a clip's candidates, [n]
+    least:float=LEAST_SPAN, # range that becomes 1; a smaller one stays small
+) -> np.ndarray: # from 0, at most 1, [n]
+    "Values of a clip's candidates on the scale of Eq. 9."
+    values = np.asarray(values, float)
+    wide = max(np.ptp(values), least)
+    return (values - values.min())/(wide if wide > 0 else 1)
+
+# %% ../../nbs/thumbnail/02_popularity.ipynb #5c97214c
 def fused_score(
     popularity:np.ndarray, # P, [n]
     representativeness:np.ndarray, # R, [n]
@@ -59,9 +69,8 @@ def fused_score(
     least:float=LEAST_SPAN, # range of P that becomes 1; a smaller one stays small
 ) -> np.ndarray: # S, [n]
     "Popularity and representativeness of a clip's candidates on comparable scales, added (Eq. 9)."
-    P, R = np.asarray(popularity, float), np.asarray(representativeness, float)
-    span = max(np.ptp(P), least)
-    return (P - P.min())/(span if span > 0 else 1) + lam*R/R.max()
+    R = np.asarray(representativeness, float)
+    return spread(popularity, least) + lam*R/R.max()
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #06a57fed
 def input_pictures(
@@ -146,9 +155,10 @@ def heat_map(
     scores:pd.DataFrame, # from `TopicScorer.score`, or a `Thumbnail`'s
     images=None, # uint8 RGB [n, H, W, 3], shown above their columns
     chosen:int|None=None, # the frame to mark
+    seen:Sequence[str]=(), # words of the training, which are printed bold, and others italic; unmarked if not given
     figure=None, # a matplotlib figure, or a part of one, to draw into; a new one if not given
 ) -> object: # matplotlib Axes with the map
-    "Draws the similarity of each topic and frame (Fig. 9)."
+    "Draws the similarity of each topic and frame, with seen and unseen words apart (Fig. 9)."
     import matplotlib.pyplot as plt
     similarities = topic_similarities(scores)
     n, m = similarities.shape
@@ -159,6 +169,8 @@ def heat_map(
         ax.imshow(similarities.T, cmap='RdBu_r', vmin=-limit, vmax=limit, aspect='auto'), ax=ax, label='similarity'
     )
     ax.set_yticks(range(m), similarities.columns)
+    for label in ax.get_yticklabels() if len(seen) else []:
+        label.set(**({'weight': 'bold'} if label.get_text() in seen else {'style': 'italic'}))
     ax.set_xticks(range(n), [f'{time:.1f} s' for time in scores['time']] if 'time' in scores else range(n))
     for (i, j), value in np.ndenumerate(similarities.to_numpy()):
         ax.text(i, j, f'{value:.2f}', ha='center', va='center', fontsize=7, color='w' if abs(value) > .6*limit else 'k')
@@ -178,6 +190,7 @@ def explain(
     topics, # the same topic list, for `topic_counts`
     survey:Survey, # of the clip
     most:int=12, # topics in the map, the most frequent
+    seen:Sequence[str]=(), # words of the training, for `heat_map`
 ) -> object: # matplotlib Figure
     "A picture of why a frame was chosen; `ValueError` where it was requested by its time."
     import matplotlib.pyplot as plt
@@ -188,7 +201,7 @@ def explain(
     columns = [name for name in scores if not name.startswith('topic ')] + [f'topic {word}' for word in shown]
     figure = plt.figure(figsize=(1.1*len(scores) + 5., .28*len(shown) + 1.8), layout='constrained')
     left, right = figure.subfigures(1, 2, width_ratios=(1.1*len(scores) + 1.6, 3.4))
-    heat_map(scores[columns], survey.candidates.images, thumbnail.index, left)
+    heat_map(scores[columns], survey.candidates.images, thumbnail.index, seen, left)
     parts, ax = top_topics(scores, counts, thumbnail.index, len(named)), right.subplots()
     parts = parts[parts.abs().sort_values(ascending=False).index[:8]].sort_values()
     ax.barh(parts.index, parts, color=np.where(parts > 0, 'tab:red', 'tab:blue'))

@@ -147,6 +147,13 @@ def entity_topics(
     return found[found.word.isin(NAMES)].set_index('word')['count'].astype(float)
 
 # %% ../../nbs/thumbnail/09_posts.ipynb #f478ccf6
+def centred(
+    space:SemanticSpace, # of words
+) -> SemanticSpace: # of the same words
+    "A space without the mean of its vectors."
+    return SemanticSpace(space.words, space.vectors - space.vectors.mean(0))
+
+# %% ../../nbs/thumbnail/09_posts.ipynb #87ef039d
 def word_space(
     comments:Sequence[str], # of many posts
     dim:int, # d
@@ -156,4 +163,4 @@ def word_space(
     space = SemanticSpace.train(
         comments, SkipGramSettings(dim=dim, epochs=max(5, 1_000_000 // len(comments)), least=2, seed=seed)
     )
-    return SemanticSpace(space.words, space.vectors - space.vectors.mean(0))
+    return centred(space)

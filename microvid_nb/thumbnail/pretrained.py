@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #c119476f
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -22,15 +23,16 @@ from ..data.world.pictures import NAMES, SEEN
 from ..data.world.views import SHORT
 from ..experiments import compare_items, comparison_table, run_rounds
 from ..features.text import SemanticSpace
-from .amuse import EyesNetwork, packaged_encoder
+from ..features.words import SentenceSpace, packaged_label_points
+from .amuse import EyesNetwork, new_amuse, packaged_encoder, topics_that_count
 from .measures import eyesight_within, item_outcomes, outcome, thumbnail_measures
 from .pictures import above_frozen, augmented, drawn
-from .popularity import LEAST_SPAN, TopicModel, popularity, topic_model
+from .popularity import TopicModel, popularity, spread, topic_model
 from .posts import (
     JudgedPost, ThumbnailScale, comments_of, entity_topics, judged_post, split_posts, word_space)
-from microvid_nb.thumbnail.systems import (
-    BASELINES, ThumbnailData, TopicScores, by_clip, choices, topic_scores, train_amuse, train_baseline,
-    untrained_choices)
+from .systems import (
+    BASELINES, ThumbnailData, TopicScores, amuse_settings, by_clip, choices, topic_scores, train_amuse, train_baseline,
+    untrained_choices, words_of_frames)
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #08f5cc0d
 def encoded(
@@ -119,19 +121,38 @@ def aligned_data(
     return data._replace(source=TensorDataset(aligned(maps, data.frames.tensors[0]), labels))
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #3c92221d
+def on_posts(
+    model, # in training
+    data:ThumbnailData, # of some posts
+    lam:float, # weight of representativeness
+) -> dict: # accuracy, similarity, clicks
+    "The measures of a model's choices; all topics that it knows count."
+    words = data.topics[topics_that_count(model.settings, data.topics.index)]
+    scores = model.similarities(data.candidates, list(words.index), data.space).numpy()
+    return thumbnail_measures(choices(TopicScores(scores, words), data.clips, lam), data.clips)
+
+# %% ../../nbs/thumbnail/14_pretrained.ipynb #d61078ff
+def best_epoch(
+    data:ThumbnailData, # with validation posts
+    lam:float, # weight of representativeness
+) -> dict: # of `fit`: validate, best
+    "Options of a training that keeps the weights of the epoch that is best on validation posts."
+    return {'validate': lambda model: on_posts(model, data, lam), 'best': ('similarity', max)}
+
+# %% ../../nbs/thumbnail/14_pretrained.ipynb #8a51fbf8
 def train_on_eyes(
     name:str, # 'AMUSE', or a learned baseline
     data:ThumbnailData, # of the experiment
     scale:ThumbnailScale, # sizes
     seed:int, # of weights and order
     align:bool=True, # give both domains the same units
-    validate:Callable|None=None, # model -> figures, after each epoch
+    options:Mapping=MappingProxyType({}), # of `fit`, such as those of `best_epoch`
     **changes, # of the settings
 ) -> tuple: # trained model; its history, None for baselines
     "A system on features."
     data, scale = aligned_data(data) if align else data, replace(scale, epochs=min(scale.epochs, _EPOCHS))
-    if name in BASELINES: return train_baseline(name, data, scale, seed, **ON_EYES | changes), None
-    return train_amuse(data, scale, seed, validate=validate, **{**ON_EYES, 'layers': ('fc7', 'fc8'), **changes})
+    if name in BASELINES: return train_baseline(name, data, scale, seed, options, **ON_EYES | changes), None
+    return train_amuse(data, scale, seed, options=options, **{**ON_EYES, 'layers': ('fc7', 'fc8'), **changes})
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #4a6bf0fa
 LAMBDAS = tuple(round(.1*k, 1) for k in range(11))
@@ -154,7 +175,6 @@ def beside_asbtv(
 ) -> np.ndarray: # candidate of each clip, int [clips]
     "Choices by ASBTV's score and popularity, each on its scale."
     P = by_clip(popularity(scores.similarities, scores.counts), clips)
-    def spread(p): return (p - p.min())/max(np.ptp(p), LEAST_SPAN)
     return np.array([(clip.asbtv + weight*spread(p)).argmax() for p, clip in zip(P, clips)])
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #3736892a
@@ -164,6 +184,7 @@ EYES_ROWS = {
     'Variant-I': {'mu': 0.},
     'Variant-III': {'attended': False},
     'Variant-IV': {'common_space': True, 'topics': 'seen'},
+    'Variant-IV, words projected': {'common_space': True, 'topics': 'seen', 'projected': True},
     BOTH: {'across': 1.},
     PROBABLE: {'objective': 'probabilities'},
     f'{PROBABLE}, no transfer': {'objective': 'probabilities', 'mu': 0.},
@@ -172,6 +193,35 @@ EYES_ROWS = {
     f'{PROBABLE}, neither': {'objective': 'probabilities', 'align': False, 'mu': 0.},
 } # row -> settings that differ
 PARTS_OF = {'AMUSE': 'Variant-II-{}', PROBABLE: PROBABLE + ', {} topics'} # rows that use a part of the topics
+
+# %% ../../nbs/thumbnail/14_pretrained.ipynb #ae64364f
+ZERO_SHOT = {'backbone': 'classes', 'attention': len(packaged_label_points()), 'layers': ('fc8',)}
+UNTRAINED, STARTED = 'AMUSE, zero-shot start', 'AMUSE, zero-shot start, trained'
+
+# %% ../../nbs/thumbnail/14_pretrained.ipynb #0f7fa7bc
+def in_sentences(
+    both:EyesData, # of the experiment
+) -> EyesData: # the same posts and pictures
+    "The data with the points that sentences have."
+    space = SentenceSpace(NAMES)
+    return EyesData(*(part._replace(space=space) for part in both))
+
+# %% ../../nbs/thumbnail/14_pretrained.ipynb #d3d33d05
+STOPPED, AT_POSTED = f'{PROBABLE}, stopped early', 'MTL-VSEM, words of the posted frame'
+
+def more_systems(
+    both:EyesData, # of the experiment
+    scale:ThumbnailScale, # sizes
+    seed:int, # of weights and order
+) -> dict: # row -> (model, the data that it asks)
+    "The zero-shot start as it is and trained, early stopping, and MTL-VSEM with words at posted frames only."
+    sentences, options = in_sentences(both), best_epoch(both.validation, scale.lam)
+    settings = amuse_settings(scale, semantic=sentences.test.space.dim, **ON_EYES | ZERO_SHOT)
+    posted = TensorDataset(both.test.frames.tensors[0], words_of_frames(both.test.others))
+    return {UNTRAINED: (new_amuse(settings, sentences.test.space).eval(), sentences),
+            STARTED: (train_on_eyes('AMUSE', sentences.test, scale, seed, **ZERO_SHOT)[0], sentences),
+            STOPPED: (train_on_eyes(PROBABLE, both.test, scale, seed, options=options, **EYES_ROWS[PROBABLE])[0], both),
+            AT_POSTED: (train_on_eyes('MTL-VSEM', both.test._replace(frames=posted), scale, seed)[0], both)}
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #ad5cc123
 class Judged(NamedTuple):
@@ -194,7 +244,7 @@ def tuned(
     both:EyesData, # of the experiment
 ) -> tuple: # candidate of each test post; lambda
     "The choices of a system with the lambda of the validation posts."
-    def choose(scores, data, lam): return choices(scores, data.clips, lam, LEAST_SPAN)
+    def choose(scores, data, lam): return choices(scores, data.clips, lam)
     lam = best_on(LAMBDAS, lambda lam: choose(found.validation, both.validation, lam), both.validation.clips)
     return choose(found.test, both.test, lam), lam
 
@@ -229,37 +279,46 @@ def lambda_course(
 ) -> pd.DataFrame: # lambda, accuracy, similarity, clicks
     "What the weight of representativeness does on the test posts."
     clips = both.test.clips
-    return pd.DataFrame([{'lambda': lam, **thumbnail_measures(choices(found.test, clips, lam, LEAST_SPAN), clips)}
+    return pd.DataFrame([{'lambda': lam, **thumbnail_measures(choices(found.test, clips, lam), clips)}
                          for lam in LAMBDAS])
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #48990052
+def parts_of_round(
+    name:str, # one of `PARTS_OF`
+    model, # trained
+    both:EyesData, # of the experiment
+) -> dict: # row -> (choices, figures)
+    "What a system chooses beside ASBTV's score, and by a part of the topics."
+    picks, weight = added_to_asbtv(judged_on(model, both), both)
+    rows = {f'ASBTV + {name}': (picks, {'weight': weight})}
+    for kind in ('seen', 'unseen'):
+        picks, lam = tuned(judged_on(model, both, kind), both)
+        rows[PARTS_OF[name].format(kind)] = picks, {'lambda': lam}
+    return rows
+
+# %% ../../nbs/thumbnail/14_pretrained.ipynb #1191a2f4
 def eyes_round(
     both:EyesData, # of the experiment
     scale:ThumbnailScale, # sizes
     seed:int, # of weights and order
 ) -> dict: # table2, items, study_lambda, convergence
     "Trains all systems and variants once and lets them choose."
-    test = both.test
-    def watch(model):
-        similar = model.similarities(test.candidates, list(test.topics.index), test.space).numpy()
-        picks = choices(TopicScores(similar, test.topics), test.clips, scale.lam, LEAST_SPAN)
-        return thumbnail_measures(picks, test.clips)
+    test, courses, histories = both.test, [], []
+    watch = {'validate': lambda model: on_posts(model, test, scale.lam)}
     chosen = {name: (picks, {}) for name, picks in untrained_choices(test, seed, scale.lam).items()}
-    courses, histories = [], []
     for name, changes in {**dict.fromkeys(BASELINES, {}), **EYES_ROWS}.items():
         watched = name in PARTS_OF
-        model, history = train_on_eyes(name, test, scale, seed, validate=watch if watched else None, **changes)
-        found, seen = judged_on(model, both), sight(model, test)
+        model, history = train_on_eyes(name, test, scale, seed, options=watch if watched else {}, **changes)
+        found = judged_on(model, both)
         picks, lam = tuned(found, both)
-        chosen[name] = picks, {'lambda': lam, **seen}
+        chosen[name] = picks, {'lambda': lam, **sight(model, test)}
         if not watched: continue
-        picks, weight = added_to_asbtv(found, both)
-        chosen[f'ASBTV + {name}'] = picks, {'weight': weight}
-        for kind in ('seen', 'unseen'):
-            picks, lam = tuned(judged_on(model, both, kind), both)
-            chosen[PARTS_OF[name].format(kind)] = picks, {'lambda': lam}
+        chosen |= parts_of_round(name, model, both)
         courses.append(lambda_course(found, both).assign(round=seed, method=name))
         histories.append(history.drop(columns='seconds').assign(round=seed, method=name))
+    for name, (model, data) in more_systems(both, scale, seed).items():
+        picks, lam = tuned(judged_on(model, data), data)
+        chosen[name] = picks, {'lambda': lam, **sight(model, data.test)}
     rows = [{'round': seed, 'method': name, **thumbnail_measures(picks, test.clips), **more}
             for name, (picks, more) in chosen.items()]
     items = [item_outcomes(picks, test.clips).assign(round=seed, method=name) for name, (picks, _) in chosen.items()]
@@ -278,8 +337,32 @@ def over_posts(
     return comparison_table(found, ['method', 'against', 'measure'])
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #6ee7657c
-MUS, MARGINS = (0., 1., 10., 100., 1000.), (.25, .5, 1.)
+STUDIED = {
+    'mu': {value: {'mu': value} for value in (0., 1., 10., 100., 1000.)},
+    'alpha': {value: {'margin': value} for value in (.25, .5, 1.)},
+    'attention': {value: {'attention': value} for value in (256, 1024, 2048)},
+    'xavier': {1: {'xavier': True}},
+} # setting -> value -> settings that differ
+SIZES = {'batch': (128, 256, 512), 'learning_rate': (1e-4, 5e-4, 1e-3, 5e-3, 1e-2)} # of the training
+DIMENSIONS = (50, 100, 300, 500) # d
 
+def plans_of(
+    both:EyesData, # of the experiment
+    scale:ThumbnailScale, # sizes
+    spaces:Mapping[int, SemanticSpace], # d -> words
+) -> list: # of (setting, value, settings that differ, sizes, space of the words)
+    "All trainings of the study, each of one setting that is not as usual; the usual one comes first."
+    space = both.test.space
+    plans = [('as usual', scale.mu, {}, scale, space)]
+    for setting, values in STUDIED.items():
+        usual = getattr(scale, {'alpha': 'margin'}.get(setting, setting), 0)
+        plans += [(setting, value, changes, scale, space) for value, changes in values.items() if value != usual]
+    for setting, values in SIZES.items():
+        plans += [(setting, value, {}, replace(scale, **{setting: value}), space)
+                  for value in values if value != getattr(scale, setting)]
+    return plans + [('d', d, {}, scale, other) for d, other in spaces.items() if d != scale.semantic]
+
+# %% ../../nbs/thumbnail/14_pretrained.ipynb #c3fe4bef
 def study(
     both:EyesData, # of the experiment
     scale:ThumbnailScale, # sizes
@@ -287,32 +370,27 @@ def study(
     spaces:Mapping[int, SemanticSpace], # d -> words
 ) -> pd.DataFrame: # a row a training: setting, value, method, round, accuracy and clicks on both sets of posts, AUC
     "Trainings with one setting changed."
-    plans = [('as usual', scale.mu, {}, both.test.space)]
-    plans += [('mu', value, {'mu': value}, both.test.space) for value in MUS if value != scale.mu]
-    plans += [('alpha', value, {'margin': value}, both.test.space) for value in MARGINS if value != scale.margin]
-    plans += [('d', width, {}, space) for width, space in spaces.items() if width != scale.semantic]
     rows = []
     for seed in seeds:
         for method in PARTS_OF:
-            for setting, value, changes, space in plans:
+            for setting, value, changes, sizes, space in plans_of(both, scale, spaces):
                 data = EyesData(*(part._replace(space=space) for part in both))
-                model, _ = train_on_eyes(method, data.test, scale, seed, **EYES_ROWS[method] | changes)
+                model, _ = train_on_eyes(method, data.test, sizes, seed, **EYES_ROWS[method] | changes)
                 found = judged_on(model, data)
                 picks, lam = tuned(found, data)
-                checked = thumbnail_measures(
-                    choices(found.validation, data.validation.clips, lam, LEAST_SPAN), data.validation.clips)
+                checked = thumbnail_measures(choices(found.validation, data.validation.clips, lam), data.validation.clips)
                 rows.append({'setting': setting, 'value': value, 'method': method, 'round': seed, 'lambda': lam,
                              **thumbnail_measures(picks, data.test.clips), **sight(model, data.test),
                              **{f'{name}, validation': figure for name, figure in checked.items()}})
     return pd.DataFrame(rows)
 
-# %% ../../nbs/thumbnail/14_pretrained.ipynb #c3fe4bef
+# %% ../../nbs/thumbnail/14_pretrained.ipynb #13beeba3
 def eyes_tables(
     both:EyesData, # of the experiment
     scale:ThumbnailScale, # sizes
     seed:int=0, # of the first round
     progress:bool=True, # show a bar
-    dimensions:Sequence[int]=(), # d, for the study
+    dimensions:Sequence[int]=DIMENSIONS, # d, for the study
 ) -> dict: # pretrained_table2, items_pretrained, pretrained_tests, pretrained_study_lambda, ..._convergence, ..._study
     "All tables on features."
     seeds = range(seed, seed + scale.rounds)
@@ -321,7 +399,7 @@ def eyes_tables(
     made |= {'tests': over_posts(made['items']), 'study': study(both, scale, seeds[:1], spaces)}
     return {f'items_pretrained' if name == 'items' else f'pretrained_{name}': table for name, table in made.items()}
 
-# %% ../../nbs/thumbnail/14_pretrained.ipynb #13beeba3
+# %% ../../nbs/thumbnail/14_pretrained.ipynb #f83aee5a
 def eyes_model(
     both:EyesData, # of the experiment
     scale:ThumbnailScale, # sizes

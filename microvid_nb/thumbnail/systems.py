@@ -6,8 +6,9 @@
 __all__ = []
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #8bd966d1
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from .learned_baselines import (
     C2AE, MTLVSEM, BaselineSettings, DeViSE, LearnedBaseline, TwoTasks, c2ae_loss, devise_loss, mtl_vsem_loss)
 from .pictures import (
     FROZEN, above_frozen, augmented, drawn, frozen_maps, pretrained_backbone, start_from)
-from .popularity import fused_score, popularity
+from .popularity import LEAST_SPAN, fused_score, popularity
 from .posts import (
     JudgedPost, ThumbnailScale, comments_of, entity_topics, judged_post, split_posts, word_space)
 
@@ -45,6 +46,14 @@ class ThumbnailData(NamedTuple):
     others: list # of `JudgedPost`, those of `frames`
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #0fc6d445
+def words_of_frames(
+    clips:Sequence[JudgedPost], # with m candidates in all
+) -> Tensor: # bool [m, 32]
+    "The words of the publisher at the candidate that was posted, and none at the others."
+    posted = [np.arange(len(clip.times))[:, None] == clip.truth for clip in clips]
+    return torch.from_numpy(np.concatenate([shown & clip.named for shown, clip in zip(posted, clips)]))
+
+# %% ../../nbs/thumbnail/06_systems.ipynb #1e5a98da
 def microworld_data(
     world:MicroWorld, # the world
     scale:ThumbnailScale, # sizes
@@ -100,15 +109,14 @@ def fit_above_frozen(
     loss:Callable, # of model and batch
     scale:ThumbnailScale, # sizes
     seed:int, # of random numbers in training
-    validate:Callable|None=None, # model -> figures, after each epoch; the model takes maps
-    progress:bool=False, # show a bar
+    **options, # of `fit`: validate (model -> figures, after each epoch; the model takes maps), best, progress
 ) -> pd.DataFrame: # history
     "Trains a model above its frozen layers."
     loader = DataLoader(WholeBatches(pairs), scale.batch, shuffle=True, drop_last=len(pairs) > scale.batch,
                         collate_fn=as_it_is)
     with above_frozen(model):
         return fit_scheduled(
-            model, loader, loss, scale.epochs, scale.learning_rate, validate=validate, seed=seed, progress=progress
+            model, loader, loss, scale.epochs, scale.learning_rate, seed=seed, **{'progress': False} | options
         )
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #8cc1dd58
@@ -141,8 +149,7 @@ def train_amuse(
     seed:int, # of weights and order
     space:SemanticSpace|None=None, # another than the data's
     frames:TensorDataset|None=None, # another target than the data's
-    validate:Callable|None=None, # model -> figures, after each epoch
-    progress:bool=False, # show a bar
+    options:Mapping=MappingProxyType({}), # of `fit_above_frozen`
     **changes, # of `AMUSESettings`
 ) -> tuple[AMUSE, pd.DataFrame]: # trained; its history
     "AMUSE, or a variant of it."
@@ -150,7 +157,7 @@ def train_amuse(
     settings = amuse_settings(scale, semantic=space.vectors.shape[1], **changes)
     model = start_from(new_model(lambda: new_amuse(settings, space), seed), data.network)
     pairs = PairedPictures(data.source, data.frames if frames is None else frames, seen_columns())
-    return model, fit_above_frozen(model, pairs, amuse_loss, scale, seed, validate, progress)
+    return model, fit_above_frozen(model, pairs, amuse_loss, scale, seed, **options)
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #8c4f1642
 # row of Table 2 -> class, loss
@@ -162,6 +169,7 @@ def train_baseline(
     data:ThumbnailData, # of the experiment
     scale:ThumbnailScale, # sizes
     seed:int, # of weights and order
+    options:Mapping=MappingProxyType({}), # of `fit_above_frozen`
     **changes, # of `BaselineSettings`
 ) -> LearnedBaseline: # trained
     "A learned baseline; C2AE knows the seen topics only."
@@ -176,7 +184,7 @@ def train_baseline(
     )
     settings = replace(settings, **changes)
     model = start_from(new_model(lambda: kind(settings, data.space.prototype(SEEN)), seed), data.network)
-    fit_above_frozen(model, TwoTasks(data.source, data.frames, seen_columns()), loss, scale, seed)
+    fit_above_frozen(model, TwoTasks(data.source, data.frames, seen_columns()), loss, scale, seed, **options)
     return model
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #583a193b
@@ -212,7 +220,7 @@ def choices(
     scores:TopicScores, # of all candidates
     clips:Sequence[JudgedPost], # in the same order
     lam:float=.2, # weight of representativeness
-    least:float=0., # range of popularity that counts in full, as for `fused_score`
+    least:float=LEAST_SPAN, # range of popularity that counts in full, as for `fused_score`
 ) -> np.ndarray: # int [clips]
     "The candidate that a system chooses for each clip (Eq. 8 and 9)."
     P = by_clip(popularity(scores.similarities, scores.counts), clips)
@@ -230,5 +238,6 @@ def untrained_choices(
     return {'Random': np.array([rng.integers(len(clip.times)) for clip in clips]),
             'ASBTV': np.array([clip.asbtv.argmax() for clip in clips]),
             'representativeness only': np.array([clip.representativeness.argmax() for clip in clips]),
-            'oracle: sees all concepts': choices(TopicScores(labels.astype(float), data.topics), clips, lam),
+            # the truth has no noise, so no range of it is too small to count in full
+            'oracle: sees all concepts': choices(TopicScores(labels.astype(float), data.topics), clips, lam, least=0.),
             'oracle: knows click rates': np.array([clip.click_rate.argmax() for clip in clips])}

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ from ..media.survey import survey_video
 from ..media.video import MediaError, MediaWarning
 from .amuse import AMUSESettings, PairedPictures, amuse_loss, new_amuse, ordering_accuracy
 from .popularity import TopicModel, input_pictures, topic_model
+from .posts import centred
 from ..experiments import fit_scheduled, new_model
 from ..training import save_checkpoint
 
@@ -41,13 +42,18 @@ from ..training import save_checkpoint
 @dataclass(frozen=True)
 class OpenImagesTraining:
     "How AMUSE is trained on photographs; the defaults are the paper's where it gives one."
-    backbone: str = 'alexnet' # of features/visual
+    backbone: str = 'alexnet' # of features/visual; 'eyes' for layers above the packaged encoder
+    layers: tuple[str, ...] = ('fc6', 'fc7', 'fc8') # l1 ... l2 of Eq. 7; ('fc7', 'fc8') above the packaged encoder
     width: float = 1. # factor for its channels
     size: int = 224 # side of the pictures in pixels
     attention: int = 1024 # A
     margin: float = .5 # alpha
     mu: float = 1. # weight of the gap
-    frozen: tuple[str, ...] = ('conv1', 'conv2', 'conv3') # layers that keep their published weights
+    attention_penalty: float = 1e-4 # gamma of Eq. 4
+    semantic_penalty: float = 1e-4 # eta of Eq. 6
+    across: float = 0. # weight of ranking across pictures, which is not in the paper
+    objective: str = 'ranking' # Eq. 6; or 'probabilities', which is not in the paper
+    frozen: tuple[str, ...] = ('conv1', 'conv2', 'conv3') # layers that keep their published weights; ('eyes',) there
     min_confidence: float = 1. # from which a label counts; below 1 labels by machines count too
     least: int = 100 # pictures that a class must have
     held_out: int = 2000 # pictures for measuring, not for training
@@ -213,7 +219,7 @@ def open_images_pairs(
     progress:bool=True, # show bars
 ) -> tuple: # pairs for training, pictures for measuring, words, semantic space
     "The data sets of a training, which read from disk."
-    files, space = find_open_images(source), SemanticSpace.from_file(vectors)
+    files, space = find_open_images(source), centred(SemanticSpace.from_file(vectors))
     labels = label_words(
         read_open_images(files.labels, read_class_descriptions(files.classes), min_confidence=plan.min_confidence),
         space,
@@ -251,17 +257,8 @@ def train_open_images(
     out = Path(out)
     pairs, held_out, words, space = open_images_pairs(source, target, vectors, out, plan, progress)
     known = SemanticSpace(space.words[:plan.vocabulary], space.vectors[:plan.vocabulary])
-    settings = AMUSESettings(
-        words,
-        space.vectors.shape[1],
-        plan.attention,
-        plan.backbone,
-        plan.width,
-        plan.size,
-        frozen=plan.frozen,
-        margin=plan.margin,
-        mu=plan.mu,
-    )
+    shared = {field.name for field in fields(AMUSESettings)} & {field.name for field in fields(plan)}
+    settings = AMUSESettings(words, space.vectors.shape[1], **{name: getattr(plan, name) for name in shared})
     model = new_model(lambda: new_amuse(settings, space, pretrained), plan.seed)
     reading = dict(batch_size=plan.batch, num_workers=plan.workers, pin_memory=torch.cuda.is_available())
     loader = DataLoader(
@@ -294,9 +291,10 @@ def held_out_accuracy(
     loader, # pictures with present and known labels
     space:SemanticSpace, # word vectors
 ) -> float: # 0.5 at chance
-    "The mean over words of the probability that a picture with the word is more similar to it than one without."
+    ("The mean over words of the probability that a picture with the word is more similar to it than one that is "
+     "known to lack it; NaN where no word has both.")
     found = [
-        (model.similarities(images, model.settings.words, space), torch.as_tensor(present).bool())
-        for images, present, _ in loader
+        (model.similarities(images, model.settings.words, space), torch.as_tensor(present).bool(), torch.as_tensor(known))
+        for images, present, known in loader
     ]
     return float(np.nanmean(ordering_accuracy(*(torch.cat(column) for column in zip(*found)))))
