@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -188,6 +188,13 @@ def bare(
 ): # the object that computes
     "A model without the record around it."
     return model.model if isinstance(model, TaskModel) else model
+
+# %% ../nbs/answers.ipynb #11413fd1
+def knows_classes(
+    model, # of `model_of`
+) -> bool: # False for the models of the papers' own classes
+    "Whether a model was trained on [clips of your own](own_clips.ipynb), with your classes."
+    return hasattr(bare(model), 'estimate_clip')
 
 # %% ../nbs/answers.ipynb #7c3896e7
 def named_topics(
@@ -379,76 +386,56 @@ def drawn(
     return import_named('microvid_nb.data.microworld.is_drawn')(path)
 
 # %% ../nbs/answers.ipynb #91c11879
-@lru_cache(maxsize=1)
-def eyes(): # a `PictureEncoder`, one for a process
-    "The network that knows photographs; `ImportError` names what to install."
-    return import_named('microvid_nb.features.eyes.PictureEncoder')('views')
-
-# %% ../nbs/answers.ipynb #fd9393c9
-def label_probabilities(
-    clip:Survey, # of a clip
-): # float32 tensor [candidates, 1000]
-    "The labels of the candidate frames, found once for a survey; `ImportError` names what to install."
-    if '_labels' not in vars(clip): vars(clip)['_labels'] = eyes()(clip.candidates.images).probabilities
-    return vars(clip)['_labels']
-
-# %% ../nbs/answers.ipynb #9b0b1bfd
 @dataclass(frozen=True)
 class Seen:
     "What a filmed clip shows."
-    things: pd.DataFrame # thing, label, probability; the most probable first
+    things: pd.DataFrame # thing, label, probability, said: whether it is sure enough; those first
     attention: np.ndarray # weight of each moment, [T]; sums to 1
     times: np.ndarray # seconds of the moments, [T]
     frames: np.ndarray # their pictures, uint8 [T, H, W, 3]
 
-# %% ../nbs/answers.ipynb #7972315d
+# %% ../nbs/answers.ipynb #fd9393c9
 def seen_in(
     clip:Survey, # of a clip
 ) -> Seen: # by labels and faces
     "The things that a clip shows; `ImportError` names what to install."
-    things_seen = import_named('microvid_nb.features.eyes.things_seen')
-    face_score = import_named('microvid_nb.features.eyes.face_score')
-    moments, faces = clip.candidates, [face_score(image) for image in clip.candidates.images]
-    found = things_seen(label_probabilities(clip), moments.representativeness, eyes().labels, faces)
+    look, faces, things_seen = (import_named(f'microvid_nb.features.eyes.{name}')
+                                for name in ('features_of', 'face_scores_of', 'things_seen'))
+    moments = clip.candidates
+    found = things_seen(look(clip).probabilities, moments.representativeness, faces(clip))
     return Seen(found.things, found.attention, moments.times, moments.images)
 
-# %% ../nbs/answers.ipynb #abace991
+# %% ../nbs/answers.ipynb #9b0b1bfd
 @dataclass(frozen=True)
 class Trained:
     "What answers without a checkpoint."
     trained_on: str # a part of a sentence
 
 _LABELS = Trained('photographs (EfficientNet-Lite0 on ImageNet-1k, which has no label for people; MTCNN for faces)')
-_LEAST_SEEN, _LEAST_SHOWN = .2, .2 # probability of the first thing that is named, and of others beside it
 
-# %% ../nbs/answers.ipynb #cf18099d
+# %% ../nbs/answers.ipynb #7972315d
 class SeenAnswer(Answer):
     "Things and people."
     name = 'classify'
 
     @property
     def named(self) -> pd.DataFrame: # thing, probability
-        "The things, with the label where it says more."
+        "The things that are said, with the label where it says more."
         things = self.found.things
         names = [thing if label in (thing, 'face') else f'{thing} ({label})' for thing, label in
                  zip(things.thing, things.label)]
-        return pd.DataFrame({'thing': names, 'probability': things.probability})
+        return pd.DataFrame({'thing': names, 'probability': things.probability})[things.said]
 
     @property
     def cannot_tell(self) -> str: # the reason, or nothing
         "The reason for which nothing is named."
-        best = self.found.things.probability.max()
-        return '' if best >= _LEAST_SEEN else f'the most probable thing has only {best:.0%}'
-
-    @property
-    def likely(self) -> pd.DataFrame: # thing, probability
-        "The things that are worth naming."
-        return self.named[self.named.probability >= _LEAST_SHOWN]
+        if len(self.named): return ''
+        return f'no name is sure enough, the most probable has {self.found.things.probability.max():.0%}'
 
     @property
     def summary(self) -> str: # a line
         "The most probable things."
-        return "can't tell what is seen" if self.cannot_tell else f'seen: {short(self.likely)}'
+        return "can't tell what is seen" if self.cannot_tell else f'seen: {short(self.named)}'
 
     def data(self) -> dict: # plain data
         "The things, and the weight of each moment."
@@ -459,7 +446,7 @@ class SeenAnswer(Answer):
     def elements(self) -> list: # elements
         "The things as bars, and the moments that decided; nothing where they are too improbable."
         if self.cannot_tell: return []
-        return [Div(bars(self.likely, 5), cls='columns'), attended(self.found)]
+        return [Div(bars(self.named, 5), cls='columns'), attended(self.found)]
 
 # %% ../nbs/answers.ipynb #456010d5
 def classify(
@@ -472,6 +459,7 @@ def classify(
     if model is None and not drawn(clip.path): return SeenAnswer(clip.path, seen_in(clip), _LABELS, clip)
     classify_video = import_named('microvid_nb.classify.video.classify_video')
     model = model_of('classify' if model is None else model, 'classify')
+    if knows_classes(model): return SeenAnswer(clip.path, bare(model).estimate_clip(clip), model, clip)
     return ClassifyAnswer(clip.path, classify_video(clip, bare(model)), model, clip)
 
 # %% ../nbs/answers.ipynb #7b0e5a41
@@ -518,14 +506,19 @@ def known_sounds(
     path, # a file with sound
     start:float|None=None, # seconds
     end:float|None=None, # seconds
+    ears=None, # file of a recogniser, or the recogniser; the one of the package if not given
 ) -> dict|None: # sound -> confidence; empty for nothing that is known, None where there is no sound
-    "The real sounds of a clip, of a long one in its first ten minutes; None where librosa is missing, too."
+    """The real sounds of a clip, of a long one in its first ten minutes; None where librosa is missing, too.
+
+    `ValueError` where the file of the recogniser is damaged or holds something else.
+    """
+    if isinstance(ears, (str, Path)): ears = import_named('microvid_nb.features.ears.load_ears')(ears)
     start = start or 0.
     latest = start + 600 if end is None else min(end, start + 600)
     try: samples = read_audio(path, 22050, start, latest)
     except (ImportError, MediaError): return None
     if samples is None or not samples.any(): return None
-    try: heard = import_named('microvid_nb.features.ears.sounds_heard')(samples)
+    try: heard = import_named('microvid_nb.features.ears.sounds_heard')(samples, ears)
     except ImportError: return None
     return dict(zip(heard['sound'], heard.confidence))
 
@@ -553,9 +546,23 @@ class PlaceAnswer(VenueAnswer):
         return [Div(Div(P('Kind of place'), bars(self.found.venues, 3)), *parts, cls='columns'), names, *lacks]
 
 # %% ../nbs/answers.ipynb #2c6f9e13
+class OwnPlaceAnswer(VenueAnswer):
+    "One of the user's own classes of places."
+
+    @property
+    def cannot_tell(self) -> str: # the reason, or nothing
+        "The reason for which no place is named."
+        return self.found.cannot_tell
+
+    def elements(self) -> list: # elements
+        "The places as bars, and the moments that decided."
+        return [] if self.cannot_tell else [Div(bars(self.found.venues), cls='columns'), attended(self.found)]
+
+# %% ../nbs/answers.ipynb #9530d6c9
 def filmed_place(
     path, # a video or sound file, or a survey of a video
     text:str|None, # title, description, tags
+    ears=None, # recogniser of sounds, as for `known_sounds`
     **part, # start, end and stream, as for `survey`
 ) -> Answer: # a `PlaceAnswer`
     "Where a clip was filmed, by labels, title and sounds; `MediaError` where it shows nothing and sounds of nothing."
@@ -563,23 +570,27 @@ def filmed_place(
     try: clip = survey(path, **part)
     except MediaError as error: problem = error
     where, (start, end, _) = (clip.path, clip.part) if clip else (str(path), (part.get('start'), part.get('end'), None))
-    sounds = known_sounds(where, start, end)
+    sounds = known_sounds(where, start, end, ears)
     if problem and sounds is None: raise problem
     places = import_named('microvid_nb.venue.zero_shot.zero_shot_venues')()
-    if clip: labels = label_probabilities(clip)
+    if clip: labels = import_named('microvid_nb.features.eyes.features_of')(clip).probabilities
     return PlaceAnswer(where, places.estimate(labels, text, sounds), places, clip)
 
-# %% ../nbs/answers.ipynb #9530d6c9
+# %% ../nbs/answers.ipynb #6da1a53c
 def venue(
     path, # a video or sound file, or a survey of a video
     text:str|None=None, # title, description, tags
     model=None, # file, name or object; if not given, labels, title and sounds for a clip that was filmed
+    sounds=None, # file of `microvid train sounds`, for a clip that was filmed; the package's recogniser if not given
     **part, # start, end and stream, as for `survey`
 ) -> Answer: # with the fields of `VenueEstimate`: venues, concepts, missing
     "The place where a clip was filmed; `MediaError` where it shows nothing and sounds of nothing."
-    if model is None and not drawn(getattr(path, 'path', path)): return filmed_place(path, text, **part)
+    if model is None and not drawn(getattr(path, 'path', path)): return filmed_place(path, text, sounds, **part)
     read_parts = import_named('microvid_nb.venue.video_to_venue.read_parts')
     model = model_of('venue' if model is None else model, 'venue')
+    if knows_classes(model):
+        clip = survey(path, **part)
+        return OwnPlaceAnswer(clip.path, bare(model).estimate_clip(clip, text), model, clip)
     clip = path if not any(part.values()) else survey(path, **part)
     parts = read_parts(clip, bare(model).settings.pictures, text)
     path = clip.path if isinstance(clip, Survey) else str(clip)

@@ -64,6 +64,7 @@ def questions_of(
     text:str|None, # title of the clip
     lam:float, # weight of representativeness
     asked:Mapping[str, TaskModel], # task -> model that knows the clip
+    sounds=None, # recogniser of sounds, as for `mv.venue`
 ) -> list: # functions without arguments, in the order of the tasks
     "The questions that can be answered about a clip: by its models, or by networks that know photographs."
     words = shipped_topics() if topics is None and 'thumbnail' in asked else topics
@@ -71,7 +72,7 @@ def questions_of(
     model = asked.get('thumbnail') if topics is None or not getattr(asked.get('thumbnail'), 'shipped', True) else None
     found = [lambda: thumbnail(clip, words, model, lam)] if words is not None else []
     if 'gif' in asked: found.append(lambda: gif(clip, asked['gif']))
-    return [*found, lambda: classify(clip, asked.get('classify')), lambda: venue(clip, text, asked.get('venue'))]
+    return [*found, lambda: classify(clip, asked.get('classify')), lambda: venue(clip, text, asked.get('venue'), sounds)]
 
 # %% ../nbs/card.ipynb #2c911e48
 def card(
@@ -81,6 +82,7 @@ def card(
     models:Mapping[str, object]={}, # task -> checkpoint or loaded model; the package's where there is none
     lam:float=.2, # weight of representativeness in the thumbnail
     world:bool=False, # ask models of MicroWorld about any clip, not only about clips of MicroWorld
+    sounds=None, # file of a recogniser of your own sounds; the package's if not given
     **part, # start, end and stream, as for `mv.survey`
 ) -> Card: # all answers
     "All four answers about a clip; `MediaError` if there is no picture in it."
@@ -89,7 +91,7 @@ def card(
     try: loaded, lacking = card_models(models), ''
     except ImportError as error: loaded, lacking = {}, str(error)
     asked, answers = models_for(clip, loaded, world) if loaded else {}, []
-    for question in questions_of(clip, topics, text, lam, asked) if loaded else ():
+    for question in questions_of(clip, topics, text, lam, asked, sounds) if loaded else ():
         try: answers.append(question())
         except ImportError as error: lacking = str(error)
     return Card(clip, chosen, three, tuple(answers), lacking, time.perf_counter() - started)

@@ -446,12 +446,17 @@ def classify(
     raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-moments.html'], outputs).status)
 
 # %% ../nbs/cli.ipynb #89e17aa6
+Sounds = Annotated[
+    Path | None,
+    typer.Option(help='Recogniser from `microvid train sounds`, to say what is heard in filmed clips.'),
+]
+
 @app.command()
 def venue(
     paths:Paths,
     text:Annotated[str | None, typer.Option(help='Title; else NAME.txt or NAME.json beside the clip is read.')]=None,
     out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False, workers:Workers=1,
-    force:Force=False, model:Model=None,
+    force:Force=False, model:Model=None, sounds:Sounds=None,
 ):
     "Name the place where each clip was filmed, and the sounds in it, by its pictures, its sound and its title."
     with one_line():
@@ -460,7 +465,7 @@ def venue(
         outputs, part, estimator = Outputs(force), part_of(start, end, stream), model and load(model, 'venue')
 
     def job(file, name):
-        answer = answer_question(file, text or title_beside(file), estimator, **part)
+        answer = answer_question(file, text or title_beside(file), estimator, sounds, **part)
         record = {'summary': answer.summary}
         if out: record['picture'] = save(answer, outputs, out / f'{name}-venue.html', file)
         return answer.to_dict() | record
@@ -483,6 +488,7 @@ def card(
     gif:Annotated[Path | None, typer.Option(help='Your checkpoint for GIFs.')]=None,
     classify:Annotated[Path | None, typer.Option(help='Your checkpoint for scenes and behaviours.')]=None,
     venue:Annotated[Path | None, typer.Option(help='Your checkpoint for venues.')]=None,
+    sounds:Sounds=None,
 ):
     "Answer all four questions about each clip on one page: thumbnail, GIF, what is seen, where it was filmed."
     import time
@@ -498,7 +504,7 @@ def card(
     sections = {}
 
     def job(file, name):
-        record, sections[file] = answer_all(file, name, out, outputs, counts, models, lam, world, part)
+        record, sections[file] = answer_all(file, name, out, outputs, counts, models, lam, world, sounds, part)
         return record
 
     def describe(record): return f'{record["path"]}  {record["summary"]}'
@@ -556,12 +562,12 @@ def answer_all(
     name:str, # for its outputs
     out:Path, # folder
     outputs:Outputs, # of the run
-    counts, models, lam, world, part, # for `mv.card`
+    counts, models, lam, world, sounds, part, # for `mv.card`
 ) -> tuple[dict, str]: # the record; the part of the page
     "The card of one clip, with its pictures written."
     from microvid_nb.card import card as make_card, card_section
     places = {key: safe_output(outputs, out / f'{name}{ending}', file) for key, ending in _CARD_FILES.items()}
-    found = make_card(file, counts, title_beside(file), models, lam, world, **part)
+    found = make_card(file, counts, title_beside(file), models, lam, world, sounds, **part)
     generated = {'generated_gif': answer for answer in found.answers if answer.name == 'gif'}
     answers = {'thumbnail': found.thumbnail, 'gif': found.gif} | generated
     written = {key: save(answer, outputs, places[key], file) for key, answer in answers.items()}
@@ -765,23 +771,25 @@ def train(
     scale:Scale='small', seed:Seed=0,
     half:Annotated[bool, typer.Option('--half', help='Keep weights as float16, in half the space.')]=False,
     force:Force=False,
-    data:Annotated[Path | None, typer.Option(help='For sounds: a folder for each class, or a CSV of path,label.')]=None,
+    data:Annotated[Path | None, typer.Option(help='Your labelled clips or sounds: a folder for each class, or labels.csv.')]=None,
     source:Annotated[Path | None, typer.Option(help='For amuse: folder of Open Images, to train on photographs.')]=None,
     target:Annotated[Path | None, typer.Option(help='With --source: folder of your own videos and pictures.')]=None,
     vectors:Annotated[Path | None, typer.Option(help='With --source: word vectors, such as glove.6B.300d.txt.')]=None,
     weights:Annotated[str, typer.Option(help="With --source: 'published', 'none' or a file of weights.")]='published',
     settings:Settings=None,
 ):
-    "Train a model, on MicroWorld or (AMUSE) on Open Images, and keep it in a file that is safe to open."
+    "Train a model, on MicroWorld, clips of yours (--data) or Open Images (AMUSE); its file is safe to open."
     with one_line():
         if source or target or vectors:
             if not (source and target and vectors): raise ValueError('--source, --target and --vectors come together')
             path = train_on_photographs(task, source, target, vectors, out, weights, seed, settings)
         elif task == 'sounds': path = train_on_sounds(data, out, seed, half, force, settings)
+        elif data:
+            check_model_file(out, find_task(task).name, 5_000_000, force)
+            path = import_named('microvid_nb.own_clips.train_on_clips')(task, data, out, seed, half, sys.stderr.isatty())
         else:
             from microvid_nb.reproduce import train_model
             chosen = find_task(task)
-            if data: raise ValueError(f'--data goes with sounds, not with {task}')
             check_model_file(out, chosen.name, _TRAINED * chosen.checkpoint.stat().st_size, force)
             states = out.with_name(f'.{out.stem}-{chosen.name}-{scale}-{seed}-training')
             with import_named('microvid_nb.training.resumable')(states):

@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .answers import classify, label_probabilities, survey, venue
+from .answers import classify, survey, venue
 from .data.files import read_table
 from .extras import require
-from .features.eyes import face_score
+from .features.eyes import (
+    _LEAST, agreed_probabilities, face_scores_of, features_of, imagenet_labels, names_to_say, said_names)
 from .features.words import LabelTopics, SentenceSpace, means_people
+from .media.survey import Survey
 from .thumbnail.ratings import footage, read_notes
 from .venue.zero_shot import _PLACES
 
@@ -68,15 +70,13 @@ def draw_quadruples(
 
 # %% ../nbs/real_data.ipynb #08ef02cd
 def best_scores(
-    probabilities, # float32 tensor [T, 1000] of the moments of a clip
-    images:Sequence, # the moments, uint8 [H, W, 3]
+    clip:Survey, # of a clip
     words:Sequence[str], # n topics
     topics:LabelTopics, # the method
 ) -> np.ndarray: # [n]
     "The score of the best frame of a clip for each topic."
-    torch = require('torch', 'models')
-    faces = torch.tensor([face_score(image) for image in images])
-    return topics(probabilities, words, faces).amax(0).numpy()
+    faces = require('torch', 'models').tensor(face_scores_of(clip))
+    return topics(features_of(clip).probabilities, words, faces).amax(0).numpy()
 
 # %% ../nbs/real_data.ipynb #0a6f90db
 def reproduce_topics(
@@ -95,7 +95,7 @@ def reproduce_topics(
     for clip in tqdm(sorted(things), disable=not progress, desc='clips'):
         seen = survey(Path(folder)/clip)
         for method, topics in methods.items():
-            found = best_scores(label_probabilities(seen), seen.candidates.images, words, topics)
+            found = best_scores(seen, words, topics)
             scores[method][clip] = dict(zip(words, found))
     rows = []
     for draw in range(seed, seed + 5):
@@ -120,28 +120,82 @@ def names_one(
     return bool(means_people(names, space).any() and means_people(seen, space).any())
 
 # %% ../nbs/real_data.ipynb #a03ad5a8
+_ALIKE = .65 # cosine from which a said name is right
+
+def right_names(
+    seen:Sequence[str], # what viewers wrote down
+    space:SentenceSpace, # of words
+) -> np.ndarray: # bool, of each of `names_to_say`
+    "The names that are right for a clip."
+    names, labels, seen = names_to_say(), imagenet_labels(), list(seen)
+    if not seen: return np.zeros(len(names), bool)
+    alike = ((space.prototype([name.name for name in names]) @ space.prototype(seen).T) >= _ALIKE).any(1)
+    kinds = {name.name: set(name.classes) for name in names if name.level == 'kind'}
+    def words(name):
+        inside = {kind for kind, classes in kinds.items() if classes <= set(name.classes)}
+        return inside | {synonym.split()[-1] for i in name.classes for synonym in labels[i].split(', ')}
+    return np.array([bool(near) or bool(words(name) & set(seen)) for near, name in zip(alike.tolist(), names)])
+
+# %% ../nbs/real_data.ipynb #7e091d4f
+_PLAIN = {'kind': .2, 'group': 2., 'label': .2} # borders of the usual rule: groups are never said
+_BORDERS = [{'kind': kind, 'group': group, 'label': .7} for kind in (.2, .25, .3, .35, .4, .5)
+            for group in (.4, .45, .5, .55, .6)]
+
+def counted(
+    chances:np.ndarray, # probability of each of `names_to_say`
+    face:float, # score of the clearest face
+    right:np.ndarray, # bool, of each name
+    people:bool, # whether viewers saw people
+    least:Mapping, # level -> probability from which a name is said
+) -> tuple[int, int]: # names that are said; right ones among them
+    "How many names a rule says."
+    said = said_names(chances, face > 0, least)
+    return int(said.sum() + (face > 0)), int((said & right).sum() + (face > 0 and people))
+
+# %% ../nbs/real_data.ipynb #b158a231
+def names_said(
+    clips:Mapping, # clip -> (its survey, what viewers saw)
+    space:SentenceSpace, # of words
+) -> pd.DataFrame: # method, clip, names, right
+    "How many names are said of each clip, and how many of them are right, by each rule."
+    torch, rows, counts = require('torch', 'models'), [], {}
+    for clip, (found, seen) in clips.items():
+        p, shares = features_of(found).probabilities, torch.tensor(found.candidates.representativeness).float()
+        face, right = float(face_scores_of(found).max()), right_names(seen, space)
+        people = bool(len(seen) and means_people(seen, space).any())
+        agreed, plain = ([float(whole[name.classes].sum()) for name in names_to_say()]
+                         for whole in (agreed_probabilities(p, shares), shares/shares.sum() @ p))
+        rows.append(('usual mean, from .2', clip, *counted(plain, face, right, people, _PLAIN)))
+        rows.append(('agreement and groups', clip, *counted(agreed, face, right, people, _LEAST)))
+        counts[clip] = np.array([counted(agreed, face, right, people, least) for least in _BORDERS])
+    for clip in clips:
+        others = np.stack([count for other, count in counts.items() if footage(other) != footage(clip)])
+        worth = (others[:, :, 1] > 0).sum(0) - 2*(others[:, :, 0] - others[:, :, 1]).sum(0)
+        rows.append(('agreement and groups, borders of other clips', clip, *counts[clip][worth.argmax()]))
+    return pd.DataFrame(rows, columns=['method', 'clip', 'names', 'right'])
+
+# %% ../nbs/real_data.ipynb #9fde2039
 def reproduce_things(
     folder, # with the clips and `frame_ratings*.csv`
     sizes=None, # not used: the notes have one size
     seed:int=0, # not used: nothing is drawn
     progress:bool=True, # show a bar
-) -> dict: # 'things': a row a method and clip: whether one of five names is right
-    "The table of things, for `microvid reproduce classify --data things`"
+) -> dict: # 'things': a row a method and clip: whether one of five names is right; 'said': names said, right ones
+    "The tables of things, for `microvid reproduce classify --data things`"
     from tqdm.auto import tqdm
     things, space = visible_things(folder), SentenceSpace()
     shown = {clip: [t for t, share in parts.items() if share >= .5] for clip, parts in things.items()}
-    clips = [clip for clip, parts in sorted(shown.items()) if parts]
-    names = {}
-    for clip in tqdm(clips, disable=not progress, desc='clips'):
-        found = classify(survey(Path(folder)/clip)).found.things
-        names[clip] = [*found.thing, *found.label]
+    clips, names, looked = [clip for clip, parts in sorted(shown.items()) if parts], {}, {}
+    for clip in tqdm(sorted(shown), disable=not progress, desc='clips'):
+        answer = classify(survey(Path(folder)/clip))
+        looked[clip], names[clip] = (answer.survey, [*things[clip]]), [*answer.things.thing, *answer.things.label]
     rows = []
     for clip in clips:
         others = [names_one(names[other], shown[clip], space) for other in clips if footage(other) != footage(clip)]
         for method, correct in (('labels and faces', names_one(names[clip], shown[clip], space)),
                                 ('names of another clip', np.mean(others) if others else np.nan)):
             rows.append({'method': method, 'clip': clip, 'correct': float(correct)})
-    return {'things': pd.DataFrame(rows)}
+    return {'things': pd.DataFrame(rows), 'said': names_said(looked, space)}
 
 # %% ../nbs/real_data.ipynb #c9c4a424
 def acceptable_groups(

@@ -51,13 +51,16 @@ class Task:
     ) -> 'TaskModel': # ready for use
         "The model in a checkpoint; `ValueError` where the file is damaged, hostile, or holds another model."
         file = Path(path or self.checkpoint)
-        model = import_named(self.loader)(file)
-        note = import_named('microvid_nb.training.load_checkpoint')(file)[1].note
-        return TaskModel(self, model, file, note)
+        about = import_named('microvid_nb.training.load_checkpoint')(file)[1]
+        own = about.model == _OWN_CLASS and about.settings.get('task') == self.name
+        return TaskModel(self, import_named(_OWN_LOADER if own else self.loader)(file), file, about.note)
 
     def experiments_module(self) -> ModuleType:
         "The module that makes the tables of the paper."
         return import_module(self.experiments)
+
+# %% ../nbs/tasks.ipynb #786ac1eb
+_OWN_CLASS, _OWN_LOADER = 'ClipClassifier', 'microvid_nb.own_clips.load_clip_classifier'
 
 # %% ../nbs/tasks.ipynb #9482c8e7
 @dataclass(frozen=True)
@@ -140,10 +143,11 @@ def load(
     named = [each for each in _TASKS if str(checkpoint) in (each.name, each.method.lower())]
     if named and not Path(checkpoint).is_file(): return named[0].load()
     if task: return find_task(task).load(checkpoint)
-    kind = import_named('microvid_nb.training.load_checkpoint')(checkpoint)[1].model
+    about = import_named('microvid_nb.training.load_checkpoint')(checkpoint)[1]
     for each in _TASKS:
-        if kind in _MODEL_CLASSES[each.name]: return each.load(checkpoint)
-    raise ValueError(f'{checkpoint}: holds a {kind}, which answers none of the four questions by itself')
+        own = about.model == _OWN_CLASS and about.settings.get('task') == each.name
+        if own or about.model in _MODEL_CLASSES[each.name]: return each.load(checkpoint)
+    raise ValueError(f'{checkpoint}: holds a {about.model}, which answers none of the four questions by itself')
 
 # %% ../nbs/tasks.ipynb #f3c9a1d0
 _MODEL_CLASSES = {

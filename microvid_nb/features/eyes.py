@@ -6,7 +6,7 @@
 __all__ = ['PictureEncoder']
 
 # %% ../../nbs/features/11_eyes.ipynb #1c7b5ec2
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
 from typing import NamedTuple
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..extras import require
-from .faces import find_faces
+from .faces import Face, faces_of, find_faces, trimmed
 from .visual import backbone
+from ..media.survey import Survey
 
 # %% ../../nbs/features/11_eyes.ipynb #7d5161e6
 _SIDE = 224 # pixels, as in the training of the network
@@ -94,31 +95,87 @@ _KINDS = {  # kind: ranges of ImageNet's classes, no class in two of them
     'dog': '151-268', 'wolf': '269-272', 'fox': '277-280', 'cat': '281-285', 'big cat': '286-293', 'bear': '294-297',
     'insect': '300-320', 'butterfly': '321-326', 'rabbit': '330-332', 'rodent': '333-338', 'horse': '339',
     'pig': '341-343',
-    'cow': '345-347', 'sheep': '348-349', 'monkey': '365-384', 'elephant': '385-386',
+    'cow': '345-347', 'sheep': '348-349', 'elephant': '385-386',
     'car': '407 436 468 511 609 627 656 661 717 751 817', 'truck': '555 569 675 864 867', 'bus': '654 779 874',
     'train': '466 547 705 820 829', 'bicycle': '444 671', 'motorcycle': '665 670',
     'boat': '472 484 510 554 576 625 628 724 780 814 871 914', 'airplane': '404 726 895 908',
     'rocket': '657 744 812', 'computer': '508 527 590 620 664 681 782 810', 'phone': '487 528 605 707',
     'camera': '732 759', 'clock': '409 530 531 604 826 892', 'guitar': '402 420 546', 'piano': '579 881',
     'chair': '423 559 765 857', 'table': '526 532 736', 'bed': '431 516 520 564 721 750', 'lamp': '619 846',
-    'bottle': '440 720 737 898 901 907', 'cup of coffee': '504 505 550 967 968', 'glass': '441 572',
+    'bottle': '440 680 720 737 898 901 907', 'cup of coffee': '504 505 967 968', 'glass': '441 572',
     'clothes': '399 400 411 474 501 568 578 601 608 610 614 617 638 639 652 655 697 735 834 841 869 887 906',
     'hat': '433 439 452 515 518 560 667 793 808', 'glasses': '836 837', 'shoe': '502 514 630 770 774',
     'ball': '429 430 522 574 722 768 805 852 890', 'bread': '930-932', 'fruit': '948-957', 'vegetable': '936-946',
     'mushroom': '947 991-997', 'flower': '984-986', 'church or temple': '442 497 663 668 832',
-    'building': '410 425 483 500 538 624 634 698 727 762 853 858', 'bridge': '821 839 888',
+    'bridge': '821 839 888',
     'shop': '415 424 454 467 509 582 788 860 865', 'shore': '973 975-978', 'mountain': '970 972 979 980',
     'stringed instrument': '486 594 889', 'toy': '611 850',
 }
 
 # %% ../../nbs/features/11_eyes.ipynb #4f31186d
+_GROUPS = {  # group: ranges of ImageNet's classes, no class in two of them
+    'animal': '0-397',
+    'plant': '984-990 998',
+    'food or drink': '504-505 924-946 948-969',
+    'vehicle': '403-405 407-408 436 444 450 466 468 472 484 510-511 547 554-555 565 569 573 575-576 586 595 603 609 612 '
+               '621 625 627-628 654 656 660-661 665 670-671 675 705 717 724 726 734 751 757 779-780 802-803 814 817 820 '
+               '829 833 847 856 864 866-867 870-871 874 880 895 908 914',
+    'musical instrument': '401-402 420 432 486 494 513 541 546 558 566 577 579 593-594 641-642 683-684 687 699 776 822 '
+                          '875 881 889',
+    'clothing': '399-400 411 433 439 443 445 451-452 457 459 461 465 474 490 496 501-502 514-515 518 524 529 552 560 568 '
+                '570 578 591 601 608 610 614-615 617 630 636 638-639 643 652 655 658 667 678-679 689 691 697 715 735 748 '
+                '770 774-775 785 787 793 796 806 808 824 834 836-837 841-842 869 887 903 906',
+    'furniture': '423 431 453 493 495 516 520 526 532 548 553 559 564 619 703 721 736 750 765 831 846 857 894',
+    'electronic device': '482 485 487 508 527-528 590 592 598 605 613 620 632 650 662 664 673 681 688 707 713 732 742 '
+                         '745 754 759 761 782 810 848 851 878 916',
+    'building': '406 410 415 424-425 437 442 449 454 467 483 497-498 500 509 538 580 582 624 634 649 663 668 682 698 '
+                '727 743 762 788 832 853 858 860 865 873 900 915',
+    'landscape': '970 972-980',
+    'sports equipment': '416 422 429-430 522 543 574 602 702 722 746-747 752 768 795 801 805 852 890',
+    'vessel': '412 438 440-441 463 469 503 521 544 567 572 647 653 659 666 680 720 725 737-738 809 813 849 868 876 883 '
+              '898-899 901 907 909 923',
+}
+
+# %% ../../nbs/features/11_eyes.ipynb #98ca7123
+_UNSAID = {  # kind of thing that is not said: classes
+    'apes and monkeys': '365-384',
+    'underwear and bathing clothes': '445 459 529 638-639 655 842',
+    'weapons and armour': '413 465 471 583 597 657 744 763-764 847',
+    'illness': '570 523 678 691 830 845',
+    'body and toilet': '443 680 861 999',
+}
+
+# %% ../../nbs/features/11_eyes.ipynb #6fb8cbe9
+def classes_in(
+    ranges:str, # such as '0-6 389-397'
+) -> list[int]: # classes
+    "The classes of a table's entry."
+    ends = [part.partition('-') for part in ranges.split()]
+    return [i for first, _, last in ends for i in range(int(first), int(last or first) + 1)]
+
+# %% ../../nbs/features/11_eyes.ipynb #5966e59c
+class Name(NamedTuple):
+    "A word for what a picture may show."
+    name: str # such as dog
+    level: str # kind, group, or label for a class that is in no kind and no group
+    classes: list # of ImageNet
+
+_LEAST = {'kind': .3, 'group': .5, 'label': .7} # probability from which a name is said
+
 @lru_cache(maxsize=1)
-def kinds() -> dict[str, list[int]]: # kind -> classes
-    "What people call ImageNet's classes, where one word stands for several."
-    def classes(ranges):
-        ends = [part.partition('-') for part in ranges.split()]
-        return [i for first, _, last in ends for i in range(int(first), int(last or first) + 1)]
-    return {kind: classes(ranges) for kind, ranges in _KINDS.items()}
+def names_to_say() -> tuple[Name, ...]: # kinds, groups, and the labels that are in none
+    "All names that may be said."
+    kinds = [Name(name, 'kind', classes_in(ranges)) for name, ranges in _KINDS.items()]
+    groups = [Name(name, 'group', classes_in(ranges)) for name, ranges in _GROUPS.items()]
+    placed = {i for each in kinds + groups for i in each.classes} | unsaid()
+    alone = [Name(label.split(',')[0], 'label', [i]) for i, label in enumerate(imagenet_labels()) if i not in placed]
+    return *kinds, *groups, *alone
+
+# %% ../../nbs/features/11_eyes.ipynb #685f6a5a
+@lru_cache(maxsize=1)
+def unsaid() -> set[int]: # classes
+    "The classes whose own names are never said."
+    return {i for ranges in _UNSAID.values() for i in classes_in(ranges)}
 
 # %% ../../nbs/features/11_eyes.ipynb #e142d08c
 class PictureFeatures(NamedTuple):
@@ -174,9 +231,11 @@ _LYING = .25 # least height of a face on its side, as a share of the turned pict
 
 def face_score(
     image:np.ndarray, # uint8 [H, W, 3] RGB
+    upright:Sequence[Face]|None=None, # its faces as `find_faces` found them; they are looked for if not given
 ) -> float: # 0 without a face, 1 for a sure one that fills half of the height
     "How clearly a picture shows a face."
-    found = [face.confidence*min(1, .5 + face.height) for face in find_faces(image)]
+    upright = find_faces(image) if upright is None else upright
+    found = [face.confidence*min(1, .5 + face.height) for face in upright]
     if not found:
         turned = [np.ascontiguousarray(np.rot90(image, k)) for k in (1, 3)]
         faces = [face for each in turned for face in find_faces(each) if face.height > _LYING]
@@ -184,40 +243,85 @@ def face_score(
     return max(found, default=0.)
 
 # %% ../../nbs/features/11_eyes.ipynb #62982913
-def kind_probabilities(
-    probabilities:Tensor, # float32 [T, 1000]
-    labels:Sequence[str], # of the classes
-) -> tuple[Tensor, list[tuple[str, list[int]]]]: # float32 [T, m]; (name, classes) of each kind
-    "Label probabilities summed within kinds; a class in no kind is one of its own."
-    grouped = {i for classes in kinds().values() for i in classes}
-    alone = [(label.split(',')[0], [i]) for i, label in enumerate(labels) if i not in grouped]
-    members = [*kinds().items(), *alone]
-    return torch.stack([probabilities[:, classes].sum(1) for _, classes in members], 1), members
+@lru_cache(maxsize=1)
+def shared_eyes() -> PictureEncoder: # one for a process
+    "The encoder that looks at clips; `ImportError` names what to install."
+    return PictureEncoder('views')
+
+def features_of(
+    survey:Survey, # of a clip
+) -> PictureFeatures: # of its candidates
+    "Features and labels of the candidates of a clip, found once."
+    if '_features' not in vars(survey): vars(survey)['_features'] = shared_eyes()(survey.candidates.images)
+    return vars(survey)['_features']
+
+def face_scores_of(
+    survey:Survey, # of a clip
+) -> np.ndarray: # [n], each 0 to 1
+    "How clearly the candidates of a clip show a face, found once."
+    if '_face_scores' not in vars(survey):
+        pairs = zip(trimmed(survey), faces_of(survey))
+        vars(survey)['_face_scores'] = np.array([face_score(image, found) for image, found in pairs])
+    return vars(survey)['_face_scores']
 
 # %% ../../nbs/features/11_eyes.ipynb #ecf53b6b
+def agreed_probabilities(
+    probabilities:Tensor, # float32 [T, 1000] of the moments of a clip
+    shares:np.ndarray, # how much of the clip each moment stands for, [T]
+) -> Tensor: # float32 [1000], sums to 1
+    "The label probabilities on which moments agree."
+    weights = torch.as_tensor(np.asarray(shares), dtype=probabilities.dtype)
+    return (weights/weights.sum() @ probabilities.clamp(min=1e-12).log()).softmax(0)
+
+# %% ../../nbs/features/11_eyes.ipynb #09d113da
 class ThingsSeen(NamedTuple):
     "What a clip shows."
-    things: pd.DataFrame # thing (such as dog), label (the most probable breed), probability; the most probable first
+    things: pd.DataFrame # thing (such as dog), label (such as the breed), probability, said; the most probable first
     attention: np.ndarray # weight of each moment, [T]; sums to 1
 
-# %% ../../nbs/features/11_eyes.ipynb #2ca56a1a
+# %% ../../nbs/features/11_eyes.ipynb #88855fbc
+def said_names(
+    chances:np.ndarray, # probability of each name, in the order of `names_to_say`
+    face:bool, # whether a face is seen
+    least:Mapping[str, float]=_LEAST, # level -> probability from which a name is said
+) -> np.ndarray: # bool, of each name
+    "Which names are sure enough, the most specific ones of those that include each other."
+    names = names_to_say()
+    said = np.array([chance >= least[name.level] for chance, name in zip(chances, names)])
+    kinds = {i for name, yes in zip(names, said) if yes and name.level == 'kind' for i in name.classes}
+    for k, name in enumerate(names):
+        if name.level == 'group' and (kinds & set(name.classes) or (face and name.name == 'animal')): said[k] = False
+    return said
+
+# %% ../../nbs/features/11_eyes.ipynb #4a0bfe70
+_OF_ITS_OWN = .5 # probability from which a label is named beside its kind or group
+
+def name_rows(
+    whole:Tensor, # float32 [1000], of a clip
+    face:float, # score of the clearest face, 0 without one
+) -> pd.DataFrame: # thing, label, probability, said; those that are said first, then by probability
+    "All names with their probabilities."
+    names = names_to_say()
+    chances = np.array([float(whole[name.classes].sum()) for name in names])
+    best = [name.classes[int(whole[name.classes].argmax())] for name in names]
+    sure = [i not in unsaid() and float(whole[i]) >= _OF_ITS_OWN for i in best]
+    shown = [imagenet_labels()[i].split(',')[0] if yes else name.name for i, yes, name in zip(best, sure, names)]
+    table = pd.DataFrame({'thing': [name.name for name in names], 'label': shown, 'probability': chances,
+                          'said': said_names(chances, face > 0)})
+    table = table[table.said | np.array([name.level != 'group' for name in names])]
+    if face > 0: table.loc[len(names)] = 'person', 'face', face, True
+    return table.sort_values(['said', 'probability'], ascending=False, ignore_index=True, kind='stable')
+
+# %% ../../nbs/features/11_eyes.ipynb #2dc6fbef
 def things_seen(
     probabilities:Tensor, # float32 [T, 1000] of the moments of a clip
     shares:np.ndarray, # how much of the clip each moment stands for, [T]
-    labels:Sequence[str], # of the classes
     faces:np.ndarray, # how clearly each moment shows a face, 0 to 1, [T]
     n:int=5, # things
-) -> ThingsSeen: # the most probable things, and the attention
+) -> ThingsSeen: # what is said, then what is most probable of the rest; and the attention
     "What is to be seen in a clip, by labels and faces."
-    found, members = kind_probabilities(probabilities, labels)
-    weights = torch.as_tensor(np.asarray(shares), dtype=found.dtype)*found.amax(1)
-    weights = weights/weights.sum()
-    whole, mean = weights @ found, weights @ probabilities
-    rows = []
-    for k in whole.topk(n).indices.tolist():
-        name, classes = members[k]
-        best = classes[int(mean[classes].argmax())]
-        rows.append((name, labels[best].split(',')[0], whole[k].item()))
-    if max(faces, default=0.) > 0: rows.append(('person', 'face', float(max(faces))))
-    table = pd.DataFrame(rows, columns=['thing', 'label', 'probability'])
-    return ThingsSeen(table.nlargest(n, 'probability').reset_index(drop=True), weights.numpy())
+    table = name_rows(agreed_probabilities(probabilities, shares), float(max(faces, default=0.)))
+    first = {i for name in names_to_say() if name.name == table.thing[0] for i in name.classes}
+    seen = probabilities[:, sorted(first)].sum(1).numpy() if first else np.asarray(faces, float)
+    weights = np.asarray(shares, float)*(seen + 1e-6)
+    return ThingsSeen(table.head(n), weights/weights.sum())

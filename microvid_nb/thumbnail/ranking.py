@@ -6,6 +6,7 @@
 __all__ = ['FrameRanker']
 
 # %% ../../nbs/thumbnail/12_ranking.ipynb #fd4d38ca
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import cv2
@@ -13,9 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ..features.aesthetics import colourfulness, contrast, stillness
-from ..features.faces import find_faces
+from ..features.faces import Face, faces_of, trimmed
 from ..media.candidates import gradients, limit_side
-from ..media.geometry import find_bars
 from ..media.survey import Survey
 
 # %% ../../nbs/thumbnail/12_ranking.ipynb #be135976
@@ -36,11 +36,10 @@ _FULL_FACE = .3 # of the frame's height
 _SHARP_FACE = .2 # mean gradient in a sharp face
 
 def face_value(
-    image:np.ndarray, # uint8 RGB [H, W, 3]
-    grey:np.ndarray, # uint8 [H, W], the same picture
+    grey:np.ndarray, # uint8 [H, W], a frame
+    faces:Sequence[Face], # in it, the largest first
 ) -> float: # 0 without a face, to 1
     "How well the largest face of a frame is seen."
-    faces = find_faces(image)
     if not faces: return 0.
     face, (height, width) = faces[0], grey.shape
     left, top = int(max(0, face.x)*width), int(max(0, face.y)*height)
@@ -85,14 +84,6 @@ class RankingWeights:
     plainness: float = -.3 # few grey levels
 
 # %% ../../nbs/thumbnail/12_ranking.ipynb #c99a0207
-def trimmed(
-    survey:Survey, # of a clip
-) -> list[np.ndarray]: # uint8 RGB [h, w, 3], at most 320 pixels wide
-    "The candidates without the letterbox bars that all frames of the clip have."
-    bars = find_bars(survey.analysed.images)
-    return [np.ascontiguousarray(limit_side(image)) for image in bars.cut(survey.candidates.images)]
-
-# %% ../../nbs/thumbnail/12_ranking.ipynb #2695edfb
 def frame_measures(
     survey:Survey, # of a clip
 ) -> pd.DataFrame: # a row a candidate; the measures that `RankingWeights` names, then representativeness
@@ -109,7 +100,7 @@ def frame_measures(
         'stillness': stillness(survey, candidates.times),
         'middle': middle,
         'settled': settled,
-        'face': [face_value(image, grey) for image, grey in zip(images, greys)],
+        'face': [face_value(grey, faces) for grey, faces in zip(greys, faces_of(survey))],
         'plainness': plainness(candidates.quality.uniformity),
         'representativeness': candidates.typicality,
     })

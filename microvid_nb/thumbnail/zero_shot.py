@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..features.eyes import PictureEncoder, face_score
+from ..features.eyes import face_score, face_scores_of, features_of, shared_eyes
 from ..features.words import LabelTopics, means_people
 from ..media.survey import Survey
 from .popularity import scores_by_topics, topic_counts
@@ -23,7 +23,7 @@ class ZeroShotTopics:
     trained_on = 'photographs (EfficientNet-Lite0 on ImageNet-1k, MTCNN for faces) and on pairs of sentences (MiniLM)'
 
     def __init__(self):
-        self.eyes, self.topics = PictureEncoder('views'), LabelTopics()
+        self.eyes, self.topics = shared_eyes(), LabelTopics()
 
     def score(self,
         survey:Survey, # of a clip
@@ -32,11 +32,11 @@ class ZeroShotTopics:
     ) -> pd.DataFrame: # [n]: score, popularity, representativeness, and the similarity with each topic, 'topic WORD'
         "The score of each candidate (Eq. 9 of AMUSE) and its parts; `ValueError` without topics."
         if topics is None: raise ValueError('a model that knows words needs topics: give a list of words and counts')
-        counts, images = topic_counts(topics), survey.candidates.images
+        counts = topic_counts(topics)
         words = list(counts.index)
         faces = None
-        if means_people(words, self.topics.space).any(): faces = torch.tensor([face_score(image) for image in images])
-        similarities = self.topics(self.eyes(images).probabilities, words, faces).numpy()
+        if means_people(words, self.topics.space).any(): faces = torch.tensor(face_scores_of(survey))
+        similarities = self.topics(features_of(survey).probabilities, words, faces).numpy()
         return scores_by_topics(survey, similarities, counts, lam)
 
     def labels_behind(self,
