@@ -380,8 +380,8 @@ def rebuild_settings(
     if values.keys() != expected.keys():
         raise ValueError(f'{path}: {kind.__name__} has the fields {list(expected)}, the file has {list(values)}')
     for name, value in values.items():
-        if is_dataclass(expected[name]) and isinstance(value, dict):
-            values[name] = value = rebuild_settings(expected[name], value, path)
+        inner = [each for each in (expected[name], *typing.get_args(expected[name])) if is_dataclass(each)]
+        if inner and isinstance(value, dict): values[name] = value = rebuild_settings(inner[0], value, path)
         if not is_of_type(value, expected[name]):
             found = reprlib.repr(value)
             raise ValueError(f'{path}: {name} of {kind.__name__} should be {expected[name]}, found {found}')
@@ -393,6 +393,7 @@ def rebuild_settings(
 def load_model(
     path:str|Path, # a file of `save_checkpoint`
     classes:Mapping[type, type], # the models that it may hold: class -> class of its settings
+    older:Mapping={}, # settings that files of older versions do not name, and their values there
 ) -> nn.Module: # on the CPU, ready for use (in eval mode)
     """A saved model, built from the settings in its file.
 
@@ -402,7 +403,7 @@ def load_model(
     named = {kind.__name__: kind for kind in classes}
     if info.model not in named: raise ValueError(f'{path}: holds a {info.model}, expected {" or ".join(named)}')
     kind = named[info.model]
-    settings = rebuild_settings(classes[kind], info.settings, path)
+    settings = rebuild_settings(classes[kind], {**older, **info.settings}, path)
     try:
         with torch.device('meta'): outline = kind(settings)
     except Exception as error:

@@ -5,11 +5,13 @@ import torch
 from hypothesis import given, settings as examples
 from hypothesis import strategies as st
 
-from microvid_nb.classify.joint import Moments, SceneSettings, TwoStreamSettings
+from microvid_nb.classify.conv3d import ConvSettings
+from microvid_nb.classify.joint import SceneSettings, TwoStreamSettings
 from microvid_nb.classify.video import (
-    MIRRORED, LocalFeatures, VideoToClass, VideoToClassSettings, VideoTraining, attention_strip, classify_video,
-    load_classifier, mirror, moments_of, read_moments, right_answers, story_moments, thinned, train_attention,
-    train_networks, video_batch)
+    MIRRORED, LocalFeatures, MomentBatch, VideoToClass, VideoToClassSettings, VideoTraining,
+    attention_strip, best_shares, classify_video, learn_shares, load_classifier, log_likelihoods, mirror, mixed,
+    moments_of, read_moments, right_answers, shorten, story_moments, thinned, train_attention, train_networks,
+    video_batch, video_outcomes)
 from microvid_nb.data.microworld import MicroWorld, draw_file
 from microvid_nb.data.world.motions import ACTIONS
 from microvid_nb.features.flow import flow_stacks, optical_flow
@@ -20,6 +22,8 @@ from microvid_nb.training import save_checkpoint
 SETTINGS = VideoToClassSettings(
     scene=SceneSettings(width=1 / 64),
     streams=TwoStreamSettings(backbone='alexnet', width=1 / 64),
+    clip=ConvSettings(12, (4, 8), 8),
+    shares=(.2, .5, .3),
     fps=8.0,
     side=32,
     hop=4,
@@ -64,11 +68,11 @@ def test_any_length_gives_moments(tmp_path, frames, fps):
     n = len(seen.times)
     assert (
         1 <= n <= 12
-        and seen.pictures.shape == (n, 3, 32, 32)
+        and seen.clips.shape == (n, 3, 11, 32, 32)
         and seen.stacks.shape == (n, 20, 32, 32)
         and len(seen.frames) == n
     )
-    assert seen.pictures.dtype == torch.uint8 and seen.stacks.abs().max() <= 1 and (np.diff(seen.times) > 0).all()
+    assert seen.clips.dtype == torch.uint8 and torch.equal(seen.pictures, seen.clips[:, :, 0]) and seen.stacks.abs().max() <= 1 and (np.diff(seen.times) > 0).all()
 
 
 def test_no_flow_across_a_cut():
@@ -95,9 +99,8 @@ def test_the_same_file_gives_the_same_answer(tmp_path, checkpoint):
     best = one.joint.iloc[0]
     assert (best.behaviour, best.scene) == (one.behaviour.behaviour[0], one.scene.scene[0])
     assert best.share == pytest.approx(one.behaviour.probability[0]*one.scene.probability[0], rel=1e-4)
-    assert one.behaviour.probability.to_numpy() == pytest.approx(
-        (one.behaviour.appearance + one.behaviour.motion).to_numpy() / 2, abs=1e-6
-    )
+    by_hand = one.behaviour[['appearance', 'motion', '3D']].to_numpy()@np.array(SETTINGS.shares)
+    assert one.behaviour.probability.to_numpy() == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_attention_against_numpy(checkpoint, stories):
@@ -107,7 +110,7 @@ def test_attention_against_numpy(checkpoint, stories):
     w = model.attention.w.detach().numpy()
     for k, story in enumerate(stories):
         n = len(story.scenes)
-        local = model.local_features(Moments(story.pictures, story.stacks.float(), None, None))
+        local = model.local_features(MomentBatch(story.clips, story.stacks.float(), None, None))
         x, scene = (part.detach().numpy().astype(float) for part in local[:2])
         e = np.exp(x@w - (x@w).max())
         assert weights[k, :n].numpy() == pytest.approx(e/e.sum(), abs=1e-4) and (weights[k, n:] == 0).all()
@@ -134,10 +137,10 @@ def test_mirrored_flow_is_the_flow_of_the_mirrored_clip(seed):
     noise = (255*(noise - noise.min())/np.ptp(noise)).astype(np.uint8)
     images = np.stack([noise[8:-8, 8 - 2*i:64 - 2*i] for i in range(3)])
     clip = torch.from_numpy(images).permute(3, 0, 1, 2).contiguous()
-    stack, turned = (flow_stacks(optical_flow(c), [0], 2, centred=False) for c in (clip, clip.flip(-1)))
-    batch = mirror(Moments(clip[None, :, 0], stack, torch.tensor([3]), torch.tensor([1])), torch.tensor([True]))
+    stack, turned = (flow_stacks(optical_flow(c), [0], 2, camera=None) for c in (clip, clip.flip(-1)))
+    batch = mirror(MomentBatch(clip[None], stack, torch.tensor([3]), torch.tensor([1])), torch.tensor([True]))
     assert (batch.stacks - turned)[..., 8:-8, 8:-8].abs().median() < .05 and batch.scene.item() == 3
-    assert torch.equal(batch.pictures[0], clip[:, 0].flip(-1))
+    assert torch.equal(batch.clips[0], clip.flip(-1))
 
 
 def test_mirrored_actions():
@@ -159,11 +162,80 @@ def test_stories_are_drawn_as_their_files_are_read(tmp_path):
     assert (drawn.pictures[0].float() - read.pictures[0].float()).abs().mean() < 12 and n > 3
 
 
+def test_short_windows_stand_still():
+    """Against a loop: after the last field nothing moves, and the frame after it stays."""
+    rng = torch.Generator().manual_seed(0)
+    clips = torch.randint(0, 256, (3, 3, 11, 8, 8), generator=rng, dtype=torch.uint8)
+    batch = MomentBatch(clips, torch.rand(3, 20, 8, 8, generator=rng), torch.arange(3), torch.arange(3))
+    for fields in ([10, 10, 10], [1, 4, 9]):
+        found = shorten(batch, torch.tensor(fields))
+        for k, n in enumerate(fields):
+            for t in range(11): assert torch.equal(found.clips[k, :, t], clips[k, :, min(t, n)])
+            for t in range(10):
+                expected = batch.stacks[k, 2*t:2*t + 2]
+                assert torch.equal(found.stacks[k, 2*t:2*t + 2], expected if t < n else 0*expected)
+
+
+def test_a_short_shot_is_a_shortened_one():
+    """A window of a file that ends early is what training shows."""
+    rng = np.random.default_rng(0)
+    frames = [(i/8, np.roll(rng.integers(0, 255, (8, 8, 3), np.uint8).repeat(6, 0).repeat(6, 1), i, 1)) for i in range(6)]
+    seen, n = moments_of(frames, SETTINGS), 5
+    batch = MomentBatch(seen.clips, seen.stacks, None, None)
+    again = shorten(batch, torch.tensor([n]))
+    assert len(seen.times) == 1 and torch.equal(again.clips, seen.clips) and torch.equal(again.stacks, seen.stacks)
+
+
+@given(st.integers(0, 2**16), st.integers(2, 4))
+@examples(max_examples=25, deadline=None)
+def test_shares_have_the_largest_likelihood(seed, streams):
+    """Against SciPy's constrained optimiser."""
+    from scipy.optimize import minimize
+    truth = np.random.default_rng(seed).beta(.7, .9, (60, streams)).clip(1e-6)
+    ours = best_shares(torch.tensor(truth), 4000).numpy()
+    def loss(s): return -np.log(truth@s).mean()
+    theirs = minimize(loss, np.full(streams, 1/streams), bounds=[(1e-9, 1)]*streams,
+                      constraints={'type': 'eq', 'fun': lambda s: s.sum() - 1})
+    assert ours.sum() == pytest.approx(1) and (ours >= 0).all() and loss(ours) <= theirs.fun + 1e-4
+
+
+def test_shares_are_learned_from_what_streams_know(checkpoint, stories):
+    """A stream that says the truth gets nearly all, one that doesn't, nothing."""
+    model = load_classifier(checkpoint)
+    batch = video_batch(model, stories)
+    behaviour = torch.zeros_like(batch.local.behaviour)
+    behaviour[torch.arange(len(stories)), :, 1, batch.action] = 8.
+    shares = learn_shares(model, batch._replace(local=batch.local._replace(behaviour=behaviour)))
+    assert model.settings.shares == shares and shares[1] > .99 and sum(shares) == pytest.approx(1, abs=1e-3)
+
+
+def test_likelihoods_against_numpy(checkpoint, stories):
+    model = load_classifier(checkpoint)
+    batch, shares = video_batch(model, stories), (.1, .6, .3)
+    with torch.no_grad(): whole, _ = model(batch.local, batch.mask)
+    scene, streams = (part.softmax(-1).numpy().astype(float) for part in whole[1:])
+    for k in range(len(stories)):
+        by_hand = np.log(scene[k, batch.scene[k]]) + np.log(np.dot(shares, streams[k, :, batch.action[k]]))
+        assert log_likelihoods(whole, batch, shares)[k].item() == pytest.approx(by_hand, abs=1e-4)
+    assert torch.allclose(mixed(whole.behaviour, (.5, .5, 0.)), whole.behaviour[:, :2].mean(1), atol=1e-6)
+
+
+def test_outcomes_and_their_means(checkpoint, stories):
+    model = load_classifier(checkpoint)
+    items, right = video_outcomes(model, stories), right_answers(model, stories)
+    assert len(items) == 2*len(stories) and items.drop(columns=['item', 'pooling', 'nats']).isin([0, 1]).all(axis=None)
+    batch = video_batch(model, stories)
+    with torch.no_grad(): whole, _ = model(batch.local, batch.mask)
+    found = (whole.behaviour[:, 2].argmax(1) == batch.action).float().mean().item()
+    assert right.loc['attention', '3D'] == pytest.approx(found)
+    assert right.loc['attention', 'nats'] == pytest.approx(items[items.pooling == 'attention'].nats.mean())
+
+
 def test_training_changes_only_what_it_should(stories):
     torch.manual_seed(0)
     model, training = (
         VideoToClass(SETTINGS),
-        VideoTraining(scene_epochs=1, stream_epochs=1, attention_epochs=2, batch=4),
+        VideoTraining(scene_epochs=1, stream_epochs=1, clip_epochs=1, attention_epochs=2, batch=4),
     )
     train_networks(model, stories, training, progress=False)
     assert (model.attention.w == 0).all()
@@ -176,12 +248,15 @@ def test_training_changes_only_what_it_should(stories):
 
 def test_settings_survive_the_file(tmp_path):
     named = VideoToClassSettings(
-        ('in', 'out'), ('sit',), SceneSettings(2, width=1 / 64), TwoStreamSettings(1, width=1 / 64), 8.0, 32, 4, 8
+        ('in', 'out'), ('sit',), SceneSettings(2, width=1 / 64), TwoStreamSettings(1, width=1 / 64),
+        ConvSettings(1, (4,), 4), (0., .25, .75), 8.0, 32, 4, 8,
     )
     again = load_classifier(save_checkpoint(tmp_path/'m', VideoToClass(named), named))
     assert again.settings == named
     with pytest.raises(ValueError, match='1 names for 2 scenes'):
-        VideoToClass(VideoToClassSettings(('in',), ('sit',), named.scene, named.streams))
+        VideoToClass(VideoToClassSettings(('in',), ('sit',), named.scene, named.streams, named.clip))
+    with pytest.raises(ValueError, match='shares of appearance, motion, 3D that sum to 1'):
+        VideoToClassSettings(shares=(.5, .5, .5))
 
 
 def test_damaged_checkpoints_are_refused(tmp_path, checkpoint):

@@ -119,11 +119,18 @@ class ClipClassifier(nn.Module):
         self.classify = nn.Sequential(connected, nn.ReLU(), nn.Dropout(s.dropout), nn.Linear(s.hidden, s.classes))
         he(self)
 
-    def forward(self,
+    def feature_and_scores(self,
         clips:Tensor, # uint8 or float in [0, 1], [B, 3, T, H, W]
+    ) -> tuple[Tensor, Tensor]: # [B, hidden], [B, classes]
+        "What the last layer sees, and the scores of the classes."
+        hidden = self.classify[:-1](self.features(normalise(clips, KINETICS_MEAN, KINETICS_STD)))
+        return hidden, self.classify[-1](hidden)
+
+    def forward(self,
+        clips:Tensor, # likewise
     ) -> Tensor: # [B, classes]
         "Scores of the classes."
-        return self.classify(self.features(normalise(clips, KINETICS_MEAN, KINETICS_STD)))
+        return self.feature_and_scores(clips)[1]
 
 # %% ../../nbs/classify/03_conv3d.ipynb #fc89c21c
 def block3d(

@@ -64,12 +64,14 @@ class ClassifyScale:
 def narrow_video(
     width:float, # factor for channels of the two VGGs
     streams:float, # of the two streams, AlexNets here
+    channels:tuple[int, ...], # of the 3D network, which is too small for dropout
     side:int, # pixels
 ) -> VideoToClassSettings: # for MicroWorld
     "Small networks from a file to an answer."
     return VideoToClassSettings(
         scene=SceneSettings(width=width),
         streams=TwoStreamSettings(backbone='alexnet', width=streams),
+        clip=ConvSettings(12, channels, channels[-1], 0.),
         fps=8.0,
         side=side,
         hop=4,
@@ -96,8 +98,8 @@ SCALES = {
         MultimodalSettings(clusters=2, hidden=8),
         5e-3,
         2,
-        narrow_video(1 / 64, 1 / 64, 32),
-        VideoTraining(12, 6, 4, scene_epochs=1, stream_epochs=1, attention_epochs=2),
+        narrow_video(1 / 64, 1 / 64, (4, 8), 32),
+        VideoTraining(12, 6, 4, scene_epochs=1, stream_epochs=1, clip_epochs=1, attention_epochs=2),
         4,
         2,
     ),
@@ -119,8 +121,8 @@ SCALES = {
         MultimodalSettings(clusters=4, hidden=64),
         1e-3,
         15,
-        narrow_video(1 / 22, 1 / 14, 40),
-        VideoTraining(2600, 400, 150, 1e-3, 1e-3, 4, 10),
+        narrow_video(1 / 22, 1 / 14, (8, 16, 32, 64), 40),
+        VideoTraining(2600, 400, 150, 1e-3, 1e-3, 4, 10, 4e-3, 10),
         120,
         5,
     ),

@@ -6,26 +6,23 @@
 __all__ = ['VideoToClassSettings', 'VideoToClass', 'Classification', 'classify_video', 'load_classifier']
 
 # %% ../../nbs/classify/04_video.ipynb #5977d9b4
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from .conv3d import continuous_actions
+from .conv3d import Conv3DClassifier, ConvSettings, clip_loss, continuous_actions
 from .fusion import AttentionPooling
-from microvid_nb.classify.joint import (
-    Moments, SceneNetwork, SceneSettings, TwoStream, TwoStreamSettings, joint_feature, scene_loss, top_joint,
-    two_stream_loss)
+from .joint import (
+    SceneNetwork, SceneSettings, TwoStream, TwoStreamSettings, joint_feature, scene_loss, top_joint, two_stream_loss)
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.motions import ACTIONS
 from ..data.world.scenes import SCENES
@@ -40,6 +37,9 @@ from ..experiments import fit_scheduled
 from ..training import evaluating, load_model
 
 # %% ../../nbs/classify/04_video.ipynb #735427fb
+STREAMS = 'appearance', 'motion', '3D'  # what says something of behaviour, in the order of their shares
+
+# %% ../../nbs/classify/04_video.ipynb #d7a44498
 @dataclass(frozen=True)
 class VideoToClassSettings:
     """Everything from a file to an answer; `ValueError` for values out of bounds.
@@ -50,6 +50,9 @@ class VideoToClassSettings:
     behaviours: tuple[str, ...] = tuple(ACTIONS) # names of the behaviours, N_a
     scene: SceneSettings = field(default_factory=SceneSettings) # the two VGGs
     streams: TwoStreamSettings = field(default_factory=TwoStreamSettings) # appearance and motion
+    clip: ConvSettings | None = field(default_factory=lambda: ConvSettings(len(ACTIONS))) # the 3D network, or none
+    shares: tuple[float, ...] = (.5, .5, 0.) # of appearance, motion and 3D in a behaviour; so it is Eq. 4
+    camera: str = 'similarity' # what is taken off the flow, or 'mean'
     fps: float = 25. # frames a second that are read
     side: int = 224 # pixels; the networks see squares
     hop: int = 5 # frames from one moment to the next
@@ -60,6 +63,9 @@ class VideoToClassSettings:
             raise ValueError(f'expected fps above 0 up to 1000 and a side from 16 to 4096, found {self}')
         if not (1 <= self.hop <= 100_000 and 1 <= self.moments <= 10_000):
             raise ValueError(f'expected a hop from 1 to 100,000 and moments from 1 to 10,000, found {self}')
+        named = STREAMS[:2 if self.clip is None else 3]
+        if len(self.shares) != len(named) or min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-3:
+            raise ValueError(f'expected shares of {", ".join(named)} that sum to 1, found {self.shares}')
 
 # %% ../../nbs/classify/04_video.ipynb #4e739299
 def thinned(
@@ -89,25 +95,38 @@ def windows(
 # %% ../../nbs/classify/04_video.ipynb #96b39660
 class VideoMoments(NamedTuple):
     "What the networks see of a video, and what people want to see."
-    pictures: Tensor # uint8 [L, 3, S, S]
+    clips: Tensor # uint8 [L, 3, length + 1, S, S]
     stacks: Tensor # float32 [L, 2 length, S, S]
     times: np.ndarray # seconds, [L]
     frames: list # L pictures as they are, uint8 [H, W, 3]
 
+    @property
+    def pictures(self) -> Tensor: # uint8 [L, 3, S, S]
+        "The first frames of the clips."
+        return self.clips[:, :, 0]
+
 # %% ../../nbs/classify/04_video.ipynb #075d7de4
+def whole_window(
+    clip:Tensor, # uint8 [3, n, S, S], n from 1 to length + 1
+    settings:VideoToClassSettings, # length, and what is taken off the flow
+) -> tuple[Tensor, Tensor]: # uint8 [3, length + 1, S, S], float32 [2 length, S, S]
+    "The frames and the flow of a window, filled up where it is short."
+    length = settings.streams.length
+    there = torch.arange(length + 1).clamp(max=clip.shape[1] - 1)
+    return clip[:, there], flow_stacks(optical_flow(clip), [0], length, camera=settings.camera)[0]
+
+# %% ../../nbs/classify/04_video.ipynb #7c55e8bc
 def moments_of(
     frames:Iterable, # (seconds, uint8 [H, W, 3]), at the rate of the settings
     settings:VideoToClassSettings, # sizes
 ) -> VideoMoments: # at least one, where there is a frame
     "The moments of a video; frames are squeezed to squares, so that nothing is cut off."
-    length, size, rows = settings.streams.length, (settings.side, settings.side), []
-    for window in thinned(windows(frames, length, settings.hop), settings.moments):
-        clip = as_tensor(
-            np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for _, image in window])
-        ).transpose(0, 1)
-        rows.append((clip[:, 0], flow_stacks(optical_flow(clip), [0], length)[0], *window[0]))
-    pictures, stacks, times, images = zip(*rows)
-    return VideoMoments(torch.stack(pictures), torch.stack(stacks), np.array(times), list(images))
+    size, rows = (settings.side, settings.side), []
+    for window in thinned(windows(frames, settings.streams.length, settings.hop), settings.moments):
+        squares = np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for _, image in window])
+        rows.append((*whole_window(as_tensor(squares).transpose(0, 1), settings), *window[0]))
+    clips, stacks, times, images = zip(*rows)
+    return VideoMoments(torch.stack(clips), torch.stack(stacks), np.array(times), list(images))
 
 # %% ../../nbs/classify/04_video.ipynb #ed2ea630
 SHORT_SIDE = 160 # pixels of the short side of frames that are shown
@@ -122,11 +141,10 @@ def read_moments(
 
 # %% ../../nbs/classify/04_video.ipynb #fcc598f5
 class LocalFeatures(NamedTuple):
-    "What the four networks say about moments; a leading axis for videos where there are several."
-    x: Tensor # rows of X: the four features side by side, divided by the root of their number, [L, D]
+    "What the five networks say about moments; a leading axis for videos where there are several."
+    x: Tensor # rows of X: the five features side by side, divided by the root of their number, [L, D]
     scene: Tensor # scores of the scenes, [L, Ns]
-    rgb: Tensor # scores of the behaviours by appearance, [L, Na]
-    flow: Tensor # and by motion, [L, Na]
+    behaviour: Tensor # scores of the behaviours by appearance, motion and 3D, [L, 3, Na]; 2 without a 3D network
 
 # %% ../../nbs/classify/04_video.ipynb #2e250191
 def feature_and_scores(
@@ -140,33 +158,38 @@ def feature_and_scores(
 
 # %% ../../nbs/classify/04_video.ipynb #d3edc2ec
 class VideoToClass(nn.Module):
-    "Scene network, two streams and attention over moments; `ValueError` where there are not as many names as classes."
+    """Scene network, two streams, 3D network and attention over moments.
+
+    `ValueError` where there are not as many names as classes. Without `clip` in the settings there is no 3D network.
+    """
     def __init__(self,
         settings:VideoToClassSettings=VideoToClassSettings(), # names and sizes
     ):
         super().__init__()
         self.settings, s = settings, settings
-        for what, names, count in (
-            ('scenes', s.scenes, s.scene.scenes),
-            ('behaviours', s.behaviours, s.streams.actions),
-        ):
-            if len(names) != count:
-                raise ValueError(f'{len(names)} names for {count} {what}')
+        counts = [('scenes', s.scenes, s.scene.scenes), ('behaviours', s.behaviours, s.streams.actions)]
+        if s.clip: counts.append(('behaviours', s.behaviours, s.clip.classes))
+        for what, names, count in counts:
+            if len(names) != count: raise ValueError(f'{len(names)} names for {count} {what}')
         self.scene, self.streams = SceneNetwork(s.scene), TwoStream(s.streams)
-        self.attention = AttentionPooling(sum(network.feature_dim for network in self.networks()))
+        self.clip = Conv3DClassifier(s.clip) if s.clip else None
+        width = sum(network.feature_dim for network in self.networks()) + (s.clip.hidden if s.clip else 0)
+        self.attention = AttentionPooling(width)
 
     def networks(self) -> list: # of `Backbone`
-        "The networks in the order of their features: the scene's, appearance, motion."
+        "The networks for pictures and flow in the order of their features: the scene's, appearance, motion."
         return [*self.scene.branches.values(), *self.streams.branches.values()]
 
     def local_features(self,
-        moments:VideoMoments|Moments, # of one video or of any
+        moments:VideoMoments, # of one video; all that has pictures, stacks and clips
     ) -> LocalFeatures: # of each moment
         "Features and scores of moments."
         inputs = [moments.pictures]*(len(self.scene.branches) + 1) + [moments.stacks]
-        features, scores = zip(*(feature_and_scores(network, x) for network, x in zip(self.networks(), inputs)))
-        x = torch.cat(features, 1)
-        return LocalFeatures(x/x.shape[1]**.5, sum(scores[:-2]), *scores[-2:])
+        pairs = [feature_and_scores(network, x) for network, x in zip(self.networks(), inputs)]
+        if self.clip: pairs.append(self.clip.feature_and_scores(moments.clips))
+        features, scores = zip(*pairs)
+        x, first = torch.cat(features, 1), len(self.scene.branches)
+        return LocalFeatures(x/x.shape[1]**.5, sum(scores[:first]), torch.stack(scores[first:], 1))
 
     def forward(self,
         local:LocalFeatures, # of videos, [b, L, ...]
@@ -175,19 +198,27 @@ class VideoToClass(nn.Module):
         "Moments brought together by attention (Eq. 11 and 13)."
         mask = torch.ones(local.x.shape[:2], dtype=torch.bool, device=local.x.device) if mask is None else mask
         weights = self.attention.weights(local.x, mask)
-        return LocalFeatures(*(torch.einsum('bl,bld->bd', weights, part) for part in local)), weights
+        return LocalFeatures(*(torch.einsum('bl,bl...->b...', weights, part) for part in local)), weights
+
+# %% ../../nbs/classify/04_video.ipynb #ef832395
+def mixed(
+    probabilities:Tensor, # of the streams, [..., streams, Na]
+    shares:Sequence[float], # of the streams
+) -> Tensor: # f^A, [..., Na]; rows sum to 1
+    "The behaviours by all streams together (Eq. 4 and 5 with shares)."
+    return torch.einsum('k,...ka->...a', torch.tensor(shares, dtype=probabilities.dtype), probabilities.cpu())
 
 # %% ../../nbs/classify/04_video.ipynb #715f102e
 class Classification(NamedTuple):
     "What a video shows."
     scene: pd.DataFrame # scene, probability (f^s); the most probable first
-    behaviour: pd.DataFrame # behaviour, appearance, motion (probabilities of the streams), probability (half their sum)
+    behaviour: pd.DataFrame # behaviour, appearance, motion, 3D (probabilities of the streams), probability (of all)
     joint: pd.DataFrame # behaviour, scene, share: the five largest cells of Eq. 6
     attention: np.ndarray # weight of each moment, [L]; sums to 1
     times: np.ndarray # seconds of the moments, [L]
     frames: list # their pictures, uint8 [H, W, 3]
     scene_then: pd.DataFrame # probabilities at each moment, a row a time, a column a scene
-    behaviour_then: pd.DataFrame # likewise, a column a behaviour; half the sum of both streams
+    behaviour_then: pd.DataFrame # likewise, a column a behaviour; by all streams together
 
 # %% ../../nbs/classify/04_video.ipynb #e668055d
 def table(
@@ -204,29 +235,23 @@ def classify(self:VideoToClass,
 ) -> Classification: # tables and weights
     "What a video shows (Eq. 1-6, 10-13)."
     s, device = self.settings, self.attention.w.device
-    moved = moments._replace(pictures=moments.pictures.to(device), stacks=moments.stacks.to(device))
+    moved = moments._replace(clips=moments.clips.to(device), stacks=moments.stacks.to(device))
     with evaluating(self):
         local = self.local_features(moved)
         whole, weights = self(LocalFeatures(*(part[None] for part in local)))
-    scene, rgb, flow = (scores.softmax(-1).cpu() for scores in whole[1:])
-    then = [scores.softmax(-1).cpu().numpy() for scores in local[1:]]
-    times = pd.Index(moments.times, name='seconds')
+    scene, streams = (scores.softmax(-1).cpu() for scores in whole[1:])
+    then = [scores.softmax(-1).cpu() for scores in local[1:]]
+    behaviour, times = mixed(streams, s.shares), pd.Index(moments.times, name='seconds')
+    by_stream = dict(zip(STREAMS, streams[0].numpy()))
     return Classification(
         table({'scene': s.scenes, 'probability': scene[0].numpy()}),
-        table(
-            {
-                'behaviour': s.behaviours,
-                'appearance': rgb[0].numpy(),
-                'motion': flow[0].numpy(),
-                'probability': (rgb + flow)[0].numpy() / 2,
-            }
-        ),
-        top_joint(joint_feature(scene, rgb + flow)[0], s.behaviours, s.scenes),
+        table({'behaviour': s.behaviours, **by_stream, 'probability': behaviour[0].numpy()}),
+        top_joint(joint_feature(scene, behaviour)[0], s.behaviours, s.scenes),
         weights[0].cpu().numpy(),
         moments.times,
         moments.frames,
-        pd.DataFrame(then[0], times, list(s.scenes)),
-        pd.DataFrame((then[1] + then[2]) / 2, times, list(s.behaviours)),
+        pd.DataFrame(then[0].numpy(), times, list(s.scenes)),
+        pd.DataFrame(mixed(then[1], s.shares).numpy(), times, list(s.behaviours)),
     )
 
 # %% ../../nbs/classify/04_video.ipynb #5a88f524
@@ -241,8 +266,12 @@ def classify_video(
 def load_classifier(
     path, # a checkpoint
 ) -> VideoToClass: # ready for `classify_video`
-    "A saved model; `ValueError` where the file is damaged, hostile, or holds another model."
-    return load_model(path, {VideoToClass: VideoToClassSettings})
+    """A saved model; `ValueError` where the file is damaged, hostile, or holds another model.
+
+    A file of an older version holds two streams without a 3D network, for flow without its mean.
+    """
+    older = {'clip': None, 'shares': (.5, .5), 'camera': 'mean'}
+    return load_model(path, {VideoToClass: VideoToClassSettings}, older)
 
 # %% ../../nbs/classify/04_video.ipynb #5a88f502
 def attention_strip(
@@ -261,7 +290,7 @@ def attention_strip(
 # %% ../../nbs/classify/04_video.ipynb #04bebe85
 class StoryMoments(NamedTuple):
     "Moments of a story with what is true of them."
-    pictures: Tensor # uint8 [L, 3, S, S]
+    clips: Tensor # uint8 [L, 3, length + 1, S, S]
     stacks: Tensor # float16 [L, 2 length, S, S]: half the memory
     scenes: Tensor # at each moment, int64 [L]
     scene: int # that is on longest
@@ -282,7 +311,7 @@ def story_moments(
     for shot in story.shots: on[shot.scene] += shot.end - shot.start
     then = torch.tensor([names.index(story.shots[shot_at(story, time)].scene) for time in seen.times])
     return StoryMoments(
-        seen.pictures, seen.stacks.half(), then, names.index(max(on, key=on.get)), list(ACTIONS).index(story.action)
+        seen.clips, seen.stacks.half(), then, names.index(max(on, key=on.get)), list(ACTIONS).index(story.action)
     )
 
 # %% ../../nbs/classify/04_video.ipynb #7dbe5644
@@ -293,8 +322,8 @@ def clip_moment(
 ) -> StoryMoments: # with one moment
     "The first moment of a clip of one action in one scene."
     made = ActionClips(world, [i], settings.streams.length + 1, settings.fps, settings.side, gap=world.gap)[0]
-    stack = flow_stacks(optical_flow(made.clip), [0], settings.streams.length)
-    return StoryMoments(made.clip[None, :, 0], stack.half(), torch.tensor([made.scene]), made.scene, made.action)
+    frames, stack = whole_window(made.clip, settings)
+    return StoryMoments(frames[None], stack[None].half(), torch.tensor([made.scene]), made.scene, made.action)
 
 # %% ../../nbs/classify/04_video.ipynb #4e2f1a9b
 def draw_moments(
@@ -307,6 +336,24 @@ def draw_moments(
     "The moments of many micro-videos or clips, drawn in parallel."
     return list(in_parallel(function, [(world, int(i), settings) for i in numbers], progress=progress, unit='video'))
 
+# %% ../../nbs/classify/04_video.ipynb #ca7ad01d
+class MomentBatch(NamedTuple):
+    "Single moments of videos with their labels."
+    clips: Tensor # uint8 [B, 3, length + 1, S, S]
+    stacks: Tensor # float32 [B, 2 length, S, S]
+    scene: Tensor # int64 [B]
+    action: Tensor # int64 [B]
+
+    @property
+    def pictures(self) -> Tensor: # uint8 [B, 3, S, S]
+        "The first frames of the clips."
+        return self.clips[:, :, 0]
+
+    @property
+    def labels(self) -> Tensor: # int64 [B]
+        "What a 3D network learns."
+        return self.action
+
 # %% ../../nbs/classify/04_video.ipynb #01d86750
 # action -> that in the mirror
 MIRRORED = tuple(
@@ -315,25 +362,37 @@ MIRRORED = tuple(
 
 # %% ../../nbs/classify/04_video.ipynb #f137f7db
 def mirror(
-    batch:Moments, # of MicroWorld
+    batch:MomentBatch, # of MicroWorld
     chosen:Tensor, # bool [B], which are mirrored
-) -> Moments: # the others stay
+) -> MomentBatch: # the others stay
     "Moments in the mirror."
     turned = batch.stacks.flip(-1)*torch.tensor([-1., 1.]).repeat(batch.stacks.shape[1]//2)[:, None, None]
     rows = chosen[:, None, None, None]
     return batch._replace(
-        pictures=torch.where(rows, batch.pictures.flip(-1), batch.pictures),
+        clips=torch.where(rows[..., None], batch.clips.flip(-1), batch.clips),
         stacks=torch.where(rows, turned, batch.stacks),
         action=torch.where(chosen, torch.tensor(MIRRORED)[batch.action], batch.action),
     )
 
 # %% ../../nbs/classify/04_video.ipynb #eb72660e
-class MirroredMoments(Dataset):
-    "All moments of some stories, each mirrored or not by chance."
+def shorten(
+    batch:MomentBatch, # any
+    fields:Tensor, # of flow that are left, int64 [B]
+) -> MomentBatch: # of the same shape
+    "Moments as if their shots ended early: then nothing moves, and the last frame stays."
+    length = batch.clips.shape[2] - 1
+    there = torch.arange(length) < fields[:, None]
+    frames = torch.minimum(torch.arange(length + 1), fields[:, None])
+    clips = batch.clips.gather(2, frames[:, None, :, None, None].expand_as(batch.clips))
+    return batch._replace(clips=clips, stacks=batch.stacks*there.repeat_interleave(2, 1)[:, :, None, None])
+
+# %% ../../nbs/classify/04_video.ipynb #f4c421dd
+class VariedMoments(Dataset):
+    "All moments of some stories, mirrored or not, and one in four shortened, by chance."
     def __init__(self,
         stories:Sequence[StoryMoments], # any
     ):
-        self.pictures, self.stacks, self.scene = (torch.cat([story[k] for story in stories]) for k in range(3))
+        self.clips, self.stacks, self.scene = (torch.cat([story[k] for story in stories]) for k in range(3))
         self.action = torch.cat([torch.full_like(story.scenes, story.action) for story in stories])
 
     def __len__(self): return len(self.scene)
@@ -341,20 +400,24 @@ class MirroredMoments(Dataset):
 
     def __getitems__(self, chosen):
         rows = torch.as_tensor(chosen)
-        batch = Moments(self.pictures[rows], self.stacks[rows].float(), self.scene[rows], self.action[rows])
-        return mirror(batch, torch.rand(len(rows)) < .5)
+        batch = MomentBatch(self.clips[rows], self.stacks[rows].float(), self.scene[rows], self.action[rows])
+        length = self.clips.shape[2] - 1
+        fields = torch.where(torch.rand(len(rows)) < .25, torch.randint(1, length + 1, (len(rows),)), length)
+        return shorten(mirror(batch, torch.rand(len(rows)) < .5), fields)
 
-# %% ../../nbs/classify/04_video.ipynb #aef266e5
+# %% ../../nbs/classify/04_video.ipynb #0e28ad7e
 @dataclass(frozen=True)
 class VideoTraining:
     "How the model learns from MicroWorld."
     clips: int = 20000 # of one action, from which the networks learn
     stories: int = 2000 # from which they learn as well
-    weighed: int = 500 # others, from which the attention learns
+    weighed: int = 500 # others, from which the shares and the attention learn
     scene_rate: float = 3e-4 # of AdamW, for the two VGGs
     stream_rate: float = 3e-4 # for the two streams
     scene_epochs: int = 10 # passes over the moments, for the two VGGs
     stream_epochs: int = 20 # for the two streams
+    clip_rate: float = 1e-3 # for the 3D network
+    clip_epochs: int = 20 # for the 3D network
     attention_rate: float = 1e-3 # of Adam, for the attention
     attention_epochs: int = 40 # passes over the videos
     batch: int = 32 # moments, or videos
@@ -369,16 +432,17 @@ def train_networks(
     training:VideoTraining, # rates and epochs
     seed:int=0, # of order and dropout
     progress:bool=True, # show bars
-) -> dict: # 'scene' and 'streams': histories
-    "Trains the two VGGs and the two streams on moments."
+) -> dict: # 'scene', 'streams' and, where there is a 3D network, 'clip': histories
+    "Trains the two VGGs, the two streams and the 3D network on moments."
     loader, histories = (
-        DataLoader(MirroredMoments(stories), training.batch, shuffle=True, drop_last=True, collate_fn=as_is),
+        DataLoader(VariedMoments(stories), training.batch, shuffle=True, drop_last=True, collate_fn=as_is),
         {},
     )
     plan = {
         'scene': (model.scene, scene_loss, training.scene_rate, training.scene_epochs),
         'streams': (model.streams, two_stream_loss, training.stream_rate, training.stream_epochs),
     }
+    if model.clip: plan['clip'] = model.clip, clip_loss, training.clip_rate, training.clip_epochs
     for name, (network, loss, rate, epochs) in plan.items():
         histories[name] = fit_scheduled(
             network, loader, loss, epochs, rate, 'AdamW', 'one cycle', weight_decay=.01, clip=1., seed=seed,
@@ -402,7 +466,7 @@ def video_batch(
 ) -> VideoBatch: # all of them
     "Local features of stories, and what is true of them."
     device = model.attention.w.device
-    def moved(story): return Moments(story.pictures.to(device), story.stacks.to(device).float(), None, None)
+    def moved(story): return MomentBatch(story.clips.to(device), story.stacks.to(device).float(), None, None)
     with evaluating(model): features = [model.local_features(moved(story)) for story in stories]
     lengths = torch.tensor([len(story.scenes) for story in stories], device=device)
     local = LocalFeatures(*(pad_sequence(list(part), batch_first=True) for part in zip(*features)))
@@ -410,21 +474,50 @@ def video_batch(
     return VideoBatch(local, torch.arange(local.x.shape[1], device=device) < lengths[:, None], *truth)
 
 # %% ../../nbs/classify/04_video.ipynb #72d77ff0
-def negative_log_likelihood(
+def best_shares(
+    truth:Tensor, # probabilities of the true classes by each stream, [n, streams], above 0
+    steps:int=500, # of expectation-maximisation
+) -> Tensor: # float64 [streams], sums to 1
+    "The shares with the largest likelihood."
+    truth = truth.double().cpu()
+    shares = torch.full_like(truth[0], 1/truth.shape[1])
+    for _ in range(steps):
+        each = shares*truth
+        shares = (each/each.sum(1, keepdim=True)).mean(0)
+    return shares
+
+# %% ../../nbs/classify/04_video.ipynb #5953cdb1
+@torch.no_grad()
+def learn_shares(
+    model:VideoToClass, # its settings get the shares
+    batch:VideoBatch, # of videos from which its networks did not learn
+) -> tuple: # a number for each stream
+    "Weighs the streams by what they know of other videos, with all moments alike."
+    even = batch.mask/batch.mask.sum(1, keepdim=True)
+    streams = torch.einsum('bl,bl...->b...', even, batch.local.behaviour).softmax(-1)
+    truth = streams[torch.arange(len(batch.action)), :, batch.action].clamp(min=1e-12)
+    shares = tuple(round(share, 4) for share in best_shares(truth).tolist())
+    model.settings = replace(model.settings, shares=shares)
+    return shares
+
+# %% ../../nbs/classify/04_video.ipynb #c8dc2ad4
+def log_likelihoods(
     whole:LocalFeatures, # of videos
     batch:VideoBatch, # what is true of them
-) -> Tensor: # nats, scalar
-    "The mean negative log-likelihood of the true scenes and behaviours, by both streams together (Eq. 4)."
-    both = torch.stack([whole.rgb.log_softmax(1), whole.flow.log_softmax(1)]).logsumexp(0) - math.log(2)
-    return F.cross_entropy(whole.scene, batch.scene) + F.nll_loss(both, batch.action)
+    shares:Sequence[float], # of the streams
+) -> Tensor: # nats, [b]
+    "The log-likelihoods of the true scenes and behaviours."
+    given, rows = torch.tensor(shares, device=whole.scene.device), torch.arange(len(batch.scene))
+    both = (whole.behaviour.log_softmax(-1) + given.clamp(min=1e-12).log()[:, None]).logsumexp(1)
+    return whole.scene.log_softmax(-1)[rows, batch.scene] + both[rows, batch.action]
 
-# %% ../../nbs/classify/04_video.ipynb #81d58c31
+# %% ../../nbs/classify/04_video.ipynb #06885d7e
 def attention_loss(
     model:VideoToClass, # only its attention is used
     batch:VideoBatch, # of training videos
 ) -> Tensor: # scalar
-    "The mean negative log-likelihood of the truth under the answers (Eq. 4)."
-    return negative_log_likelihood(model(batch.local, batch.mask)[0], batch)
+    "The mean negative log-likelihood of the truth under the answers."
+    return -log_likelihoods(model(batch.local, batch.mask)[0], batch, model.settings.shares).mean()
 
 # %% ../../nbs/classify/04_video.ipynb #81d58c01
 def rows_of(
@@ -444,15 +537,16 @@ class VideoRows(Dataset):
 
 # %% ../../nbs/classify/04_video.ipynb #81d58c03
 def train_attention(
-    model:VideoToClass, # its attention is trained in place, starting from global pooling
+    model:VideoToClass, # its shares and attention are learned in place, from global pooling on
     stories:Sequence[StoryMoments], # others than the networks learned from
     training:VideoTraining, # rate and epochs
     seed:int=0, # of the order
     progress:bool=True, # show a bar
 ) -> pd.DataFrame: # the history
-    "Trains the attention on whole videos."
+    "Weighs the streams, then trains the attention on whole videos."
     nn.init.zeros_(model.attention.w)
     batch, kept = video_batch(model, stories), max(1, len(stories)//3)
+    learn_shares(model, batch)
     held, rest = (rows_of(batch, torch.arange(*ends)) for ends in ((kept,), (kept, len(stories))))
     loader = DataLoader(VideoRows(rest), training.batch, shuffle=True, collate_fn=as_is)
     model.requires_grad_(False)
@@ -487,27 +581,45 @@ def train_classifier(
     return model.eval()
 
 # %% ../../nbs/classify/04_video.ipynb #58bd2a73
+def answers_of(
+    whole:LocalFeatures, # of videos
+    shares:Sequence[float], # of the streams
+) -> dict: # name -> class of each video, int64 [b]
+    "What a video shows by each stream and by all of them."
+    streams, count = whole.behaviour.softmax(-1), len(shares)
+    ways = {'both': (.5, .5, 0.)[:count], 'all': (1/count,)*count, 'weighed': shares}
+    by_one = {name: streams[:, k].argmax(-1).cpu() for k, name in enumerate(STREAMS[:count])}
+    return {'scene': whole.scene.argmax(-1).cpu()} | by_one | {
+        name: mixed(streams, way).argmax(-1) for name, way in ways.items()
+    }
+
+# %% ../../nbs/classify/04_video.ipynb #1aca2e89
 @torch.no_grad()
-def right_answers(
+def video_outcomes(
     model:VideoToClass, # trained
     stories:Sequence[StoryMoments], # on which it wasn't
-) -> pd.DataFrame: # a row a pooling: shares of videos that are right (scene, appearance, motion, both), and nats
-    "How many videos are right with attention and with the mean, and the negative log-likelihood of the truth."
-    batch, rows = video_batch(model, stories), {}
+) -> pd.DataFrame: # a row a video and pooling: item, pooling, is the scene right and each behaviour (0 or 1), nats
+    "Which videos are right with attention and with the mean, and the negative log-likelihood of the truth."
+    batch, parts = video_batch(model, stories), []
     for name, weights in {
         'mean': batch.mask / batch.mask.sum(1, keepdim=True),
         'attention': model(batch.local, batch.mask)[1],
     }.items():
-        whole = LocalFeatures(*(torch.einsum('bl,bld->bd', weights, part) for part in batch.local))
-        answers = {
-            'scene': (whole.scene, batch.scene),
-            'appearance': (whole.rgb, batch.action),
-            'motion': (whole.flow, batch.action),
-            'both': (whole.rgb.softmax(1) + whole.flow.softmax(1), batch.action),
+        whole = LocalFeatures(*(torch.einsum('bl,bl...->b...', weights, part) for part in batch.local))
+        right = {
+            what: (found == (batch.scene if what == 'scene' else batch.action).cpu()).double().numpy()
+            for what, found in answers_of(whole, model.settings.shares).items()
         }
-        rows[name] = {
-            what: (scores.argmax(1) == truth).float().mean().item() for what, (scores, truth) in answers.items()
-        } | {'nats': negative_log_likelihood(whole, batch).item()}
-    return pd.DataFrame(rows).T.rename_axis('pooling')
+        nats = -log_likelihoods(whole, batch, model.settings.shares).double().cpu().numpy()
+        parts.append(pd.DataFrame({'item': range(len(stories)), 'pooling': name, **right, 'nats': nats}))
+    return pd.concat(parts, ignore_index=True)
+
+# %% ../../nbs/classify/04_video.ipynb #6997be7d
+def right_answers(
+    model:VideoToClass, # trained
+    stories:Sequence[StoryMoments], # on which it wasn't
+) -> pd.DataFrame: # a row a pooling: shares of videos that are right, and nats
+    "How many videos are right, and the mean negative log-likelihood of the truth."
+    return video_outcomes(model, stories).drop(columns='item').groupby('pooling', sort=False).mean()
 
 # Very small, to see that it runs:

@@ -68,20 +68,73 @@ def flow_picture(
     return (255*cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)).round().astype(np.uint8)
 
 # %% ../../nbs/features/05_flow.ipynb #50c7d194
+def weighted_line(
+    place:Tensor, # z, complex [1, n]
+    field:Tensor, # f, complex [T, n]
+    weights:Tensor, # not negative, [T, n]
+) -> tuple[Tensor, Tensor]: # shift t and factor c, complex [T, 1] each
+    "The similarities with the least weighted squares of residuals."
+    total = weights.sum(1, keepdim=True).clamp(min=1e-12)
+    middle, mean = ((weights*x).sum(1, keepdim=True)/total for x in (place, field))
+    z = place - middle
+    spread = (weights*z.abs()**2).sum(1, keepdim=True).clamp(min=1e-12)
+    factor = (weights*z.conj()*(field - mean)).sum(1, keepdim=True)/spread
+    return mean - factor*middle, factor
+
+# %% ../../nbs/features/05_flow.ipynb #280b3367
+FLOOR = .05 # pixels; flow is not more precise than that
+
+def reweighted(
+    residual:Tensor, # lengths, pixels [T, n]
+    robust:bool, # Tukey's weights, not one over the residual?
+) -> Tensor: # [T, n]
+    "The weights of the next fit."
+    if not robust: return 1/residual.clamp(min=FLOOR)
+    scale = 1.4826*residual.median(1, keepdim=True).values.clamp(min=FLOOR)
+    return (1 - (residual/(4.685*scale))**2).clamp(min=0)**2
+
+# %% ../../nbs/features/05_flow.ipynb #91c2aa35
+def complex_grid(
+    height:int, # pixels
+    width:int, # pixels
+    step:int=1, # pixels from one position to the next
+) -> Tensor: # positions, complex [rows, columns]
+    "Positions, to the right as real part and down as imaginary part."
+    v, u = torch.meshgrid(torch.arange(0., height, step), torch.arange(0., width, step), indexing='ij')
+    return torch.complex(u, v)
+
+def global_motion(
+    flow:Tensor, # [T, 2, H, W], pixels
+    steps:int=10, # fits, half of them with either kind of weights
+) -> Tensor: # [T, 2, H, W]
+    "The motion of the camera in each field: shift, zoom and rotation of most of its pixels."
+    height, width = flow.shape[-2:]
+    step = max(1, min(height, width)//40)  # a few thousand pixels tell four numbers
+    place = complex_grid(height, width, step).reshape(1, -1)
+    field = torch.complex(*flow.float().cpu()[:, :, ::step, ::step].unbind(1)).flatten(1)
+    weights = torch.ones(field.shape)
+    for number in range(steps):
+        shift, factor = weighted_line(place, field, weights)
+        weights = reweighted((field - shift - factor*place).abs(), number >= steps//2)
+    fitted = shift[..., None] + factor[..., None]*complex_grid(height, width)
+    return torch.stack([fitted.real, fitted.imag], 1).to(flow)
+
+# %% ../../nbs/features/05_flow.ipynb #bb8c7cd8
 def flow_stacks(
     flow:Tensor, # [T - 1, 2, H, W], pixels
     starts:Sequence[int], # frames at which the stacks begin
     length:int=10, # L, fields of a stack
     bound:float=.08, # of the short side: longer displacements are cut to this
-    centred:bool=True, # take the mean vector off each field?
+    camera:str|None='similarity', # what is taken off each field: 'similarity', 'mean', or None for nothing
 ) -> Tensor: # float32 [n, 2 L, H, W] in [-1, 1]
     """Fields of successive frames as channels; after the end of the clip nothing moves.
 
-    `ValueError` for a start outside the clip.
+    `ValueError` for a start outside the clip, or another kind of camera.
     """
-    if centred: flow = flow - flow.mean((2, 3), keepdim=True)
-    limit = bound*min(flow.shape[-2:])
-    scaled = flow.clamp(-limit, limit)/limit
+    kinds = {'similarity': global_motion, 'mean': lambda flow: flow.mean((2, 3), keepdim=True), None: torch.zeros_like}
+    if camera not in kinds: raise ValueError(f'no camera {camera!r}; there are similarity and mean, and None')
+    limit, steady = bound*min(flow.shape[-2:]), flow - kinds[camera](flow)
+    scaled = steady.clamp(-limit, limit)/limit
     padded = torch.cat([scaled, scaled.new_zeros(length, *flow.shape[1:])])
     if any(not 0 <= start <= len(flow) for start in starts):
         raise ValueError(f'stacks begin at frames 0 to {len(flow)}, not {list(starts)}')
