@@ -51,7 +51,9 @@ WEIGHTS = {1: (.2126, .0722), 6: (.299, .114), 9: (.2627, .0593)}
 def planes(rgb, matrix, full=False, bits=8):
     """Y, Cb and Cr of one colour in [0, 1], by the definition in H.273."""
     red, green, blue = rgb
-    if matrix == 8:  # YCgCo
+    if matrix == 14:  # given as I, CT and CP
+        numbers = np.asarray(rgb)
+    elif matrix == 8:  # YCgCo
         numbers = np.array([[.25, .5, .25], [-.25, .5, -.25], [.5, 0, -.5]]) @ rgb
     else:
         kr, kb = WEIGHTS[matrix]
@@ -194,6 +196,25 @@ def test_hdr_is_tone_mapped(tmp_path, transfer, encode, name, lamp):
         found = shown(path, len(light), tone_map=name, **options)
         np.testing.assert_allclose(found, expected, atol=12)
         assert lamp or name == 'hable' or (found[0] >= 230).all()
+
+
+@pytest.mark.parametrize('transfer, encode', [(16, pq), (18, hlg)])
+@pytest.mark.parametrize('full', [False, True])
+def test_ictcp_is_unpacked(tmp_path, transfer, encode, full):
+    """The numbers of ITU-R BT.2100, tables 6 and 7, of colours of BT.709."""
+    signals = encode(CALM @ BT709_TO_2020.T)
+    to_eye = np.array([[1688, 2146, 262], [683, 2951, 462], [99, 309, 3688]]) / 4096
+    if transfer == 16:
+        eye = pq(pq_light(np.maximum(signals, 1e-9)) @ to_eye.T)
+        mixed = np.array([[2048, 2048, 0], [6610, -13613, 7003], [17933, -17390, -543]]) / 4096
+    else:
+        scene = np.where(signals <= .5, signals**2 / 3, (np.exp((signals - .55991073) / .17883277) + .28466892) / 12) @ to_eye.T
+        eye = np.where(scene <= 1 / 12, np.sqrt(3 * scene), .17883277 * np.log(np.maximum(12 * scene - .28466892, 1e-9)) + .55991073)
+        mixed = np.array([[2048, 2048, 0], [3625, -7465, 3840], [9500, -9212, -288]]) / 4096
+    size = 64 * len(CALM), 96
+    packed = flat_file(tmp_path / 'packed.mkv', eye @ mixed.T, matrix=14, full=full, bits=12, tags=(9, transfer, 14, 1 + full), size=size)
+    assert probe(packed).matrix == 'ictcp' and probe(packed).hdr
+    np.testing.assert_allclose(shown(packed, len(CALM)), srgb(CALM), atol=12)
 
 
 def test_sdr_of_a_wide_gamut_and_other_curves(tmp_path):
@@ -531,3 +552,113 @@ def test_clocks_that_begin_before_zero_or_near_their_end(tmp_path, begin):
         put(container, video_stream(container, 'libx264', (64, 48), 'yuv420p'), rgb_frames(moving(64, 48, 100)))
     for expected, found in ((np.arange(100) / 25, read_frames(path)), (np.arange(50, 60) / 25, read_frames(path, start=2, end=2.4))):
         np.testing.assert_allclose(found.times, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize('suffix', ['ts', 'mpg'])
+def test_a_running_clock_begins_with_the_file(tmp_path, suffix):
+    """Transport and program streams count on from somewhere: FFmpeg writes them from 1.4 or .5 s on."""
+    path = sound_file(tmp_path / f'a.{suffix}', np.stack([tone(2)] * 2, 1), codec='mp2', late=1., picture=True)
+    frames, samples = read_frames(path), read_audio(path)
+    np.testing.assert_allclose(frames.times, np.arange(100) / 25, atol=2e-3)
+    assert np.argmax(np.abs(samples) > .1) / 22050 == pytest.approx(1, abs=.04)
+
+
+def test_a_time_is_found_in_a_stream_that_was_joined_from_two(tmp_path):
+    for name, colour in (('a', (200, 60, 30)), ('b', (30, 60, 200))):
+        with av.open(str(tmp_path / f'{name}.ts'), 'w') as container:
+            put(container, video_stream(container, 'libx264', (64, 48), 'yuv420p'), rgb_frames(moving(64, 48, 50, colour)))
+    path = tmp_path / 'joined.ts'
+    path.write_bytes(b''.join((tmp_path / f'{name}.ts').read_bytes() for name in 'ab'))
+    whole = read_frames(path)
+    np.testing.assert_allclose(whole.times, np.arange(100) / 25, atol=2e-3)
+    for start in (1., 3.):
+        part = read_frames(path, start=start, end=start + .2)
+        first = round(start * 25)
+        np.testing.assert_allclose(part.times, whole.times[first:first + 5], atol=2e-3)
+        np.testing.assert_array_equal(part.images, whole.images[first:first + 5])
+
+
+def test_a_track_without_a_frame_is_not_taken(tmp_path):
+    """The head of the file names a second track of which nothing was written."""
+    with av.open(str(tmp_path / 'a.mkv'), 'w') as container:
+        still = video_stream(container, 'mjpeg', (96, 64), 'yuvj420p')
+        video_stream(container, 'libx264', (192, 128), 'yuv420p')
+        put(container, still, [frame.reformat(format='yuvj420p') for frame in rgb_frames(moving(96, 64, 1))])
+    frames = read_frames(tmp_path / 'a.mkv')
+    assert frames.images.shape == (1, 64, 96, 3) and frames.info.stream == 0
+
+
+# ---- photographs
+
+@pytest.mark.parametrize('suffix', ['jpg', 'png', 'tiff', 'webp', 'avif'])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_photographs_stand_upright(tmp_path, suffix, orientation):
+    image = np.full((48, 64, 3), 90, np.uint8)
+    image[:24, :32], image[24:, 32:] = (200, 60, 30), (20, 20, 220)
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    Image.fromarray(image).save(tmp_path / f'a.{suffix}', exif=exif, quality=95)
+    turn = [None, None, 'FLIP_LEFT_RIGHT', 'ROTATE_180', 'FLIP_TOP_BOTTOM', 'TRANSPOSE', 'ROTATE_270', 'TRANSVERSE', 'ROTATE_90'][orientation]
+    upright = np.asarray(Image.fromarray(image).transpose(Image.Transpose[turn]) if turn else image)
+    found = read_frames(tmp_path / f'a.{suffix}').images
+    assert found.shape == (1, *upright.shape) and np.abs(found[0].astype(int) - upright).mean() < 6
+
+
+def box(name, *content):
+    """A box of an MP4 or HEIC file."""
+    content = b''.join(content)
+    return (len(content) + 8).to_bytes(4, 'big') + name + content
+
+
+def heic_file(path, colours, grid=False, turned=0):
+    """A HEIC file with a picture of 64 x 48 in each colour; the first is shown, or all side by side as tiles of one."""
+    items, setup = [], b''
+    for colour in colours:
+        with av.open(str(path.with_suffix('.mp4')), 'w') as container:
+            stream = video_stream(container, 'libx265', (64, 64), 'yuv420p', options={'x265-params': 'log-level=none:bframes=0'})
+            put(container, stream, rgb_frames([np.full((64, 64, 3), colour, np.uint8)]))
+        data = path.with_suffix('.mp4').read_bytes()
+        at = data.index(b'hvcC') - 4
+        setup = data[at:at + int.from_bytes(data[at:at + 4], 'big')]
+        at = data.index(b'mdat')
+        items.append((b'hvc1', data[at + 4:at - 4 + int.from_bytes(data[at - 4:at], 'big')]))
+    if grid:
+        items.append((b'grid', bytes([0, 0, 0, len(colours) - 1]) + np.array([64 * len(colours), 64], '>u2').tobytes()))
+    numbers, version = range(1, len(items) + 1), bytes(4)
+    sides = [64 * len(colours) if kind == b'grid' else 64 for kind, _ in items]
+    properties = [setup, box(b'irot', bytes([turned])), *(box(b'ispe', version, np.array([side, 64], '>u4').tobytes()) for side in sides)]
+    uses = [[1, 3 + k] if kind == b'hvc1' and (grid or k) else [*([1] if kind == b'hvc1' else []), 3 + k, 2] for k, (kind, _) in enumerate(items)]
+
+    def meta(begin):
+        """The description of the file, whose pictures begin at a byte."""
+        begins = begin + np.r_[0, np.cumsum([len(data) for _, data in items])]
+        places = b''.join(np.array([number, 0, 1], '>u2').tobytes() + np.array([at, len(data)], '>u4').tobytes() for number, at, (_, data) in zip(numbers, begins, items))
+        names = (box(b'infe', b'\2\0\0\0', np.array([number, 0], '>u2').tobytes(), kind, b'\0') for number, (kind, _) in zip(numbers, items))
+        used = (number.to_bytes(2, 'big') + bytes([len(use), *(each | 128 * (each < 3) for each in use)]) for number, use in zip(numbers, uses))
+        parts = box(b'iref', version, box(b'dimg', np.array([len(items), len(colours), *numbers[:-1]], '>u2').tobytes())) if grid else b''
+        return box(
+            b'meta', version, box(b'hdlr', bytes(8), b'pict', bytes(13)), box(b'pitm', version, (len(items) if grid else 1).to_bytes(2, 'big')),
+            box(b'iloc', version, b'\x44\0', len(items).to_bytes(2, 'big'), places), box(b'iinf', version, len(items).to_bytes(2, 'big'), *names),
+            box(b'iprp', box(b'ipco', *properties), box(b'ipma', version, len(items).to_bytes(4, 'big'), *used)), parts,
+        )
+
+    kind = box(b'ftyp', b'heic', bytes(4), b'mif1heic')
+    path.write_bytes(kind + meta(len(kind) + len(meta(0)) + 8) + box(b'mdat', *(data for _, data in items)))
+    return path
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_heic_in_one_piece_is_read(tmp_path, count):
+    """A second picture, such as a small one for lists, is not shown."""
+    found = read_frames(heic_file(tmp_path / 'a.heic', [(200, 60, 30), (30, 60, 200)][:count]))
+    assert found.images.shape == (1, 64, 64, 3) and found.info.rotation == 0
+    np.testing.assert_allclose(found.images[0].mean((0, 1)), (200, 60, 30), atol=5)
+    assert probe(heic_file(tmp_path / 'b.heic', [(200, 60, 30)], turned=1)).rotation == 90
+
+
+def test_heic_in_tiles_is_named(tmp_path):
+    path = heic_file(tmp_path / 'a.heic', [(200, 60, 30), (30, 60, 200)], grid=True)
+    for read in (probe, read_frames):
+        with pytest.raises(MediaError, match='is a HEIC picture of several tiles') as caught:
+            read(path)
+        assert '\n' not in str(caught.value)

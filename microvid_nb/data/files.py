@@ -43,11 +43,13 @@ def require_file(
     )
 
 # %% ../../nbs/data/01_files.ipynb #30d92011
+_TEXTS = 'text', 'json', 'xml', 'script' # kinds of `sniff` that can be text in UTF-8
+
 def read_text(
     path:str|Path, # a text file, with or without a byte order mark
 ) -> str: # what it says; line ends are `\n`
     "The text of a file; `ValueError` where it is not UTF-8, a web page or a pointer to the file."
-    reason = wrong_file(path) if Path(path).is_file() and os.path.getsize(path) else None
+    reason = wrong_file(path, *_TEXTS) if Path(path).is_file() and os.path.getsize(path) else None
     if reason: raise ValueError(f'{path}: {reason}')
     try: return Path(path).read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as error:
@@ -88,7 +90,9 @@ def read_table(
     if not isinstance(table.index, pd.RangeIndex):
         raise ValueError(f'{path.name}, row 2: has more values than there are columns')
     missing = [name for name in columns if name not in table]
-    if missing: raise ValueError(f'{path.name}: no column {", ".join(missing)}; found {", ".join(table.columns)}')
+    if missing:
+        found = ', '.join(table.columns)[:100]  # of a file that is no table, a name may be long
+        raise ValueError(f'{path.name}: no column {", ".join(missing)}; found {found}')
     for name in columns:
         empty = (table[name].str.strip() == '').to_numpy().nonzero()[0]
         if len(empty): raise ValueError(f'{path.name}, row {empty[0] + 2}: {name} is empty')

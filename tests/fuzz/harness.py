@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-SECONDS, MEGABYTES = 10, 700  # that one file may take
+SECONDS, MEGABYTES = 10, 700  # of processor time, and of memory, that one file may take
+PATIENCE = 20  # times as long by the clock, since the machine may be busy, or the reader may wait for ever
 
 # ---------------------------------------------------------------- small valid files, and who reads them
 
@@ -505,9 +506,12 @@ class Worker:
 
     def ask(self, reader: str, path: Path, seconds: float) -> dict:
         print(reader, path, sep='\t', file=self.process.stdin, flush=True)
-        if not select.select([self.process.stdout], [], [], seconds)[0]:
-            self.stop()
-            return {'said': f'nothing: it hangs\n{self.last_words()}', 'seconds': seconds, 'megabytes': 0}
+        begun, waited = self.spent(), 0
+        while not select.select([self.process.stdout], [], [], 1)[0]:
+            waited += 1
+            if self.spent() - begun > seconds or waited > PATIENCE * seconds:
+                self.stop()
+                return {'said': f'nothing: it hangs\n{self.last_words()}', 'seconds': seconds, 'megabytes': 0}
         answer = self.process.stdout.readline()
         if not answer:
             code = self.process.wait()
@@ -518,6 +522,14 @@ class Worker:
                 'megabytes': 0,
             }
         return json.loads(answer)
+
+    def spent(self) -> float:
+        """Seconds of processor time; 0 for a process that has ended."""
+        stat = Path(f'/proc/{self.process.pid}/stat')
+        try:
+            return sum(map(int, stat.read_text().rpartition(')')[2].split()[11:13])) / os.sysconf('SC_CLK_TCK')
+        except OSError:
+            return 0.
 
     def last_words(self) -> str:
         self.errors.seek(max(0, self.errors.seek(0, os.SEEK_END) - 3000))
