@@ -247,7 +247,10 @@ def test_the_start_that_needs_no_training():
 def test_initialisation_of_xavier(space):
     torch.manual_seed(0)
     plan = replace(SMALL, attention=64, width=1/16)
-    layers = {name: new_amuse(replace(plan, xavier=name == 'xavier'), space).network.fc8 for name in ('he', 'xavier')}
+    layers = {}
+    for name in ('he', 'xavier'):
+        modules = new_amuse(replace(plan, xavier=name == 'xavier'), space).network.modules()
+        *_, layers[name] = [layer for layer in modules if isinstance(layer, torch.nn.Linear)]
     rows, columns = layers['he'].weight.shape
     bound = (6/(rows + columns))**.5
     assert layers['xavier'].weight.abs().max() <= bound and layers['xavier'].weight.std() > .8*bound/3**.5

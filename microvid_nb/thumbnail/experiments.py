@@ -26,7 +26,7 @@ from .learned_baselines import CLIPSettings, load_clip
 from .measures import item_outcomes, outcome, thumbnail_measures
 from .pictures import above_frozen, drawn, frozen_maps
 from .popularity import TopicModel, topic_model
-from .pretrained import LAMBDAS, eyes_data, eyes_model, eyes_tables
+from .pretrained import LAMBDAS, eyes_data, eyes_model, eyes_tables, sight
 from .posts import FIRST_HELD_OUT, JudgedPost, ThumbnailScale, word_space
 from microvid_nb.thumbnail.systems import (
     BASELINES, ThumbnailData, TopicScores, choices, microworld_data, topic_scores, train_amuse, train_baseline,
@@ -99,7 +99,7 @@ def clip_choices(
 def eyesight(
     model, # trained
     data:ThumbnailData, # of the experiment
-) -> dict: # seen words, unseen words
+) -> dict: # seen words, unseen words: over all clips; AUC and AP of both within clips, as `eyesight_within` gives them
     "How well a model orders the test posts' candidates by what they show, a mean over words; NaN where it knows none."
     labels, kinds = torch.from_numpy(np.concatenate([clip.labels for clip in data.clips])), {}
     for kind in ('seen', 'unseen'):
@@ -107,7 +107,7 @@ def eyesight(
         if kind == 'unseen' and model.settings.topics == 'seen': kinds['unseen words'] = np.nan; continue
         with above_frozen(model): found = model.similarities(data.candidates, words, data.space)
         kinds[f'{kind} words'] = np.nanmean(ordering_accuracy(found, labels[:, [NAMES.index(word) for word in words]]))
-    return kinds
+    return kinds | sight(model, data)
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #5491c63b
 def lambda_study(
