@@ -10,6 +10,9 @@ from microvid_nb.classify.fusion import (
 from microvid_nb.classify.joint import (
     Moments, SceneNetwork, SceneSettings, TwoStream, TwoStreamSettings, scene_loss, two_stream_loss)
 from microvid_nb.classify.video import VideoToClassSettings
+from microvid_nb.features.acoustic import (
+    AutoencoderSettings, StackedDenoisingAutoencoder, layer_loss, reconstruction_loss)
+from microvid_nb.features.ears import Ears, EarsSettings
 from microvid_nb.venue.baselines import AlexNetFusion, FusionSettings, fusion_loss
 from microvid_nb.venue.dare import (
     DARE, DARESettings, dare_loader, embedding_loss, joint_loss, knowledge_loss, venue_loss)
@@ -87,7 +90,23 @@ def picture_network():
     return network, loss, images
 
 
+SIZES = AutoencoderSettings((16, 8, 4), corruption=0.)
+
+
+def autoencoder(loss):
+    return StackedDenoisingAutoencoder(SIZES), loss, torch.randn(12, 16, generator=seeded(9))
+
+
+def ears():
+    def loss(model, batch): return F.cross_entropy(model(batch[0]), batch[1], label_smoothing=.1)
+    batch = torch.randn(12, 16, generator=seeded(9)), torch.arange(12) % 3
+    return Ears(EarsSettings(('bark', 'rain'), SIZES, dropout=0.)), loss, batch
+
+
 SYSTEMS = {
+    'autoencoder': lambda: autoencoder(reconstruction_loss),
+    'autoencoder, one layer': lambda: autoencoder(lambda model, x: layer_loss(model, 0, x)),
+    'ears': ears,
     '3D network': lambda: clips(Conv3DClassifier),
     '2D network': lambda: clips(Conv2DClassifier),
     'scene network': lambda: (SceneNetwork(SceneSettings(3, width=1/16)), scene_loss, moments()),
@@ -174,3 +193,10 @@ def test_settings_have_bounds(kind, changes):
     (name, value), = changes.items()
     with pytest.raises(ValueError, match='expected') as error: kind(**changes)
     assert name in str(error.value)
+
+
+def test_ears_answer_within_autocast():
+    model, _, (x, _) = ears()
+    expected = model.eval().probabilities(x)
+    with torch.autocast('cpu', dtype=torch.bfloat16): found = model.probabilities(x)
+    assert found.dtype == expected.dtype and abs(found - expected).max() < .02

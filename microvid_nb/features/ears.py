@@ -137,7 +137,7 @@ def probabilities(self:Ears,
     x:Tensor, # descriptions, float [n, 501]
 ) -> np.ndarray: # float32 [n, classes]
     "How probable each class is; what is missing to 1 is for anything else."
-    with torch.no_grad(): return self(x).softmax(1)[:, :-1].cpu().numpy()
+    with torch.no_grad(): return self(x).float().softmax(1)[:, :-1].cpu().numpy()
 
 # %% ../../nbs/features/13_ears.ipynb #8a1f03c1
 def words_of(
