@@ -167,3 +167,30 @@ def test_the_search_takes_gifs_of_other_lengths(k):
     means = torch.stack([p[i][:, gifs[:, i]] for i in range(k)]).prod(0).mean(0)
     for at_once in (2**25, 60):
         assert torch.equal(most_likely_gif(p, gifs[:1], at_once), gifs[means.argmax()])
+
+
+@pytest.mark.parametrize('noise', [.01, .2, .5, 2])
+def test_the_search_misses_nothing_where_nothing_is_alike(noise):
+    """Likelihoods of noise: no bound helps much, and the best of all triples is found from a poor start."""
+    p = torch.softmax(noise*torch.randn(3, 200, 40, generator=torch.Generator().manual_seed(7)).double(), -1)
+    means = torch.einsum('la,lb,lc->abc', *p)/200
+    i = torch.arange(40)
+    twice = (i[:, None, None] == i[None, :, None]) | (i[:, None, None] == i) | (i[None, :, None] == i)
+    a, b, c = most_likely_gif(p, torch.tensor([[0, 1, 2]])).tolist()
+    assert len({a, b, c}) == 3 and means[a, b, c] >= means.masked_fill(twice, 0).max()*(1 - 1e-11)
+
+
+def test_a_learned_sharpness_is_kept_in_a_checkpoint(tmp_path):
+    settings = VideoToGIFSettings(
+        SHOTS, GEVADENSettings(features=64, video=16, gif=8, latent=3, by_likelihood=True), samples=50
+    )
+    model = VideoToGIF(settings)
+    with torch.no_grad(): model.gevaden.log_sharpness += .2
+    path = save_checkpoint(tmp_path/'gif.safetensors', model, settings, note='untrained')
+    found = load_gif_model(path)
+    assert found.gevaden.sharpness().item() == pytest.approx(np.exp(2), rel=1e-6)
+    clip = drawn(tmp_path/'a.mp4', 40)
+    scores = select_gif(clip, found).scores
+    shots = found.network.features(shot_clips(survey_video(clip), SHOTS))
+    generated = found.gevaden.sample(shots, 50, torch.Generator().manual_seed(0))
+    assert scores['shot 2'].to_numpy() == pytest.approx(shot_likelihoods(generated, shots, np.exp(2)).mean(1)[1].numpy())
