@@ -718,7 +718,7 @@ Scale = Annotated[
     str, typer.Option(help="'tiny' to try it out, 'small' for a laptop, 'full' for the paper's sizes on a GPU.")
 ]
 Seed = Annotated[int, _number('Of the world, the weights and the first round.', 0, 2**63 - 1)]
-TaskName = Annotated[str, typer.Argument(help='thumbnail (or amuse), gif (or gevaden), classify, venue (or dare).')]
+TaskName = Annotated[str, typer.Argument(help='thumbnail (or amuse), gif (or gevaden), classify, venue (or dare); to reproduce also real.')]
 
 # %% ../nbs/cli.ipynb #2d236d3a
 _TRAINED = 10 # times the size of a checkpoint in half precision: the model, its state in training and the best weights

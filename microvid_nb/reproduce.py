@@ -87,9 +87,25 @@ def table_maker(
     home, name = _MAKERS[data].rsplit('.', 1)
     return getattr(import_module(home), name)
 
+# %% ../nbs/reproduce.ipynb #d267a754
+_REAL = ( # task, data set, and a file of notes without which there is no table
+    ('thumbnail', 'topics', 'frame_ratings.csv'), ('thumbnail', 'ratings', 'frame_ratings.csv'),
+    ('classify', 'things', 'frame_ratings.csv'), ('venue', 'places', 'clip_places.csv'),
+    ('venue', 'esc10', 'sounds/esc10_labels.csv'),
+)
+
+def real_tables(
+    folder, # of clips and sounds, with notes
+) -> list[tuple[str, str, Path]]: # task, data set, and its folder
+    "The tables that can be made from real clips and sounds; `ValueError` where there is none."
+    if folder is None: raise ValueError('real: say in which folder the clips and the notes about them are')
+    found = [(task, data, (Path(folder)/notes).parent) for task, data, notes in _REAL if (Path(folder)/notes).is_file()]
+    if not found: raise ValueError(f'{folder}: holds none of {", ".join(dict.fromkeys(notes for *_, notes in _REAL))}')
+    return found
+
 # %% ../nbs/reproduce.ipynb #d7156b9f
 def reproduce(
-    task:str, # name of a task, or of its method; 'claims' for the ledger, which is made of the results in `out`
+    task:str, # name of a task, or of its method; 'real' for all on real clips and sounds; 'claims' for the ledger
     data:str='microworld', # the data set; `find_task(task).data` lists them
     scale:str='small', # 'tiny' to try it out, 'small' for a laptop, 'full' for the paper's sizes on a GPU
     seed:int=0, # of the world and of the first round
@@ -100,6 +116,9 @@ def reproduce(
 ) -> list: # of the files written
     "Makes the tables of a paper anew, or the ledger; `ValueError` names what there is no experiment for."
     if task == 'claims': return [write_ledger(out)]
+    if task == 'real':
+        tables = real_tables(folder)
+        return [path for name, of, place in tables for path in reproduce(name, of, scale, seed, out, place, progress)]
     task = find_task(task)
     if data not in task.data:
         raise ValueError(f'{task.name} has no experiments on {data!r}; there are {", ".join(task.data)}')

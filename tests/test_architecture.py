@@ -11,7 +11,7 @@ TASKS = {'thumbnail', 'gif', 'classify', 'venue'}
 # from the ground up
 FLOORS = [  # from the ground up
     {'extras'}, {'media'}, {'data'}, {'training'}, {'features'}, {'experiments'}, TASKS, {'tasks'}, {'claims'},
-    {'reproduce', 'batch', 'papers', 'preview'}, {'answers'}, {'card', 'real_data'}, {'cli'},
+    {'reproduce', 'batch', 'papers', 'preview', 'own_clips'}, {'answers'}, {'card', 'real_data'}, {'cli'},
 ]
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if path.stem not in ('__init__', '_modidx'))
 

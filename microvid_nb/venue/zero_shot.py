@@ -111,7 +111,14 @@ class PlaceEstimate:
     venues: pd.DataFrame # venue (group), categories (of VENUE-188), probability; the most probable first
     concepts: pd.DataFrame # concept, strength: sounds that were heard, the loudest first
     missing: tuple # names of the modalities that weren't there
-    cannot_tell: str = '' # why nothing is said, or nothing
+    said: str = '' # the group that is sure, or a wider kind of place; nothing where none is
+    sure: float = 0. # its probability
+
+    @property
+    def cannot_tell(self) -> str: # the reason, or nothing
+        "The reason for which no place is named."
+        if self.said: return ''
+        return f'the most probable of {len(self.venues)} kinds of places has only {self.venues.probability[0]:.0%}'
 
     @property
     def venue(self) -> str: # its name
@@ -119,7 +126,18 @@ class PlaceEstimate:
         return self.venues.venue.iloc[0]
 
 # %% ../../nbs/venue/10_zero_shot.ipynb #8c646bea
-_LEAST = .4 # probability of the first group, below which nothing is said
+_LEAST, _AHEAD, _LEAST_WIDER = .4, 2., .9 # of the first group; of it in units of the second; of a wider kind of place
+_WIDER = {'outdoors in nature': ('park or garden', 'lake or river', 'beach or sea', 'mountain or field')}
+
+def said_place(
+    venues:pd.DataFrame, # venue, probability; the most probable first
+) -> tuple[str, float]: # name and probability; nothing where nothing is sure
+    "The most specific place that is sure enough."
+    first, second = venues.probability[:2]
+    if first >= _LEAST and first >= _AHEAD*second: return venues.venue[0], float(first)
+    wider = {name: float(venues.probability[venues.venue.isin(groups)].sum()) for name, groups in _WIDER.items()}
+    name = max(wider, key=wider.get)
+    return (name, wider[name]) if wider[name] >= _LEAST_WIDER else ('', 0.)
 
 class ZeroShotVenues:
     "Estimates places by labels, title and sounds; `ImportError` names what to install."
@@ -169,9 +187,7 @@ def _estimate_of(
     venues = pd.DataFrame({'venue': [*_PLACES], 'categories': names, 'probability': chances.numpy()})
     venues = venues.sort_values('probability', ascending=False, ignore_index=True)
     heard = pd.DataFrame(sorted(sounds.items(), key=lambda pair: -pair[1]), columns=['concept', 'strength'])
-    best = venues.probability[0]
-    flat = '' if best >= _LEAST else f'the most probable of {len(venues)} kinds of places has only {best:.0%}'
-    return PlaceEstimate(venues, heard, missing, flat)
+    return PlaceEstimate(venues, heard, missing, *said_place(venues))
 
 # %% ../../nbs/venue/10_zero_shot.ipynb #153d5a85
 @lru_cache(maxsize=1)
