@@ -16,10 +16,12 @@ from microvid_nb.venue.experiments import (
     COMMON, PAPER_TABLE3, VenueRound, VenueStudy, compare_with_others, concept_venues,
     keep_modalities, one_round, read_vine,
     reproduce_sounds)
+from microvid_nb.venue.scale import choose_weights, completed_round, videos_for_choosing
 from microvid_nb.venue.systems import (
-    SCALES, compare_features, venue_f1, venue_f1_of_groups, rarest_concept, size_groups, split_videos)
+    SCALES, baseline_makers, compare_features, rarest_concept, size_groups, split_videos, trained_baseline, trained_dare,
+    venue_f1, venue_f1_of_groups)
 from microvid_nb.venue.tree import world_tree
-from microvid_nb.venue.videos import gather_sounds, gather_videos
+from microvid_nb.venue.videos import gather_sounds, gather_videos, pick_rows
 
 TINY = replace(SCALES['tiny'], train=90, epochs=2)
 LABELS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60)
@@ -199,3 +201,52 @@ def test_sounds_need_their_table(tmp_path):
 def test_dare_of_vine_has_the_papers_width(study):
     model = VenueRound(study._replace(sounds=None), replace(TINY, epochs=1), 0).train()[0]
     assert isinstance(model, DARE) and model.settings.concepts == 313
+
+
+def test_the_model_for_files_has_not_seen_the_videos_that_are_shown(monkeypatch):
+    """Demonstrations draw videos with small numbers, so training takes others."""
+    from microvid_nb.data.microworld import SHOWN_VIDEOS
+    from microvid_nb.venue import experiments, systems
+    asked = []
+    monkeypatch.setattr(systems, 'described_videos', lambda world, numbers, *_: asked.extend(numbers) or 1/0)
+    monkeypatch.setattr(systems, 'draw_videos', lambda world, numbers, *_: asked.extend(numbers) or [])
+    monkeypatch.setattr(systems, 'train_picture_network', lambda *_: None)
+    with pytest.raises(ZeroDivisionError): experiments.train_microworld_model(SCALES['small'], progress=False)
+    assert len(asked) == SCALES['small'].elsewhere + SCALES['small'].train + SCALES['small'].test
+    assert max(SHOWN_VIDEOS) < 100_000 <= min(asked)
+
+
+def test_weights_of_modalities_multiply_them_for_every_method(study):
+    """With a title of no weight its words change nothing that a network says."""
+    train = study.videos
+    other = train._replace(text=train.text.roll(1, 0))
+    makers = baseline_makers(train.widths, study.tree, TINY)
+    for method in ('AlexNet_1', 'TRUMANN', 'MDL'):
+        deaf = trained_baseline(makers[method], train, 0, (1., 1., 1e-9))
+        assert torch.equal(deaf.predict(train), deaf.predict(other)), method
+    model, _ = trained_dare(train, None, 8, 40, TINY, 0, weights=(1., 1., 1e-9))
+    assert torch.equal(model.predict(train).venue, model.predict(other).venue)
+
+
+def test_weights_are_chosen_on_videos_that_are_not_judged_by(study):
+    """The choice is the same whatever the test videos are."""
+    trial, other = VenueRound(study, TINY, 0), VenueRound(study, TINY, 0)
+    other.split = other.split._replace(test=pick_rows(other.split.test, slice(3)))
+    assert choose_weights(trial, 'AlexNet_1') == choose_weights(other, 'AlexNet_1')
+    learned, validation = videos_for_choosing(trial)
+    assert learned + len(validation.venue) == TINY.train
+
+
+def test_completion_never_sees_test_videos_or_venues(study):
+    trial, other = VenueRound(study, TINY, 0), VenueRound(study, TINY, 0)
+    few = pick_rows(other.split.test, slice(5))
+    other.split = other.split._replace(test=few._replace(venue=few.venue.flip(0)))
+    ours, theirs = completed_round(trial).split, completed_round(other).split
+    assert torch.equal(ours.train.text, theirs.train.text)
+    torch.testing.assert_close(ours.test.text[:5], theirs.test.text)
+
+
+def test_validation_videos_of_a_data_set_are_used(study):
+    published = study._replace(test=pick_rows(study.videos, slice(20)), validation=pick_rows(study.videos, slice(20, 50)))
+    learned, validation = videos_for_choosing(VenueRound(published, TINY, 0))
+    assert learned is None and torch.equal(validation.venue, study.videos.venue[20:50])
