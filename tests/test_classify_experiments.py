@@ -82,18 +82,20 @@ def tables():
 
 @pytest.mark.check
 def test_all_tables_of_microworld(tables):
-    assert set(tables) == {'table1', 'table2', 'curves', 'classes', 'confusion', 'fusion', 'videos'}
+    assert set(tables) == {'table1', 'table2', 'curves', 'classes', 'confusion', 'fusion', 'videos', 'items_videos'}
     assert (
         tables['table1'].groupby(['task', 'network'])['round'].nunique().eq(TINY.rounds).all()
-        and len(tables['table1']) == 4 * TINY.rounds
+        and len(tables['table1']) == 6 * TINY.rounds
     )
     assert sorted(tables['table2'].dropout.unique()) == sorted(DROPOUTS) and len(tables['table2']) == 4*TINY.rounds
-    assert len(tables['fusion']) == TINY.rounds*(len(FUSIONS) + 2)
+    assert len(tables['fusion']) == TINY.rounds*(len(FUSIONS) + 3)
     assert tables['videos'].pooling.tolist() == ['mean', 'attention']
+    assert len(tables['items_videos']) == 2*TINY.judged
     for table in tables.values(): assert table.notna().all(axis=None)
     for what in ('precision', 'recall', 'accuracy'): assert tables['fusion'][what].between(0, 1).all()
     weights = tables['table1'].groupby(['task', 'network']).weights.first().unstack()
     assert (weights['2D']/weights['3D']).between(.95, 1.05).all()
+    assert weights.loc['action', '2D + shift'] == weights.loc['action', '2D']
 
 
 def saved(name):
@@ -186,7 +188,7 @@ def test_the_protocol_of_ucf101(ucf101):
     assert set(tables) == {'table1', 'table2', 'curves', 'classes', 'confusion', 'left_out'} and not len(
         tables['left_out']
     )
-    assert tables['table1']['round'].tolist() == [1, 1, 2, 2, 3, 3] and len(tables['table2']) == 12
+    assert tables['table1']['round'].tolist() == [1]*4 + [2]*4 + [3]*4 and len(tables['table2']) == 12
     assert tables['classes']['class'].unique().tolist() == ['Hammering', 'HammerThrow']
     assert tables['classes'].groupby(['round', 'network', 'dropout']).clips.sum().eq(4).all()
 

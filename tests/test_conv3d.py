@@ -6,8 +6,9 @@ from hypothesis import given, settings, strategies as st
 from torch.utils.data import DataLoader
 
 from microvid_nb.classify.conv3d import (
-    ClipBatch, Conv2DClassifier, Conv3DClassifier, ConvSettings, clip_loss, continuous_actions, count_weights,
-    even_subset, flat_settings, middle_square, read_actions, without_repetitions)
+    C3DClassifier, ClipBatch, Conv2DClassifier, Conv3DClassifier, ConvSettings, ShiftedClassifier, clip_loss,
+    continuous_actions, count_weights, even_subset, flat_settings, middle_square, read_actions, shift_channels,
+    without_repetitions)
 from microvid_nb.data.microworld import MicroWorld
 from microvid_nb.data.world.motions import action_clip
 from microvid_nb.data.world.views import ActionClips, as_tensor, draw_all
@@ -268,6 +269,48 @@ def test_bad_clips(kind, x, words):
 
 
 # --- MicroWorld
+
+
+@pytest.mark.parametrize('frames, channels', [(1, 8), (2, 3), (5, 9)])
+def test_shifted_channels_against_a_loop(frames, channels):
+    x = torch.randn(2, frames, channels, 3, 4)
+    found, part = shift_channels(x), channels//4
+    for t in range(frames):
+        for c in range(channels):
+            source = t - 1 if c < part else t + 1 if c < 2*part else t
+            expected = x[:, source, c] if 0 <= source < frames else torch.zeros(2, 3, 4)
+            assert torch.equal(found[:, t, c], expected)
+
+
+def test_shifted_channels_see_the_order_of_frames():
+    """Unlike the flat network; a clip of one frame repeated is the same in any order."""
+    torch.manual_seed(0)
+    sizes, clip = ConvSettings(5, (8, 8), 16), torch.rand(1, 3, 6, 16, 16)
+    model = ShiftedClassifier(sizes).eval()
+    with torch.no_grad():
+        assert (model(clip) - model(clip.flip(2))).abs().max() > 1e-4
+        still = clip[:, :, :1].expand(-1, -1, 6, -1, -1)
+        assert torch.allclose(model(still), model(still.flip(2)), atol=1e-5)
+    assert count_weights(ShiftedClassifier, sizes) == count_weights(Conv2DClassifier, sizes)
+
+
+def test_the_original_network_has_no_batch_normalisation():
+    """Against the layers one by one."""
+    model = network(C3DClassifier).eval()
+    x = torch.rand(2, 3, 4, 16, 16)
+    first, second = (layer for layer in model.convolutions if isinstance(layer, torch.nn.Conv3d))
+    pool = torch.nn.functional.max_pool3d
+    by_hand = pool(first(x).relu(), (1, 2, 2))
+    by_hand = pool(second(by_hand).relu(), (2, 2, 2)).mean((2, 3, 4))
+    with torch.no_grad(): assert torch.allclose(model.features(x), by_hand, atol=1e-5)
+    assert not any(isinstance(layer, torch.nn.BatchNorm3d) for layer in model.modules())
+
+
+def test_scores_are_the_last_layer_of_the_hidden_units():
+    model = network(Conv3DClassifier).eval()
+    with torch.no_grad():
+        hidden, scores = model.feature_and_scores(torch.rand(2, 3, 4, 16, 16))
+        assert hidden.shape == (2, 16) and torch.equal(scores, model.classify[-1](hidden))
 
 
 def test_only_the_3d_network_learns_which_way_somebody_walks():

@@ -148,12 +148,14 @@ def block3d(
 # %% ../../nbs/classify/03_conv3d.ipynb #fc89c201
 class Conv3DClassifier(ClipClassifier):
     "A 3D network: sees frames together."
+    block = staticmethod(block3d) # the layers of a convolution
+
     def __init__(self,
         settings:ConvSettings=ConvSettings(), # sizes
     ):
         pairs = zip((3, *settings.channels), settings.channels)
         super().__init__(
-            settings, [layer for k, (a, b) in enumerate(pairs) for layer in block3d(a, b, time=2 if k else 1)]
+            settings, [layer for k, (a, b) in enumerate(pairs) for layer in self.block(a, b, time=2 if k else 1)]
         )
 
     def features(self,
@@ -187,6 +189,45 @@ class Conv2DClassifier(ClipClassifier):
         "The mean over frames and place of what the convolutions see."
         frames = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         return self.convolutions(frames).mean((2, 3)).unflatten(0, (len(x), -1)).mean(1)
+
+# %% ../../nbs/classify/03_conv3d.ipynb #7fb6b942
+def block_c3d(
+    inputs:int, # channels
+    outputs:int, # channels
+    time:int, # frames of which the maximum is taken
+) -> list[nn.Module]: # layers
+    "Convolution, ReLU and pooling with cubes."
+    return [nn.Conv3d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool3d((time, 2, 2), ceil_mode=True)]
+
+# %% ../../nbs/classify/03_conv3d.ipynb #641d1eaf
+class C3DClassifier(Conv3DClassifier):
+    "The 3D network without BN."
+    block = staticmethod(block_c3d)
+
+# %% ../../nbs/classify/03_conv3d.ipynb #5546425e
+def shift_channels(
+    x:Tensor, # [B, T, C, H, W]
+    part:int=4, # one channel of so many comes from the frame before, one from the frame after
+) -> Tensor: # [B, T, C, H, W]
+    "Frames that know some channels of their neighbours."
+    count, moved = x.shape[2]//part, x.clone()
+    moved[:, :, :2*count] = 0
+    moved[:, 1:, :count] = x[:, :-1, :count]
+    moved[:, :-1, count:2*count] = x[:, 1:, count:2*count]
+    return moved
+
+# %% ../../nbs/classify/03_conv3d.ipynb #72bfc50c
+class ShiftedClassifier(Conv2DClassifier):
+    "The traditional network with shifted channels before each convolution: sees frames and their neighbours."
+    def features(self,
+        x:Tensor, # normalised clips, [B, 3, T, H, W]
+    ) -> Tensor: # [B, channels]
+        "The mean over frames and place of what the convolutions see."
+        frames, layers = x.transpose(1, 2), len(block2d(1, 1))
+        for start in range(0, len(self.convolutions), layers):
+            flat = shift_channels(frames).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            frames = self.convolutions[start:start + layers](flat).unflatten(0, (len(x), -1))
+        return frames.mean((1, 3, 4))
 
 # %% ../../nbs/classify/03_conv3d.ipynb #b4d51ff4
 def count_weights(

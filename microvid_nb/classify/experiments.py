@@ -23,7 +23,7 @@ from .systems import (
     NETWORKS, SCALES, Clips, ClassifyScale, RawPost, confusions, convergence, draw_posts, frame_features,
     fusion_figures, inference_time, per_class, post_items, scores_of, train_fusion, train_network)
 from .video import (
-    MIRRORED, VideoToClass, draw_moments, right_answers, story_moments, train_classifier)
+    MIRRORED, VideoToClass, draw_moments, story_moments, train_classifier, video_outcomes)
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.motions import ACTIONS
 from ..data.world.scenes import SCENES
@@ -54,7 +54,7 @@ class ClipSet(NamedTuple):
 def run_network(
     data:ClipSet, # clips
     task:str, # what the classes are, for the tables
-    name:str, # '3D' or '2D'
+    name:str, # one of `NETWORKS`
     dropout:float, # share of units switched off
     scale:ClassifyScale, # sizes
     epochs:int, # passes over the clips
@@ -91,8 +91,9 @@ def clip_round(
     scale:ClassifyScale, # sizes
     seed:int, # of this round
 ) -> dict: # tables
-    "Tables 1 and 2 and the curves for one split: the 3D network with each dropout, and the flat one."
-    plan = [('3D', dropout) for dropout in DROPOUTS] + [('2D', scale.network.dropout)]
+    "Tables 1 and 2 and the curves for one split: the 3D network with each dropout, and the others."
+    plan = [('3D', dropout) for dropout in DROPOUTS]
+    plan += [(name, scale.network.dropout) for name in NETWORKS if name != '3D']
     return stack_tables([run_network(data, task, name, dropout, scale, scale.epochs, seed) for name, dropout in plan])
 
 # %% ../../nbs/classify/06_experiments.ipynb #b10284a8
@@ -122,7 +123,7 @@ def world_round(
     scale:ClassifyScale, # sizes
     seed:int, # of this round
 ) -> dict: # tables
-    "One round on MicroWorld: actions with both networks and all dropouts, scenes with both networks."
+    "One round on MicroWorld: actions with all networks and dropouts, scenes with the 3D and the 2D network."
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(clips.clips)))
     train, other = order[:scale.train], order[scale.train:]
     def data(labels, names, mirrored):
@@ -133,7 +134,8 @@ def world_round(
         data(clips.scene, SCENES, torch.arange(len(SCENES))),
     )
     seen = [
-        run_network(scenes, 'scene', name, scale.network.dropout, scale, scale.scene_epochs, seed) for name in NETWORKS
+        run_network(scenes, 'scene', name, scale.network.dropout, scale, scale.scene_epochs, seed)
+        for name in ('3D', '2D')
     ]
     return stack_tables([clip_round('action', actions, scale, seed), *seen])
 
@@ -142,7 +144,7 @@ FUSED_MODALITIES = ('visual', 'audio', 'title')
 FUSIONS = tuple(names for count in (1, 2, 3) for names in combinations(FUSED_MODALITIES, count)) # each, pairs, all
 
 # %% ../../nbs/classify/06_experiments.ipynb #228d791c
-POOLINGS = ('mean', 'attention', 'netvlad')
+POOLINGS = ('mean', 'attention', 'netvlad', 'plain netvlad')
 
 
 def fusion_round(
@@ -191,10 +193,9 @@ def reproduce_microworld(
     model = train_microworld_model(scale, seed, progress)
     posts = draw_posts(world, range(scale.posts + scale.other_posts), scale.post, progress)
     tables |= run_rounds(fusion_round, (posts, frame_features(model, posts), scale), seeds, progress=progress)
-    videos = right_answers(
-        model, draw_moments(story_moments, world, range(scale.judged), scale.video, progress)
-    ).reset_index()
-    return printed_tables(tables) | {'fusion': tables['fusion'], 'videos': videos}
+    items = video_outcomes(model, draw_moments(story_moments, world, range(scale.judged), model.settings, progress))
+    videos = items.drop(columns='item').groupby('pooling', sort=False).mean().reset_index()
+    return printed_tables(tables) | {'fusion': tables['fusion'], 'videos': videos, 'items_videos': items}
 
 # %% ../../nbs/classify/06_experiments.ipynb #91204beb
 def printed_tables(
@@ -325,8 +326,9 @@ def table1_beside_paper(
 ) -> pd.DataFrame: # a row a measure and data set, a column a network
     "Table 1; the paper's rows are of UCF101 and another machine."
     rows = table1[table1.task == task]
+    names = ['2D', '3D', *(name for name in NETWORKS if name not in ('2D', '3D') and (rows.network == name).any())]
     return beside_paper(
-        rows, TABLE1_FIGURES, PAPER_TABLE1.T, data, 'UCF101', by='network', methods=['2D', '3D']
+        rows, TABLE1_FIGURES, PAPER_TABLE1.T, data, 'UCF101', by='network', methods=names
     ).T.rename_axis('measure')
 
 # %% ../../nbs/classify/06_experiments.ipynb #cc51f4b9

@@ -19,8 +19,9 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .conv3d import (
-    ClipBatch, ClipClassifier, Conv2DClassifier, Conv3DClassifier, ConvSettings, clip_loss, flat_settings)
+from microvid_nb.classify.conv3d import (
+    C3DClassifier, ClipBatch, ClipClassifier, Conv2DClassifier, Conv3DClassifier, ConvSettings, ShiftedClassifier,
+    clip_loss, flat_settings)
 from .fusion import (
     MultimodalBatch, MultimodalClassifier, MultimodalItem, MultimodalSettings, multimodal_batch, multimodal_loss)
 from .joint import SceneSettings, TwoStreamSettings
@@ -222,12 +223,14 @@ def clock() -> float: # seconds
     return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 # %% ../../nbs/classify/05_systems.ipynb #76e71e51
-NETWORKS = {'3D': Conv3DClassifier, '2D': Conv2DClassifier} # name in the tables -> class
+NETWORKS = {
+    '3D': Conv3DClassifier, '2D': Conv2DClassifier, '2D + shift': ShiftedClassifier, 'C3D': C3DClassifier,
+} # name in the tables -> class
 
 
 def train_network(
-    name:str, # '3D' or '2D'
-    settings:ConvSettings, # of the 3D network; the flat one has others and equally many weights
+    name:str, # one of `NETWORKS`
+    settings:ConvSettings, # of the 3D networks; the flat ones have others and equally many weights
     train:Clips, # to learn from
     validation:Clips, # to judge by
     scale:ClassifyScale, # rate and batch
@@ -236,7 +239,8 @@ def train_network(
     progress:bool=False, # show a bar
 ) -> tuple[ClipClassifier, pd.DataFrame]: # trained; epoch, precision and loss of both parts, seconds
     "A network and its history."
-    model = new_model(lambda: NETWORKS[name](settings if name == '3D' else flat_settings(settings)), seed)
+    kind = NETWORKS[name]
+    model = new_model(lambda: kind(settings if issubclass(kind, Conv3DClassifier) else flat_settings(settings)), seed)
     some = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:len(validation)]
     parts, times = (
         {'training': Clips([train.source[int(k)] for k in some], train.labels[some]), 'validation': validation},
@@ -413,15 +417,16 @@ def with_any(
 def train_fusion(
     items:Sequence[MultimodalItem], # to learn from
     names:Sequence[str], # modalities that are looked at
-    pooling:str, # 'mean', 'attention' or 'netvlad'
+    pooling:str, # 'mean', 'attention', 'netvlad', or 'plain netvlad' without normalised vectors
     scale:ClassifyScale, # sizes
     seed:int, # of weights, order and dropout
 ) -> MultimodalClassifier: # trained
     "A fusion of modalities on posts."
     rows = Items(with_any(items, names), names)
     widths = tuple(rows.batch.features[name].shape[2] for name in names)
+    kind, intra = pooling.removeprefix('plain '), not pooling.startswith('plain ')
     settings = replace(
-        scale.fusion, modalities=tuple(names), dims=widths, classes=len(CATEGORIES), pooling=pooling, intra=True
+        scale.fusion, modalities=tuple(names), dims=widths, classes=len(CATEGORIES), pooling=kind, intra=intra
     )
     model = new_model(lambda: MultimodalClassifier(settings), seed)
     model.start_from_kmeans(rows[list(range(min(300, len(rows))))], seed)

@@ -93,17 +93,20 @@ def windows(
         for start in range(0, max(1, len(action) - length), hop): yield action[start:start + length + 1]
 
 # %% ../../nbs/classify/04_video.ipynb #96b39660
+def first_frames(
+    moments, # all that has clips, uint8 [L, 3, length + 1, S, S]
+) -> Tensor: # uint8 [L, 3, S, S]
+    "The pictures at the start of moments."
+    return moments.clips[:, :, 0]
+
+# %% ../../nbs/classify/04_video.ipynb #bb850596
 class VideoMoments(NamedTuple):
     "What the networks see of a video, and what people want to see."
     clips: Tensor # uint8 [L, 3, length + 1, S, S]
     stacks: Tensor # float32 [L, 2 length, S, S]
     times: np.ndarray # seconds, [L]
     frames: list # L pictures as they are, uint8 [H, W, 3]
-
-    @property
-    def pictures(self) -> Tensor: # uint8 [L, 3, S, S]
-        "The first frames of the clips."
-        return self.clips[:, :, 0]
+    pictures = property(first_frames)
 
 # %% ../../nbs/classify/04_video.ipynb #075d7de4
 def whole_window(
@@ -295,6 +298,7 @@ class StoryMoments(NamedTuple):
     scenes: Tensor # at each moment, int64 [L]
     scene: int # that is on longest
     action: int # of all of it
+    pictures = property(first_frames)
 
 # %% ../../nbs/classify/04_video.ipynb #04bebe01
 def story_moments(
@@ -343,11 +347,7 @@ class MomentBatch(NamedTuple):
     stacks: Tensor # float32 [B, 2 length, S, S]
     scene: Tensor # int64 [B]
     action: Tensor # int64 [B]
-
-    @property
-    def pictures(self) -> Tensor: # uint8 [B, 3, S, S]
-        "The first frames of the clips."
-        return self.clips[:, :, 0]
+    pictures = property(first_frames)
 
     @property
     def labels(self) -> Tensor: # int64 [B]
