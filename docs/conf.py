@@ -1,13 +1,17 @@
 """Settings of the site as Sphinx builds it where Quarto isn't installed; `tools/make_site.py` writes the pages."""
 import configparser
+import re
 from pathlib import Path
+
+from docutils import nodes
 
 ROOT = Path(__file__).resolve().parent.parent
 settings = configparser.ConfigParser(delimiters=['='])
 settings.read(ROOT / 'settings.ini', encoding='utf-8')
 own = settings['DEFAULT']
 
-project, author, release = own['lib_name'], own['author'], own['version']
+project, author, release = own['lib_name'], '', own['version']
+copyright = own['copyright']
 extensions = ['myst_nb', 'sphinx-mathjax-offline']  # equations are typeset without a network
 nb_execution_mode = 'off'  # pages show saved outputs
 nb_render_markdown_format = 'gfm'  # tables in outputs are tables
@@ -21,7 +25,8 @@ exclude_patterns = ['conf.py']
 html_theme = 'sphinx_book_theme'
 html_title = project
 html_copy_source, html_use_index = False, False
-html_static_path, html_css_files, html_favicon = ['static'], ['site.css'], 'static/favicon.svg'
+html_static_path, html_css_files, html_js_files = ['static'], ['site.css'], [('site.js', {'defer': 'defer'})]
+html_favicon, html_search_scorer = 'static/favicon.svg', str(ROOT / 'docs/static/scorer.js')
 html_context = {'default_mode': 'auto'}
 html_theme_options = {
     'repository_url': own['git_url'],
@@ -33,4 +38,19 @@ html_theme_options = {
     'launch_buttons': {'colab_url': 'https://colab.research.google.com'},
     'show_toc_level': 2,
     'home_page_in_toc': True,
+    'navbar_persistent': [],  # one search box: that of the sidebar, or on narrow screens the icon
+    'show_navbar_depth': 0,  # sections are closed, but for that of the page
+    'collapse_navbar': True,
 }
+
+
+def name_entries(app, doctree):
+    """Entries of functions that are folded away can be linked to, as headings can."""
+    slugs = app.env.metadata[app.env.docname].setdefault('myst_slugs', {})
+    for raw in doctree.findall(nodes.raw):
+        slugs |= {name: (0, name, name) for name in re.findall(r'class="entry" id="([^"]+)"', raw.astext())}
+
+
+def setup(app):
+    app.connect('doctree-read', name_entries)
+    return {'parallel_read_safe': True, 'parallel_write_safe': True}

@@ -1,6 +1,9 @@
 """The site, built as `make docs` builds it without Quarto, and looked at in a real browser."""
+import ast
 import functools
 import http.server
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -149,10 +152,135 @@ def test_every_page_in_a_browser(site, address, browser, width):
     assert not wrong, wrong[:10]
 
 
-def test_search_finds_mk_mmd(address, browser):
+@pytest.mark.parametrize('words, first', [
+    ('thumbnail', 'tutorials/01_first_thumbnail.html'),
+    ('MK-MMD', 'thumbnail/00_mkmmd.html'),
+    ('PME', 'gif/03_metrics.html'),
+    ('NetVLAD', 'classify/01_netvlad.html'),
+])
+def test_search_finds_the_page_that_explains(address, browser, words, first):
     page = browser.new_page()
-    page.goto(f'{address}/search.html?q=MK-MMD')
-    page.wait_for_selector('ul.search li a', timeout=20_000)
-    found = page.eval_on_selector_all('ul.search li a', 'links => links.map(link => link.textContent)')
+    page.goto(f'{address}/search.html?q={words}')
+    page.wait_for_function("document.querySelector('.search-summary')?.innerText.includes('finished')", timeout=60_000)
+    found = page.eval_on_selector_all('ul.search li > a', 'links => links.map(link => link.getAttribute("href"))')
     page.close()
-    assert any('MK-MMD' in text for text in found), found
+    assert found[0].split('#')[0] == first, found[:8]
+
+
+def with_figures(site):
+    return [path for path in pages(site) if 'class="live"' in path.read_text(encoding='utf-8')]
+
+
+def test_papers_and_tutorials_have_figures_to_move(site):
+    found = {str(path.relative_to(site).with_suffix('')) for path in with_figures(site)}
+    tutorials = {f'tutorials/{name}' for name in (
+        '00_quick_start', '01_first_thumbnail', '02_topics', '03_gifs', '04_classify', '05_venue')}
+    assert tutorials | {'papers/01_amuse', 'papers/04_classification', 'papers/05_dare'} <= found
+    for path in with_figures(site):
+        assert 'interactive(children' not in path.read_text(encoding='utf-8')
+
+
+def test_sliders_move_marks(site, address, browser):
+    """Every control of every figure changes what is drawn, without a network."""
+    page, still = browser.new_page(viewport={'width': 1300, 'height': 900}), []
+    for path in with_figures(site):
+        page.goto(f'{address}/{path.relative_to(site)}')
+        page.wait_for_function("[...document.querySelectorAll('.live')].every(place => place.view)", timeout=60_000)
+        figures = page.locator('.live')
+        for k in range(figures.count()):
+            figure = figures.nth(k)
+            controls = figure.locator('.vega-bindings :is(input, select)')
+            for i in range(controls.count()):
+                before = figure.locator('svg').inner_html()
+                controls.nth(i).evaluate("""control => {
+                    if (control.type === 'checkbox') control.click();
+                    else if (control.tagName === 'SELECT') control.selectedIndex = control.options.length - 1;
+                    else control.value = control.value === control.max ? control.min : control.max;
+                    for (const name of ['input', 'change']) control.dispatchEvent(new Event(name, {bubbles: true}));
+                }""")
+                page.wait_for_timeout(400)
+                if figure.locator('svg').inner_html() == before: still.append((path.name, k, i))
+    page.close()
+    assert not still, still
+
+
+def test_slider_chooses_what_the_package_chooses(address, browser):
+    page = browser.new_page()
+    page.goto(f'{address}/tutorials/01_first_thumbnail.html')
+    page.wait_for_function("document.querySelector('.live').view", timeout=60_000)
+    spec = json.loads(page.locator('.live script').first.text_content())
+    rows = max(spec['datasets'].values(), key=len)
+    for lam in (0, 3):
+        page.locator('.live input[type=range]').first.evaluate(
+            '(slider, value) => { slider.value = value; slider.dispatchEvent(new Event("input")); }', str(lam))
+        page.wait_for_timeout(400)
+        best = max(rows, key=lambda row: row['good'] + lam * row['typical'])['time']
+        chosen = page.locator('.live svg .mark-rect path[fill="#d9480f"]').all()
+        assert len(chosen) == 1 and best in chosen[0].get_attribute('aria-label')
+    page.close()
+
+
+def test_pointing_at_the_plane_moves_the_feature(address, browser):
+    page = browser.new_page(viewport={'width': 1300, 'height': 900})
+    page.goto(f'{address}/tutorials/03_gifs.html')
+    page.wait_for_function("[...document.querySelectorAll('.live')].every(place => place.view)", timeout=60_000)
+    plane = page.locator('.live').last.locator('svg')
+    plane.scroll_into_view_if_needed()
+    seen = set()
+    for x, y in ((60, 60), (200, 330), (330, 120)):
+        plane.hover(position={'x': x, 'y': y})
+        page.wait_for_timeout(500)
+        seen.add(plane.locator('.mark-text text').first.get_attribute('transform'))
+    page.close()
+    assert len(seen) == 3, seen
+
+
+def test_entries_and_code_fold(address, browser):
+    page = browser.new_page(viewport={'width': 1300, 'height': 900})
+    page.goto(f'{address}/classify/01_netvlad.html')
+    entry = page.locator('details.entry#netvlad')
+    assert entry.get_attribute('open') is None
+    entry.locator('summary').click()
+    assert entry.get_attribute('open') is not None and entry.locator('pre').first.is_visible()
+    page.goto(f'{address}/thumbnail/00_mkmmd.html#mk_mmd')
+    page.wait_for_selector('details.entry#mk_mmd[open]', state='attached')
+    page.goto(f'{address}/papers/01_amuse.html')
+    code = page.locator('details:has-text("Show the code of this figure")').first
+    assert not code.locator('pre').first.is_visible()
+    code.locator('summary').first.click()
+    assert code.locator('pre').first.is_visible()
+    page.close()
+
+
+@pytest.mark.parametrize('width', [1300, 390], ids=['desk', 'phone'])
+def test_has_one_search_box_and_a_short_sidebar(address, browser, width):
+    page = browser.new_page(viewport={'width': width, 'height': 900})
+    for name in ('index', 'papers/01_amuse', 'media/00_video'):
+        page.goto(f'{address}/{name}.html')
+        boxes = page.locator('.search-button__button').all()
+        assert sum(box.is_visible() and box.bounding_box()['x'] >= 0 for box in boxes) == 1, name
+        links = page.locator('.bd-sidebar-primary nav a')
+        assert sum(link.is_visible() for link in links.all()) <= 40, name
+    page.close()
+
+
+def test_pictures_have_words_and_pages_are_small(site):
+    wrong = []
+    for path in pages(site):
+        text = path.read_text(encoding='utf-8')
+        alts = re.findall(r'<img[^>]* alt="([^"]*)"', text)
+        if any(re.search(r'[0-9a-f]{32}', alt) for alt in alts) or re.search(r'<img(?![^>]* alt=)[^>]*>', text):
+            wrong.append(f'{path.relative_to(site)}: a picture without words')
+        own = [path.parent / unquote(src) for src in re.findall(r'<img[^>]* src="([^":]+)"', text)]
+        size = path.stat().st_size + sum(each.stat().st_size for each in own if each.exists())
+        if size > 1_500_000: wrong.append(f'{path.relative_to(site)}: {size / 1e6:.1f} MB')
+    assert not wrong, wrong[:20]
+
+
+def test_every_public_name_is_in_the_list_of_functions(site):
+    page = Links((site / 'functions.html').read_text(encoding='utf-8'))
+    text = (site / 'functions.html').read_text(encoding='utf-8')
+    names = [name for path in ROOT.glob('microvid_nb/**/*.py') for node in ast.parse(path.read_text()).body
+             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '__all__'
+             for name in ast.literal_eval(node.value)]
+    assert page.links and not [name for name in names if f'<code>{name}</code>' not in text]

@@ -1,13 +1,28 @@
 """Writes README.md and its pictures from nbs/index.ipynb, without Quarto."""
+import base64
 import re
 from pathlib import Path
 
 import nbformat
 from nbconvert import MarkdownExporter
-from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = Path('docs/images')
+
+
+def moving_pictures(text: str) -> tuple[str, dict[str, bytes]]:
+    """Markdown whose figures are files in a table, since pages of code hosts show no pictures that are inside HTML."""
+    pictures = {}
+
+    def table(match):
+        cells = re.findall(
+            r'alt="([^"]*)" src="data:image/webp;base64,([^"]*)"><figcaption>(.*?)</figcaption>', match[0], re.S
+        )
+        for k, (_, data, _) in enumerate(cells): pictures[f'index_{k}.webp'] = base64.b64decode(data)
+        rows = [cell[2] for cell in cells], [f'![{cell[0]}]({IMAGES}/index_{k}.webp)' for k, cell in enumerate(cells)]
+        lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
+        return '\n'.join([lines[0], '|---' * len(cells) + '|', lines[1], '', ''])
+    return re.sub(r'<div class="hero">.*?</div>', table, text, flags=re.S), pictures
 
 
 def readme(notebook: Path) -> dict[Path, bytes]:
@@ -15,20 +30,10 @@ def readme(notebook: Path) -> dict[Path, bytes]:
     nb = nbformat.read(notebook, as_version=4)
     nb.metadata['language_info'] = {'name': 'python'}  # so that code blocks are coloured
     nb.cells = [cell for cell in nb.cells if not cell.source.lstrip().startswith('#| hide')]
-    for cell in nb.cells:  # a picture's text form, such as <Figure size ...>, says nothing to a reader
-        for output in cell.get('outputs', []):
-            if 'image/jpeg' in output.get('data', {}):
-                output.data.pop('text/plain', None)
-                output.data.pop('text/html', None)  # a page of code hosts shows no pictures that are inside HTML
-    exporter = MarkdownExporter(
-        config=Config(
-            {'ExtractOutputPreprocessor': {'output_filename_template': 'index_{cell_index}_{index}{extension}'}}
-        )
-    )
-    text, resources = exporter.from_notebook_node(nb)
-    pictures = resources['outputs']
-    for name in pictures:
-        text = text.replace(f'![jpeg]({name})', f'![What the example shows]({IMAGES / name})')
+    for cell in nb.cells:  # what draws a figure is for readers of the notebook
+        if '#| code-fold: true' in cell.source: cell.source = ''
+    text, _ = MarkdownExporter().from_notebook_node(nb)
+    text, pictures = moving_pictures(re.sub(r'^```python\s*```$', '', text, flags=re.M))
     # links of the site's first page start at nbs/
     text = re.sub(r'\]\((?!https?:)([^)]+\.ipynb)\)', r'](nbs/\1)', text)
     text = re.sub(r'\n(\s*\n)+', '\n\n', text)

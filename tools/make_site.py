@@ -1,9 +1,11 @@
 """Builds the site into _docs/: by Quarto where it is installed, else by Sphinx from the same processed notebooks.
 
 No notebook is run; nbdev executes imports and exported cells to write signatures, and pages show the outputs that
-were saved.
+were saved. What did not change since the last build is not made again.
 """
 import ast
+import html
+import json
 import os
 import re
 import shutil
@@ -13,13 +15,18 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
+import vl_convert
 import yaml
 from nbformat.v4 import new_markdown_cell
 
 ROOT = Path(__file__).resolve().parent.parent
-PROCESSED, PAGES, SITE = ROOT / '_proc', ROOT / '_proc' / '_pages', ROOT / '_docs'
+PROCESSED, PAGES, BUILT, SITE = ROOT / '_proc', ROOT / '_proc' / '_pages', ROOT / '_proc' / '_built', ROOT / '_docs'
 HOST = 'https://microvid-nb.github.io/microvid_nb/'  # what nbdev puts before links to documented names
+COLAB = 'https://colab.research.google.com/github/microvid-nb/microvid_nb/blob/main/nbs/'
 IMAGES = ('image/svg+xml', 'image/png', 'image/jpeg')
+CHART, WIDGET = 'application/vnd.vegalite.v5+json', 'application/vnd.jupyter.widget-view+json'
+# where an argument is told, entries of functions fold away; pages of the API have them open, with headings
+TOLD = 'tutorials', 'papers', 'thumbnail', 'gif', 'classify', 'venue'
 
 
 def title_of(nb) -> tuple[str, str]:
@@ -33,31 +40,52 @@ def anchor(text: str) -> str:
     return re.sub(r'[^\w\- ]', '', text.strip().lower()).replace(' ', '-')
 
 
-def documented_names(nb) -> set[str]:
-    """The names that a processed notebook documents, in lower case as nbdev's links have them."""
-    texts = (
+def documented(nb) -> str:
+    """All that nbdev says of the names that a processed notebook documents."""
+    return '\n\n'.join(
         output.data['text/markdown']
         for cell in nb.cells
+        if '#| echo: false' in cell.source
         for output in cell.get('outputs', [])
         if 'text/markdown' in output.get('data', {})
     )
-    return {name.lower() for text in texts for name in re.findall(r'^#+ (\S+)$', text, re.M)}
+
+
+def documented_names(nb) -> dict[str, str]:
+    """The names that a processed notebook documents, with the first sentence about each."""
+    entries = re.split(r'^#+ (\S+)$', documented(nb), flags=re.M)[1:]
+    said = (re.search(r'^\*(.+?)\*$', text, re.M | re.S) for text in entries[1::2])
+    return {name: ' '.join(found[1].split()) if found else '' for name, found in zip(entries[::2], said)}
+
+
+def module_of(nb) -> str:
+    """The module that a processed notebook documents, or nothing."""
+    found = re.search(r'/blob/\w+/(microvid_nb/[\w/]+)\.py#L', documented(nb))
+    return found[1].replace('/', '.') if found else ''
 
 
 def relink(text: str, page: str, places: dict[str, tuple[str, set[str]]]) -> str:
     """Markdown whose links to documented names, and to headings, lead to pages of this site.
 
-    A method without an entry of its own is found at its class.
+    A method without an entry of its own is found at its class, a name without any at the top of its page.
     """
-    def documented(match):
+    entries = {target: names for target, names in places.values()}
+
+    def to_name(match):
         place, _, name = match[1].partition('#')
         if place not in places: raise ValueError(f'{page} links to {match[0]}, which is no page')
         target, names = places[place]
         found = next((each for each in (name, name.split('.')[0]) if each in names), '')
         return os.path.relpath(target, Path(page).parent) + (f'#{anchor(found)}' if found else '')
 
-    def heading(match): return f']({match[1]}#{anchor(unquote(match[2]).replace("-", " "))})'
-    text = re.sub(re.escape(HOST) + r'([\w./\-#]+)', documented, text)
+    def heading(match):
+        place, name = match[1], unquote(match[2])
+        if '_' in name or '.' in name:  # a name, not a heading
+            names = entries[os.path.normpath(os.path.join(os.path.dirname(page), place))]
+            found = next((each for each in (name.lower(), name.lower().split('.')[0]) if each in names), '')
+            return f']({place}#{anchor(found)})' if found else f']({place})'
+        return f']({place}#{anchor(name.replace("-", " "))})'
+    text = re.sub(re.escape(HOST) + r'([\w./\-#]+)', to_name, text)
     return re.sub(r'\]\(((?!https?:)[^)\s#]*)#([^)\s]+)\)', heading, text)
 
 
@@ -83,7 +111,7 @@ def with_fields(markdown: str) -> str:
     return markdown.replace(empty[0], '\n'.join([f'class {empty[1]}(NamedTuple):', *lines]))
 
 
-def documented_name(markdown: str) -> str:
+def documented_name(markdown: str, page: str) -> str:
     """What nbdev says of a name, without what only Quarto understands; the link to its source stands last."""
     markdown = with_fields(re.sub(r'^---\s*\n', '', markdown))
     # links into comments
@@ -91,10 +119,58 @@ def documented_name(markdown: str) -> str:
         r'```python.*?```', lambda code: re.sub(r'\[(`[^`\]]*`)\]\([^)]*\)', r'\1', code[0]), markdown, flags=re.S
     )
     source = re.search(r'(\[source\]\([^)]*\))\{[^}]*\}', markdown)
-    return markdown if source is None else f'{markdown.replace(source[0], "").strip()}\n\n{source[1]}'
+    markdown = markdown if source is None else f'{markdown.replace(source[0], "").strip()}\n\n{source[1]}'
+    heading = re.search(r'^#+ (\S+)$', markdown, re.M)
+    if heading is None or page.split('/')[0] not in TOLD: return markdown
+    name = heading[1]
+    return (
+        f'<details class="entry" id="{anchor(name)}"><summary>Parameters of <code>{name}</code></summary>\n\n'
+        f'{markdown.replace(heading[0], "", 1).strip()}\n\n</details>'
+    )
 
 
-def shown(cell, page: str, places: dict):
+def said_before(cells: list) -> str:
+    """What a picture shows, in words: its caption, or the sentence that leads to it."""
+    for cell in reversed(cells):
+        caption = re.search(r'^#\| *fig-(?:alt|cap): *(.+)$', cell.source, re.M)
+        if caption: return caption[1].strip('"\' ')
+        if cell.cell_type != 'markdown': continue
+        plain = re.sub(r'<[^>]*>|^#+ [^\n]*$|\$\$.*?\$\$|```.*?```', ' ', cell.source, flags=re.M | re.S)
+        plain = re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', plain)
+        sentences = re.split(r'(?<=[.:?!])\s+', ' '.join(re.sub(r'[*`$|>\\{}]', '', plain).split()))
+        if sentences[-1]: return sentences[-1].rstrip(':')[:200]
+    return 'Output of the code above'
+
+
+def only_imports(source: str) -> bool:
+    """Whether a cell only brings names, and perhaps sets something up with them."""
+    try: body = ast.parse(source).body
+    except SyntaxError: return False
+    kinds = [type(node) for node in body]
+    return bool(body) and kinds[0] in (ast.Import, ast.ImportFrom) and all(
+        kind in (ast.Import, ast.ImportFrom, ast.Expr) for kind in kinds
+    ) and sum(kind is ast.Expr for kind in kinds) <= 2
+
+
+def folded(cell) -> dict:
+    """How a code cell is shown: imports, and what draws a picture, are folded until a reader wants to see them."""
+    if re.search(r'^#\| *code-fold: *true', cell.source, re.M): what = 'the code of this figure'
+    elif only_imports(cell.source) and not cell.outputs: what = 'imports'
+    else: return {}
+    prompts = {'code_prompt_show': f'Show {what}', 'code_prompt_hide': f'Hide {what}'}
+    return {'tags': ['hide-input'], 'mystnb': prompts}
+
+
+def live_figure(spec: dict, words: str) -> str:
+    """A chart that the script of the site draws in the reader's browser."""
+    data = json.dumps(spec, separators=(',', ':')).replace('</', '<\\/')
+    return (
+        f'<div class="live" role="group" aria-label="{html.escape(spec.get("description", words))}">'
+        f'<script type="application/json">{data}</script></div>'
+    )
+
+
+def shown(cell, page: str, places: dict, before: list):
     """A cell as Sphinx shows it, or None where nothing is left of it."""
     if cell.cell_type == 'markdown':
         cell.source = relink(re.sub(r'<!-- WARNING.*?-->\n?', '', cell.source), page, places)
@@ -103,35 +179,75 @@ def shown(cell, page: str, places: dict):
         text = '\n\n'.join(
             output.data['text/markdown'] for output in cell.outputs if 'text/markdown' in output.get('data', {})
         )
-        return new_markdown_cell(relink(documented_name(text), page, places)) if text else None
+        return new_markdown_cell(relink(documented_name(text, page), page, places)) if text else None
+    words = said_before([*before, cell])
+    cell.outputs = [output for output in cell.outputs if WIDGET not in output.get('data', {})]
+    cell.metadata = folded(cell)
     cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n')
-    cell.metadata = {}
     for output in cell.outputs:
-        if set(IMAGES) & set(output.get('data', {})):
+        if 'data' not in output: continue
+        if CHART in output.data: output.data = {'text/html': live_figure(output.data[CHART], words)}
+        if set(IMAGES) & set(output.data):
             output.data.pop('text/plain', None)
-    for output in cell.outputs:
-        if 'text/markdown' in output.get('data', {}):  # Sphinx takes its links as they are
+            cell.metadata.setdefault('mystnb', {})['image'] = {'alt': words}
+        if 'text/markdown' in output.data:  # Sphinx takes its links as they are
             text = relink(output.data['text/markdown'], page, places)
             output.data['text/markdown'] = re.sub(r'(\]\((?!https?:)[^)]*)\.ipynb', r'\1.html', text)
+    if any(set(IMAGES) & set(output.get('data', {})) for output in cell.outputs):  # the picture says it, not its repr
+        cell.outputs = [output for output in cell.outputs if set(output.get('data', {})) != {'text/plain'}]
     cell.outputs = [output for output in cell.outputs if output.get('data', True)]
     return cell if cell.source or cell.outputs else None
 
 
-def write_page(path: Path, places: dict) -> tuple[str, str]:
-    """Writes the page of a processed notebook; returns its title and description."""
-    nb, page = nbformat.read(path, as_version=4), str(path.relative_to(PROCESSED))
+def first_cell(nb, page: str):
+    """Title, description, how to open the page in Colab and how to import what it documents."""
     title, about = title_of(nb)
-    cells = [shown(cell, page, places) for cell in nb.cells if cell.cell_type != 'raw']
-    nb.cells = [new_markdown_cell(f'# {title}\n\n*{about}*' if about else f'# {title}')] + [
-        cell for cell in cells if cell is not None
-    ]
+    lines = [f'# {title}'] + ([f'*{about}*'] if about else [])
+    names = [name for name in documented_names(nb) if '.' not in name]
+    if page != 'index.ipynb': lines.append(f'<a class="colab" href="{COLAB}{page}">Open in Colab</a>')
+    if names:
+        code = f'from {module_of(nb)} import {", ".join(names)}'
+        lines.append(f'<div class="import"><code>{code}</code></div>')
+    return new_markdown_cell('\n\n'.join(lines))
+
+
+def write(path: Path, text: str):
+    """Writes a page if it is another one than the last time, so that Sphinx knows what to make anew."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text(encoding='utf-8') != text: path.write_text(text, encoding='utf-8')
+
+
+def write_page(path: Path, places: dict, contents: str = '') -> Path:
+    """Writes the page of a processed notebook, with a table of contents after it."""
+    nb, page = nbformat.read(path, as_version=4), str(path.relative_to(PROCESSED))
+    cells = [first_cell(nb, page)]
+    for cell in nb.cells:
+        made = None if cell.cell_type == 'raw' else shown(cell, page, places, cells)
+        cells += [] if made is None else [made]
+    nb.cells = cells + ([new_markdown_cell(contents)] if contents else [])
+    for k, cell in enumerate(nb.cells): cell.id = f'cell-{k}'  # the same each time
     nb.metadata = {
         'kernelspec': {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'},
         'language_info': {'name': 'python'},
     }
-    (PAGES / page).parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nb, PAGES / page)
-    return title, about
+    write(PAGES / page, nbformat.writes(nb))
+    return PAGES / page
+
+
+def write_functions(notebooks: dict) -> Path:
+    """Writes the list of all public names: how to import each, where it is explained, what it returns."""
+    lines = [
+        '# All functions',
+        '*Find a function or class by its name, with the line that imports it.*',
+    ]
+    modules = sorted((module_of(nb), page, documented_names(nb)) for page, nb in notebooks.items())
+    for module, page, names in modules:
+        rows = [(name, said) for name, said in names.items() if '.' not in name]
+        if not rows: continue
+        lines += [f'## {module}', f'`from {module} import {", ".join(name for name, _ in rows)}`']
+        lines.append('\n'.join(f'- [<code>{name}</code>]({page}#{anchor(name)}): {said}' for name, said in rows))
+    write(PAGES / 'functions.md', '\n\n'.join(lines) + '\n')
+    return PAGES / 'functions.md'
 
 
 def tree(entries: list, caption: str = '') -> str:
@@ -148,57 +264,58 @@ def entry_of(item, titles: dict) -> tuple[str, str]:
     name = anchor(item['section'])
     inside = [entry_of(each, titles) for each in item['contents']]
     rows = [f'- [{text or titles[page[1:]][0]}]({page}.ipynb): {titles[page[1:]][1]}' for text, page in inside]
-    (PAGES / f'{name}.md').write_text(
-        '\n'.join([f'# {item["section"]}', '', *rows, '', tree(inside)]) + '\n', encoding='utf-8'
-    )
+    write(PAGES / f'{name}.md', '\n'.join([f'# {item["section"]}', '', *rows, '', tree(inside)]) + '\n')
     return '', f'/{name}'
 
 
-def write_contents(titles: dict):
-    """Puts the navigation of the sidebar, the one that Quarto uses, on the first page."""
+def contents(titles: dict) -> str:
+    """The navigation of the sidebar, the one that Quarto uses, with the list of all functions."""
     sidebar = yaml.safe_load((ROOT / '_quarto.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
-    nb = nbformat.read(PAGES / 'index.ipynb', as_version=4)
-    sections = [
+    first = {'text': 'What this is', 'href': 'index.ipynb'}
+    return '\n\n'.join(
         tree(
-            [
-                entry_of(each, titles)
-                for each in item['contents']
-                if each != {'text': 'What this is', 'href': 'index.ipynb'}
-            ],
-            item['section'],
+            [('All functions', '/functions')] * (section['section'] == 'API')
+            + [entry_of(each, titles) for each in section['contents'] if each != first],
+            section['section'],
         )
-        for item in sidebar
-    ]
-    nb.cells.append(new_markdown_cell('\n\n'.join(sections)))
-    nbformat.write(nb, PAGES / 'index.ipynb')
+        for section in sidebar
+    )
+
+
+def write_pages() -> None:
+    """Processed notebooks -> pages that Sphinx understands."""
+    found = {
+        str(path.relative_to(PROCESSED)): nbformat.read(path, as_version=4)
+        for path in sorted(PROCESSED.rglob('*.ipynb'))
+        if not path.is_relative_to(PAGES) and not path.is_relative_to(BUILT)
+    }
+    places = {
+        re.sub(r'(^|/)\d+[a-z]*_', r'\1', page).replace('.ipynb', '.html'): (
+            page,
+            {name.lower() for name in documented_names(nb)},
+        )
+        for page, nb in found.items()
+    }
+    titles = {page.removesuffix('.ipynb'): title_of(nb) for page, nb in found.items()}
+    made = {write_functions(found), *PAGES.glob('*.md')}
+    sidebar = contents(titles)
+    made |= {write_page(PROCESSED / page, places, sidebar if page == 'index.ipynb' else '') for page in found}
+    for path in set(PAGES.rglob('*.ipynb')) - made: path.unlink()  # its notebook is gone
 
 
 def by_sphinx():
-    """Processed notebooks -> pages that Sphinx understands -> _docs/."""
+    """Notebooks -> processed notebooks -> pages -> _docs/."""
     # not by the command nbdev_proc_nbs: without Quarto it would install the package into the Python of the path
     process = 'from nbdev.serve import proc_nbs; proc_nbs()'
     subprocess.run([sys.executable, '-c', process], cwd=ROOT, check=True, env=os.environ | {'PYTHONWARNINGS': 'ignore'})
-    shutil.rmtree(PAGES, ignore_errors=True)
-    built = PROCESSED / '_built'  # MyST-NB leaves a folder beside the pages
-    shutil.rmtree(built, ignore_errors=True)
-    found = sorted(path for path in PROCESSED.rglob('*.ipynb'))
-    names = {path: str(path.relative_to(PROCESSED)) for path in found}
-    places = {
-        re.sub(r'(^|/)\d+[a-z]*_', r'\1', name).replace('.ipynb', '.html'): (
-            name,
-            documented_names(nbformat.read(path, as_version=4)),
-        )
-        for path, name in names.items()
-    }
-    titles = {names[path].removesuffix('.ipynb'): write_page(path, places) for path in found}
-    write_contents(titles)
+    write_pages()
+    command = [sys.executable, '-m', 'sphinx', '-q', '-j', 'auto', '-b', 'html', '-c', ROOT / 'docs']
+    subprocess.run([*command, '-d', BUILT / 'doctrees', PAGES, BUILT / 'html'], cwd=ROOT, check=True)
+    library = BUILT / 'html' / '_static' / 'vega.js'
+    if not library.exists():  # draws charts without a network
+        library.write_text(vl_convert.javascript_bundle(), encoding='utf-8')
     shutil.rmtree(SITE, ignore_errors=True)
-    subprocess.run(
-        [sys.executable, '-m', 'sphinx', '-q', '-b', 'html', '-c', ROOT / 'docs', PAGES, built / 'html'],
-        cwd=ROOT,
-        check=True,
-    )
-    (built / 'html').rename(SITE)
+    shutil.copytree(BUILT / 'html', SITE)
     print(f'site: {SITE / "index.html"}')
 
 

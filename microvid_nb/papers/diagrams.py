@@ -6,11 +6,16 @@
 __all__ = []
 
 # %% ../../nbs/papers/06_diagrams.ipynb #a887d35f
+import base64
+import io
+import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.patches import FancyBboxPatch
+from PIL import Image
 
 # %% ../../nbs/papers/06_diagrams.ipynb #bd67b1fd
 class Box(NamedTuple):
@@ -247,3 +252,58 @@ def draw_architecture(
             (right - left) / width,
         )
     return ax
+
+# %% ../../nbs/papers/06_diagrams.ipynb #4e0aea44
+def as_data(
+    spec:dict, # of a chart
+    **options, # of Altair's renderer, not used
+) -> dict: # MIME type -> content
+    "A chart as JSON of the version that JupyterLab draws by itself."
+    spec = {**spec, '$schema': 'https://vega.github.io/schema/vega-lite/v5.json'}
+    return {'application/vnd.vegalite.v5+json': spec, 'text/plain': spec.get('description', 'a chart')}
+
+# %% ../../nbs/papers/06_diagrams.ipynb #9a32b677
+def live_figures():
+    "From now on, charts of Altair are shown so that they move without a kernel."
+    import altair as alt
+    if 'google.colab' in sys.modules: return alt.renderers.enable('colab')
+    alt.renderers.register('data', as_data)
+    alt.renderers.enable('data')
+
+# %% ../../nbs/papers/06_diagrams.ipynb #30310007
+def picture_data(
+    image:np.ndarray, # uint8 RGB [H, W, 3]
+    width:int=96, # pixels
+) -> str: # a JPEG as a data address
+    "A picture as text that a page shows."
+    picture = Image.fromarray(image)
+    picture.resize((width, round(width*picture.height/picture.width))).save(file := io.BytesIO(), 'JPEG', quality=60)
+    return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
+
+# %% ../../nbs/papers/06_diagrams.ipynb #349e7708
+def choice_figure(
+    chart, # Altair chart whose rows have picture, time (text) and score
+    sliders:Mapping[str, tuple], # name -> value at first, largest value, label
+    description:str, # in words
+): # Altair chart
+    "Candidates that compete while a reader moves sliders."
+    import altair as alt
+    chart = chart.transform_joinaggregate(best='max(score)')
+    wins = alt.datum.score >= alt.datum.best
+    across = alt.X('time:N', sort=None, title=None, axis=alt.Axis(labelAngle=0, orient='bottom'))
+    frame = chart.mark_rect(fillOpacity=0, strokeWidth=4).encode(
+        x=across.axis(None), stroke=alt.when(wins).then(alt.value('#d9480f')).otherwise(alt.value('transparent'))
+    )
+    picture = chart.mark_image(height=66, width=alt.expr("0.92 * bandwidth('x')")).encode(
+        x=across.axis(None), y=alt.value(35), url='picture:N'
+    )
+    bar = chart.mark_bar().encode(
+        x=across, y=alt.Y('score:Q', title='score'), tooltip=['time:N', alt.Tooltip('score:Q', format='.2f')],
+        color=alt.when(wins).then(alt.value('#d9480f')).otherwise(alt.value('#9db4c8')),
+    )
+    both = alt.vconcat((picture + frame).properties(width=620, height=70), bar.properties(width=620, height=130))
+    bound = [
+        alt.param(name=name, value=value, bind=alt.binding_range(min=0, max=most, step=most/20, name=label))
+        for name, (value, most, label) in sliders.items()
+    ]
+    return both.resolve_scale(x='shared').add_params(*bound).properties(description=description)

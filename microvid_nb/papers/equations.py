@@ -87,7 +87,7 @@ def linked_table(
     lines = ['| paper | Eq. | code | what it returns |', '|---|---:|---|---|']
     for (paper, equation), rows in table.groupby(['paper', 'equation'], sort=False):
         for i, row in enumerate(rows.itertuples()):
-            link = f'[<code>{row.name}</code>]({up}{page_of(row.module, pages)})'
+            link = f'[<code>{row.name}</code>]({up}{page_of(row.module, pages)}#{row.name})'
             cells = ('' if i else paper, '' if i else equation, link, row.returns)
             lines.append(f'| {" | ".join(map(str, cells))} |'.replace('  ', ' '))
     return '\n'.join(lines)

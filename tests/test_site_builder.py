@@ -1,0 +1,79 @@
+"""How pages are made of notebooks, without building the site."""
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'tools'))
+import make_site  # noqa: E402
+
+PLACES = {'gif/metrics.html': ('gif/03_metrics.ipynb', {'posterior_score', 'gevaden'})}
+
+
+def shown(cell, before=()):
+    return make_site.shown(cell, 'papers/x.ipynb', PLACES, list(before))
+
+
+def test_imports_and_drawing_code_fold():
+    imports = shown(new_code_cell('import torch\nfrom x import y\n\ntorch.set_num_threads(1)'))
+    assert imports.metadata['tags'] == ['hide-input'] and 'imports' in imports.metadata['mystnb']['code_prompt_show']
+    drawing = shown(new_code_cell('#| code-fold: true\nx = 1'))
+    assert drawing.metadata['tags'] == ['hide-input'] and drawing.source == 'x = 1'
+    for source in ('x = 1', 'import a\nx = a.b()', 'def f(): import a'):
+        assert 'tags' not in shown(new_code_cell(source)).metadata
+
+
+def test_a_widget_leaves_nothing_and_a_chart_becomes_a_figure():
+    widget = new_output('display_data', {make_site.WIDGET: {}, 'text/plain': 'interactive(children=())'})
+    assert shown(new_code_cell('interact(f)', outputs=[widget])).outputs == []
+    chart = new_output('execute_result', {make_site.CHART: {'mark': 'bar', 'note': '</script>'}, 'text/plain': 'a chart'})
+    text = shown(new_code_cell('c', outputs=[chart])).outputs[0].data['text/html']
+    assert 'class="live"' in text and text.count('</script>') == 1
+
+
+def test_a_picture_is_described_by_the_sentence_before_it():
+    picture = new_output('display_data', {'image/png': 'x', 'text/plain': '<Figure>'})
+    before = [new_markdown_cell('## Loss\n\nTraining goes on. The loss falls, as [here](a.ipynb):')]
+    cell = shown(new_code_cell('plot()', outputs=[picture]), before)
+    assert cell.metadata['mystnb']['image']['alt'] == 'The loss falls, as here'
+    named = shown(new_code_cell('#| fig-alt: A curve\nplot()', outputs=[picture]), before)
+    assert named.metadata['mystnb']['image']['alt'] == 'A curve'
+
+
+def test_links_to_names_have_anchors_where_the_page_documents_them():
+    def link(name): return make_site.relink(f'[x](../gif/03_metrics.ipynb#{name})', 'papers/x.ipynb', PLACES)
+    assert link('posterior_score').endswith('#posterior_score)')
+    assert link('GEVADEN.forward_pass').endswith('#gevaden)')
+    assert link('no_such_name') == '[x](../gif/03_metrics.ipynb)'
+    assert link('A-heading').endswith('#a-heading)')
+
+
+def test_entries_fold_where_an_argument_is_told():
+    markdown = '---\n\n### f\n\n```python\ndef f(x): ...\n```\n\n*Half of x.*\n'
+    told, listed = (make_site.documented_name(markdown, page) for page in ('gif/a.ipynb', 'media/a.ipynb'))
+    assert '<details class="entry" id="f">' in told and '### f' not in told and '*Half of x.*' in told
+    assert '### f' in listed and '<details' not in listed
+
+
+def notebooks():
+    return sorted((ROOT / 'nbs/tutorials').glob('*.ipynb')) + [ROOT / 'nbs/index.ipynb']
+
+
+@pytest.mark.parametrize('path', notebooks(), ids=lambda path: path.stem)
+def test_shell_lines_use_commands_and_options_that_there_are(path):
+    """What a page tells a reader to type is understood by the program."""
+    typer = pytest.importorskip('typer')
+    from microvid_nb.cli import app
+    known = {name: {option for part in command.params for option in getattr(part, 'opts', [])}
+             for name, command in typer.main.get_command(app).commands.items()}
+    texts = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == 'markdown']
+    blocks = [block for text in texts for block in re.findall(r'```sh\n(.*?)```', text, re.S)]
+    lines = [line.split('#')[0] for block in blocks for line in block.splitlines() if line.startswith('microvid ')]
+    for line in lines + re.findall(r'`(microvid [^`]*)`', '\n'.join(texts)):
+        command, options = line.split()[1], re.findall(r'--[a-z-]+', line)
+        if command in known: assert set(options) <= known[command] | {'--help'}, line
+        else: assert command == 'train' or command in ('extract', 'preview'), line
