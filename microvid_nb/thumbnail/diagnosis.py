@@ -124,8 +124,8 @@ def sight_and_readout(
     whole = np.zeros((len(answers.seen), len(NAMES)))
     whole[:, columns] = answers.seen
     pooled = ordering_accuracy(torch.from_numpy(answers.seen), torch.from_numpy(truth.labels[:, columns]))
-    (pictures, by_chance), (frames, among_frames) = (
-        mean_precision(*part) for part in ((answers.clean, clean[:, columns]), (answers.seen, truth.labels[:, columns])))
+    pictures, by_chance = mean_precision(answers.clean, clean[:, columns])
+    frames, among_frames = mean_precision(answers.seen, truth.labels[:, columns])
     P, picks = popularity(*answers.scores), choices(answers.scores, clips, lam)
     starts = np.cumsum([0, *(len(clip.times) for clip in clips)])[:-1]
     figures = {'amount visible': (truth.visible*truth.quality[:, None]).sum(1), 'quality': truth.quality,
@@ -202,7 +202,8 @@ def beside_asbtv_by_folds(
     return picks[best[fold], np.arange(len(clips))]
 
 # %% ../../nbs/thumbnail/16_diagnosis.ipynb #49ca4397
-_POSTS, _OTHERS, _PICTURES, _CLEAN = 100, 50, 1000, 200 # test posts, posts of the target, source pictures, held-out ones
+# test posts, posts of the target, source pictures, and pictures that were in no training
+_POSTS, _OTHERS, _PICTURES, _CLEAN = 100, 50, 1000, 200
 
 def part_of(
     data:ThumbnailData, # of the experiment on features
