@@ -246,7 +246,7 @@ def test_the_start_that_needs_no_training():
 
 def test_initialisation_of_xavier(space):
     torch.manual_seed(0)
-    plan = replace(SMALL, attention=64, width=1/16)
+    plan = replace(SMALL, backbone='eyes', layers=('fc7', 'fc8'), frozen=('eyes',), attention=64, width=1/16)
     layers = {}
     for name in ('he', 'xavier'):
         modules = new_amuse(replace(plan, xavier=name == 'xavier'), space).network.modules()

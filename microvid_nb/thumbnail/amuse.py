@@ -38,7 +38,7 @@ class AMUSESettings:
     layers: tuple[str, ...] = ('fc6', 'fc7', 'fc8') # l1 ... l2 of Eq. 7; the last is the backbone's last and gives v
     frozen: tuple[str, ...] = ('conv1', 'conv2', 'conv3') # layers that keep their weights; none where they are random
     dropout: float = .5 # of the backbone's hidden layers, AlexNet's
-    xavier: bool = False # True: the backbone begins with Xavier's weights as printed, not with those of He et al.
+    xavier: bool = False # True: layers above the packaged encoder begin with Xavier's weights as printed, else He's
     margin: float = .5 # alpha of Eq. 6
     mu: float = 1. # weight of the gap, Eq. 7; the paper gives none
     attention_penalty: float = 1e-4 # gamma of Eq. 4; the paper gives none

@@ -44,7 +44,8 @@ def truth_of(
     clips:Sequence[JudgedPost], # with N candidates in all
 ) -> Truth: # about them
     "Sizes, quality and labels of candidates."
-    moments = [moment(world.story(clip.number), float(time)) for clip in clips for time in clip.times]
+    stories = [(world.story(clip.number), clip.times) for clip in clips]
+    moments = [moment(story, float(time)) for story, times in stories for time in times]
     return Truth(np.array([m.visible for m in moments]), np.array([m.quality for m in moments]),
                  np.concatenate([clip.labels for clip in clips]))
 
@@ -96,9 +97,10 @@ def within_clips(
     one:np.ndarray, # of all candidates, [N]
     other:np.ndarray, # of the same, [N]
     clips:Sequence[JudgedPost], # with N candidates in all
-) -> float: # correlation; a clip where one of both never changes has no part in it
+) -> float: # correlation; a clip where one of both never changes has no part in it; NaN where none is left
     "How two figures go together within the clips, each in units of its clip."
     pairs = [part for part in zip(by_clip(one, clips), by_clip(other, clips)) if min(map(np.ptp, part)) > 1e-9]
+    if not pairs: return np.nan
     def units(x): return (x - x.mean())/x.std()
     return float(np.concatenate([units(a)*units(b) for a, b in pairs]).mean())
 
@@ -122,8 +124,8 @@ def sight_and_readout(
     whole = np.zeros((len(answers.seen), len(NAMES)))
     whole[:, columns] = answers.seen
     pooled = ordering_accuracy(torch.from_numpy(answers.seen), torch.from_numpy(truth.labels[:, columns]))
-    (pictures, by_chance), (frames, among_frames) = (
-        mean_precision(*part) for part in ((answers.clean, clean[:, columns]), (answers.seen, truth.labels[:, columns])))
+    pictures, by_chance = mean_precision(answers.clean, clean[:, columns])
+    frames, among_frames = mean_precision(answers.seen, truth.labels[:, columns])
     P, picks = popularity(*answers.scores), choices(answers.scores, clips, lam)
     starts = np.cumsum([0, *(len(clip.times) for clip in clips)])[:-1]
     figures = {'amount visible': (truth.visible*truth.quality[:, None]).sum(1), 'quality': truth.quality,
@@ -200,7 +202,8 @@ def beside_asbtv_by_folds(
     return picks[best[fold], np.arange(len(clips))]
 
 # %% ../../nbs/thumbnail/16_diagnosis.ipynb #49ca4397
-_POSTS, _OTHERS, _PICTURES, _CLEAN = 100, 50, 1000, 300 # test posts, posts of the target, source pictures, held-out ones
+# test posts, posts of the target, source pictures, and pictures that were in no training
+_POSTS, _OTHERS, _PICTURES, _CLEAN = 100, 50, 1000, 200
 
 def part_of(
     data:ThumbnailData, # of the experiment on features

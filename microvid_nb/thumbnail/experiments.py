@@ -154,7 +154,8 @@ def table_round(
         model = train_baseline(name, data, scale, seed)
         chosen[name], seen[name] = choose(model), eyesight(model, data)
     for name, changes in AMUSE_ROWS.items():
-        model, history = train_amuse(data, scale, seed, options={'validate': watch} if name in WATCHED else {}, **changes)
+        options = {'validate': watch} if name in WATCHED else {}
+        model, history = train_amuse(data, scale, seed, options=options, **changes)
         chosen[name], seen[name] = choose(model), eyesight(model, data)
         if name not in WATCHED: continue
         histories.append(history.assign(method=name, round=seed).drop(columns='seconds'))

@@ -378,7 +378,8 @@ def study(
                 model, _ = train_on_eyes(method, data.test, sizes, seed, **EYES_ROWS[method] | changes)
                 found = judged_on(model, data)
                 picks, lam = tuned(found, data)
-                checked = thumbnail_measures(choices(found.validation, data.validation.clips, lam), data.validation.clips)
+                clips = data.validation.clips
+                checked = thumbnail_measures(choices(found.validation, clips, lam), clips)
                 rows.append({'setting': setting, 'value': value, 'method': method, 'round': seed, 'lambda': lam,
                              **thumbnail_measures(picks, data.test.clips), **sight(model, data.test),
                              **{f'{name}, validation': figure for name, figure in checked.items()}})

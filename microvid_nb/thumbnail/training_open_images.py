@@ -294,7 +294,8 @@ def held_out_accuracy(
     ("The mean over words of the probability that a picture with the word is more similar to it than one that is "
      "known to lack it; NaN where no word has both.")
     found = [
-        (model.similarities(images, model.settings.words, space), torch.as_tensor(present).bool(), torch.as_tensor(known))
+        (model.similarities(images, model.settings.words, space), torch.as_tensor(present).bool(),
+         torch.as_tensor(known))
         for images, present, known in loader
     ]
     return float(np.nanmean(ordering_accuracy(*(torch.cat(column) for column in zip(*found)))))
