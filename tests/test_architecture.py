@@ -8,7 +8,6 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / 'microvid_nb'
 TASKS = {'thumbnail', 'gif', 'classify', 'venue'}
-# from the ground up
 FLOORS = [  # from the ground up
     {'extras'}, {'media'}, {'data'}, {'training'}, {'features'}, {'experiments'}, TASKS, {'tasks'}, {'claims'},
     {'reproduce', 'batch', 'papers', 'preview', 'own_clips'}, {'answers'}, {'card', 'real_data'}, {'cli'},
