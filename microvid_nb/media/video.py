@@ -312,6 +312,7 @@ def has_running_clock(
     "Whether the clock of a format has no zero of its own, and may begin anew within a file"
     return bool(container.format.flags & av.format.Flags.ts_discont.value)
 
+# %% ../../nbs/media/00_video.ipynb #d25d6f05
 def clock_origin(
     container:av.container.InputContainer, # an open file
     stream:av.stream.Stream|None # its video stream, or None for a sound without pictures
