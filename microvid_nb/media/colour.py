@@ -85,6 +85,7 @@ def unit_planes(
     first, second, third = np.moveaxis(planes.astype(np.float32), -1, 0)
     return (first - low) / high, (second - 32768) / spread, (third - 32768) / spread
 
+# %% ../../nbs/media/06_colour.ipynb #e942efaa
 def ycgco_to_rgb(
     planes:np.ndarray, # uint16 [H, W, 3]: brightness, green and orange differences
     colour:Colour # whose range matters
@@ -167,6 +168,7 @@ def scene_to_hlg(
     "The HLG signal of a light, the inverse of `hlg_to_scene`"
     return np.where(light <= 1 / 12, np.sqrt(3 * light), HLG_A * np.log(np.maximum(12 * light - HLG_B, 1e-6)) + HLG_C)
 
+# %% ../../nbs/media/06_colour.ipynb #656fe544
 def ictcp_to_rgb(
     planes:np.ndarray, # uint16 [H, W, 3]: I, CT and CP
     colour:Colour # whose transfer and range matter

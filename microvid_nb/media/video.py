@@ -312,6 +312,7 @@ def has_running_clock(
     "Whether the clock of a format has no zero of its own, and may begin anew within a file"
     return bool(container.format.flags & av.format.Flags.ts_discont.value)
 
+# %% ../../nbs/media/00_video.ipynb #d25d6f05
 def clock_origin(
     container:av.container.InputContainer, # an open file
     stream:av.stream.Stream|None # its video stream, or None for a sound without pictures
@@ -633,7 +634,7 @@ def output_size(
 # %% ../../nbs/media/00_video.ipynb #1fd368f4
 WHITE = (255, 255, 255)
 SCALER_MATRICES = {
-    'bt709': 1, 'ycgco': 1, 'ictcp': 9, 'fcc': 4, 'bt470bg': 5, 'smpte170m': 5, 'smpte240m': 7, 'bt2020nc': 9, 'bt2020c': 9
+    'bt709': 1, 'ycgco': 1, 'fcc': 4, 'bt470bg': 5, 'smpte170m': 5, 'smpte240m': 7, 'bt2020nc': 9, 'bt2020c': 9
 }
 
 def has_alpha(

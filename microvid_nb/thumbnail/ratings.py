@@ -38,6 +38,7 @@ def as_numbers(
     if len(wrong): raise ValueError(f'{file}: {texts.name} should be a number, found {wrong.iloc[0]!r}')
     return numbers
 
+# %% ../../nbs/thumbnail/15_ratings.ipynb #593cb610
 def read_notes(
     folder, # with `frame_ratings*.csv`
     columns:set[str], # that each file must have
