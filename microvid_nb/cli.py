@@ -224,8 +224,6 @@ def check_crop(
     from microvid_nb.media.crop import aspect_ratio
     if crop not in (None, 'auto'): aspect_ratio(crop)
 
-
-
 # %% ../nbs/cli.ipynb #1ee9f4d0
 def best_frames(
     answer, # a thumbnail of a clip
@@ -296,8 +294,6 @@ def described(
     "When the picture is shown in its clip, and its file."
     moment = 'cover' if row['time'] is None else f'{row["time"]:.2f} s'
     return f'{moment}  {printable(row["file"])}'
-
-
 
 # %% ../nbs/cli.ipynb #290c4fab
 @app.command()

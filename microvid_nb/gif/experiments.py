@@ -449,11 +449,11 @@ def train_microworld_model(
     seed:int=0, # of the world, the weights and chance in training
     progress:bool=True, # show bars
 ) -> VideoToGIF: # ready for `select_gif`
-    "Everything from a file to a GIF, trained on MicroWorld."
+    "Everything from a file to a GIF, trained on MicroWorld by the likelihood of seconds."
     world = MicroWorld(seed)
     network, _ = train_shot_network(world, scale.shot, scale.pretraining, seed=seed, progress=progress)
     material = microworld_videos(world, range(scale.train + 2*scale.other), network, progress)
-    gevaden = train_gevaden(material.videos, scale, seed, progress)
+    gevaden = train_gevaden(material.videos, scale, seed, progress, **GEVADENS['GEVADEN, likelihood'])
     model = VideoToGIF(VideoToGIFSettings(scale.shot, gevaden.settings))
     model.network, model.gevaden = network, gevaden
     return model.eval()
