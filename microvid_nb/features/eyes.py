@@ -83,6 +83,7 @@ def fold_batch_norm(
     return module
 
 # %% ../../nbs/features/11_eyes.ipynb #7f92d27a
+@lru_cache(maxsize=1)
 def imagenet_labels() -> list[str]: # 1000 descriptions, such as 'tabby, tabby cat', in the order of the outputs
     "The names of ImageNet's classes, with synonyms; `ImportError` where timm is missing."
     info = require('timm.data', 'models').ImageNetInfo()
@@ -301,11 +302,11 @@ def name_rows(
     face:float, # score of the clearest face, 0 without one
 ) -> pd.DataFrame: # thing, label, probability, said; those that are said first, then by probability
     "All names with their probabilities."
-    names = names_to_say()
+    names, labels = names_to_say(), imagenet_labels()
     chances = np.array([float(whole[name.classes].sum()) for name in names])
     best = [name.classes[int(whole[name.classes].argmax())] for name in names]
     sure = [i not in unsaid() and float(whole[i]) >= _OF_ITS_OWN for i in best]
-    shown = [imagenet_labels()[i].split(',')[0] if yes else name.name for i, yes, name in zip(best, sure, names)]
+    shown = [labels[i].split(',')[0] if yes else name.name for i, yes, name in zip(best, sure, names)]
     table = pd.DataFrame({'thing': [name.name for name in names], 'label': shown, 'probability': chances,
                           'said': said_names(chances, face > 0)})
     table = table[table.said | np.array([name.level != 'group' for name in names])]
