@@ -389,7 +389,7 @@ def drawn(
 @dataclass(frozen=True)
 class Seen:
     "What a filmed clip shows."
-    things: pd.DataFrame # thing, label, probability, said: whether it is sure enough; those first
+    things: pd.DataFrame # thing, label, probability; said and sure: whether thing and label may be named
     attention: np.ndarray # weight of each moment, [T]; sums to 1
     times: np.ndarray # seconds of the moments, [T]
     frames: np.ndarray # their pictures, uint8 [T, H, W, 3]
@@ -422,8 +422,8 @@ class SeenAnswer(Answer):
     def named(self) -> pd.DataFrame: # thing, probability
         "The things that are said, with the label where it says more."
         things = self.found.things
-        names = [thing if label in (thing, 'face') else f'{thing} ({label})' for thing, label in
-                 zip(things.thing, things.label)]
+        names = [f'{thing} ({label})' if sure and label != thing else thing for thing, label, sure in
+                 zip(things.thing, things.label, things.sure)]
         return pd.DataFrame({'thing': names, 'probability': things.probability})[things.said]
 
     @property

@@ -83,6 +83,7 @@ def fold_batch_norm(
     return module
 
 # %% ../../nbs/features/11_eyes.ipynb #7f92d27a
+@lru_cache(maxsize=1)
 def imagenet_labels() -> list[str]: # 1000 descriptions, such as 'tabby, tabby cat', in the order of the outputs
     "The names of ImageNet's classes, with synonyms; `ImportError` where timm is missing."
     info = require('timm.data', 'models').ImageNetInfo()
@@ -157,17 +158,17 @@ def classes_in(
 class Name(NamedTuple):
     "A word for what a picture may show."
     name: str # such as dog
-    level: str # kind, group, or label for a class that is in no kind and no group
+    level: str # kind, group, or label for a class that is in no kind
     classes: list # of ImageNet
 
 _LEAST = {'kind': .3, 'group': .5, 'label': .7} # probability from which a name is said
 
 @lru_cache(maxsize=1)
-def names_to_say() -> tuple[Name, ...]: # kinds, groups, and the labels that are in none
+def names_to_say() -> tuple[Name, ...]: # kinds, groups, and the labels that are in no kind
     "All names that may be said."
     kinds = [Name(name, 'kind', classes_in(ranges)) for name, ranges in _KINDS.items()]
     groups = [Name(name, 'group', classes_in(ranges)) for name, ranges in _GROUPS.items()]
-    placed = {i for each in kinds + groups for i in each.classes} | unsaid()
+    placed = {i for each in kinds for i in each.classes} | unsaid()
     alone = [Name(label.split(',')[0], 'label', [i]) for i, label in enumerate(imagenet_labels()) if i not in placed]
     return *kinds, *groups, *alone
 
@@ -276,7 +277,7 @@ def agreed_probabilities(
 # %% ../../nbs/features/11_eyes.ipynb #09d113da
 class ThingsSeen(NamedTuple):
     "What a clip shows."
-    things: pd.DataFrame # thing (such as dog), label (such as the breed), probability, said; the most probable first
+    things: pd.DataFrame # thing (dog), label (its most probable breed), probability, said, sure (of the label)
     attention: np.ndarray # weight of each moment, [T]; sums to 1
 
 # %% ../../nbs/features/11_eyes.ipynb #88855fbc
@@ -288,9 +289,9 @@ def said_names(
     "Which names are sure enough, the most specific ones of those that include each other."
     names = names_to_say()
     said = np.array([chance >= least[name.level] for chance, name in zip(chances, names)])
-    kinds = {i for name, yes in zip(names, said) if yes and name.level == 'kind' for i in name.classes}
+    inner = {i for name, yes in zip(names, said) if yes and name.level != 'group' for i in name.classes}
     for k, name in enumerate(names):
-        if name.level == 'group' and (kinds & set(name.classes) or (face and name.name == 'animal')): said[k] = False
+        if name.level == 'group' and (inner & set(name.classes) or (face and name.name == 'animal')): said[k] = False
     return said
 
 # %% ../../nbs/features/11_eyes.ipynb #4a0bfe70
@@ -299,17 +300,16 @@ _OF_ITS_OWN = .5 # probability from which a label is named beside its kind or gr
 def name_rows(
     whole:Tensor, # float32 [1000], of a clip
     face:float, # score of the clearest face, 0 without one
-) -> pd.DataFrame: # thing, label, probability, said; those that are said first, then by probability
+) -> pd.DataFrame: # thing, label, probability, said, sure; those that are said first, then by probability
     "All names with their probabilities."
-    names = names_to_say()
+    names, labels = names_to_say(), imagenet_labels()
     chances = np.array([float(whole[name.classes].sum()) for name in names])
-    best = [name.classes[int(whole[name.classes].argmax())] for name in names]
-    sure = [i not in unsaid() and float(whole[i]) >= _OF_ITS_OWN for i in best]
-    shown = [imagenet_labels()[i].split(',')[0] if yes else name.name for i, yes, name in zip(best, sure, names)]
-    table = pd.DataFrame({'thing': [name.name for name in names], 'label': shown, 'probability': chances,
-                          'said': said_names(chances, face > 0)})
+    best = [max(set(name.classes) - unsaid(), key=lambda i: float(whole[i])) for name in names]
+    table = pd.DataFrame({'thing': [name.name for name in names], 'label': [labels[i].split(',')[0] for i in best],
+                          'probability': chances, 'said': said_names(chances, face > 0),
+                          'sure': [float(whole[i]) >= _OF_ITS_OWN for i in best]})
     table = table[table.said | np.array([name.level != 'group' for name in names])]
-    if face > 0: table.loc[len(names)] = 'person', 'face', face, True
+    if face > 0: table.loc[len(names)] = 'person', 'face', face, True, False
     return table.sort_values(['said', 'probability'], ascending=False, ignore_index=True, kind='stable')
 
 # %% ../../nbs/features/11_eyes.ipynb #2dc6fbef
