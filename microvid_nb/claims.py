@@ -35,6 +35,7 @@ def plain_tree(
         fields['body'] = fields['body'][1:]
     return f'{type(node).__name__}({",".join(f"{name}={plain_tree(value)}" for name, value in fields.items())})'
 
+# %% ../nbs/claims.ipynb #2a9882c8
 def is_text(
     node, # a statement
 ) -> bool: # True for a docstring
@@ -52,6 +53,7 @@ def assigned(
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, 'target', None)]
     return [each.id for target in targets if target for each in ast.walk(target) if isinstance(each, ast.Name)]
 
+# %% ../nbs/claims.ipynb #ad48aaee
 def patched(
     node, # a statement
 ) -> str|None: # name of a class, or none
@@ -60,6 +62,7 @@ def patched(
     if not any('patch' in ast.unparse(decorator) for decorator in node.decorator_list): return None
     return ast.unparse(node.args.args[0].annotation).strip('\'"')
 
+# %% ../nbs/claims.ipynb #9318d01d
 def imports(
     tree, # of a module or a function
     module:str, # its dotted name
@@ -95,6 +98,7 @@ def package_folder() -> Path: # of the code that runs
     "The folder of the package."
     return Path(find_spec(_PACKAGE).origin).parent
 
+# %% ../nbs/claims.ipynb #d2aa1d7d
 def used_names(
     node, # a statement
     module:str, # where it is
@@ -146,6 +150,7 @@ def content(
     data = path.read_bytes()
     return hashlib.sha256(data if path.suffix == '.parquet' else data.replace(b'\r\n', b'\n')).hexdigest()[:16]
 
+# %% ../nbs/claims.ipynb #d479c24a
 def read_codes(
     folder, # of the results
 ) -> pd.DataFrame: # index file; content, maker, code, note
@@ -155,6 +160,7 @@ def read_codes(
     table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame(columns=columns)
     return table.set_index('file')
 
+# %% ../nbs/claims.ipynb #8946b97a
 def stamp(
     path, # a result that was just made
     maker:str, # dotted name of the function that made it
@@ -178,6 +184,7 @@ def age_of(
     if content(path) != kept.content: return 'is not the file whose code was written down'
     return '' if fingerprint(kept.maker) == kept.code else f'is older than the code that makes it, {kept.maker}'
 
+# %% ../nbs/claims.ipynb #e5d0b0e0
 def adopt(
     folder, # of the results
     reason:str, # in plain words
@@ -225,6 +232,7 @@ def contrasts(
     "Comparisons of one method with several."
     return tuple(Contrast(file, figure, one, other, *more, **options) for figure in figures for other in others)
 
+# %% ../nbs/claims.ipynb #d6c7f9ad
 def chain(
     file:str, # as for `Contrast`
     figures:Iterable[str], # columns
@@ -247,6 +255,7 @@ def file_of(
     kind = 'parquet' if contrast.kind == 'items' else 'csv'
     return f'{contrast.file}_small_seed0.{kind}'
 
+# %% ../nbs/claims.ipynb #419c1024
 def read_result(
     folder, # of the results
     name:str, # of a file
@@ -278,6 +287,7 @@ def rows_of(
         raise ValueError(f'{file_of(contrast)}: expected columns {contrast.figure} and {contrast.by}')
     return (table if figure in table else table.assign(**{figure: table.eval(figure)})), figure
 
+# %% ../nbs/claims.ipynb #bed7d061
 def values_of(
     rows:pd.DataFrame, # of `rows_of`
     contrast:Contrast, # any
@@ -376,6 +386,7 @@ def state(
     if math.isnan(p) and found.low < found.high or not p <= .05 and not math.isnan(p): return 'open'
     return 'shown' if right else 'reversed'
 
+# %% ../nbs/claims.ipynb #0ec442ca
 def evidence(
     contrast:Contrast, # any
     found:Comparison, # what came out
@@ -881,6 +892,7 @@ def make_ledger(
     counts = ['pairs', 'comparisons', 'shown', 'reversed']
     return pd.DataFrame(rows).reindex(columns=columns).astype(dict.fromkeys(counts, 'Int64'))
 
+# %% ../nbs/claims.ipynb #1915b1ec
 def write_ledger(
     folder, # of the results; the ledger is written there
 ) -> Path: # the file
@@ -896,6 +908,7 @@ def count_verdicts(
     "How many claims hold, in part, not, or can't be tested."
     return {verdict: int((ledger.verdict == verdict).sum()) for verdict in VERDICTS}
 
+# %% ../nbs/claims.ipynb #8184291c
 def say_counts(
     ledger:pd.DataFrame, # of `make_ledger`, or a part
 ) -> str: # a sentence
@@ -905,6 +918,7 @@ def say_counts(
     return (f'Of {len(ledger)} claims {holds} hold here, {part} hold in part, {fails} do not (of {opposite} the '
             f'opposite is shown, the others are not shown), {untested} can\'t be tested.')
 
+# %% ../nbs/claims.ipynb #c40c5a72
 def read_ledger(
     folder=None, # of the results; those of the repository that this is, or of GitHub, if not given
 ) -> pd.DataFrame: # as it was written

@@ -95,6 +95,7 @@ def completed(
     blocks = [torch.from_numpy(filled[name]) for name in MODALITIES]
     return Videos(*blocks, torch.ones_like(videos.present), videos.venue)
 
+# %% ../../nbs/venue/11_scale.ipynb #01e94520
 def as_blocks(
     videos:Videos, # some
 ) -> tuple[dict, dict]: # modality -> features [N, D]; modality -> bool [N], where it is there
@@ -115,6 +116,7 @@ def completed_round(
     other.split, other.known = Split(*(completed(videos, factors) for videos in trial.split)), {}
     return other
 
+# %% ../../nbs/venue/11_scale.ipynb #10911d87
 def completed_modalities(
     trial, # a `VenueRound`
 ) -> pd.DataFrame: # round, method, missing, videos, Micro-F1, Macro-F1
