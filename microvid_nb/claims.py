@@ -35,6 +35,7 @@ def plain_tree(
         fields['body'] = fields['body'][1:]
     return f'{type(node).__name__}({",".join(f"{name}={plain_tree(value)}" for name, value in fields.items())})'
 
+# %% ../nbs/claims.ipynb #2a9882c8
 def is_text(
     node, # a statement
 ) -> bool: # True for a docstring
@@ -52,6 +53,7 @@ def assigned(
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, 'target', None)]
     return [each.id for target in targets if target for each in ast.walk(target) if isinstance(each, ast.Name)]
 
+# %% ../nbs/claims.ipynb #ad48aaee
 def patched(
     node, # a statement
 ) -> str|None: # name of a class, or none
@@ -60,6 +62,7 @@ def patched(
     if not any('patch' in ast.unparse(decorator) for decorator in node.decorator_list): return None
     return ast.unparse(node.args.args[0].annotation).strip('\'"')
 
+# %% ../nbs/claims.ipynb #9318d01d
 def imports(
     tree, # of a module or a function
     module:str, # its dotted name
@@ -95,6 +98,7 @@ def package_folder() -> Path: # of the code that runs
     "The folder of the package."
     return Path(find_spec(_PACKAGE).origin).parent
 
+# %% ../nbs/claims.ipynb #d2aa1d7d
 def used_names(
     node, # a statement
     module:str, # where it is
@@ -128,6 +132,7 @@ def reached(
     if start not in found: raise ValueError(f'no function {start!r}')
     return found
 
+# %% ../nbs/claims.ipynb #374d739e
 @cache
 def fingerprint(
     start:str, # dotted name of a function
@@ -145,6 +150,7 @@ def content(
     data = path.read_bytes()
     return hashlib.sha256(data if path.suffix == '.parquet' else data.replace(b'\r\n', b'\n')).hexdigest()[:16]
 
+# %% ../nbs/claims.ipynb #d479c24a
 def read_codes(
     folder, # of the results
 ) -> pd.DataFrame: # index file; content, maker, code, note
@@ -154,6 +160,7 @@ def read_codes(
     table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame(columns=columns)
     return table.set_index('file')
 
+# %% ../nbs/claims.ipynb #8946b97a
 def stamp(
     path, # a result that was just made
     maker:str, # dotted name of the function that made it
@@ -177,13 +184,14 @@ def age_of(
     if content(path) != kept.content: return 'is not the file whose code was written down'
     return '' if fingerprint(kept.maker) == kept.code else f'is older than the code that makes it, {kept.maker}'
 
+# %% ../nbs/claims.ipynb #e5d0b0e0
 def adopt(
     folder, # of the results
-    why:str, # in plain words
+    reason:str, # in plain words
 ) -> list[str]: # names of the files
     "Declares results good that were made by other code, or by code that was not written down."
     names = [name for name in sorted(_NEEDED) if age_of(folder, name) and (Path(folder)/name).exists()]
-    for name in names: stamp(Path(folder)/name, _NEEDED[name], why)
+    for name in names: stamp(Path(folder)/name, _NEEDED[name], reason)
     return names
 
 # %% ../nbs/claims.ipynb #9d891cf4
@@ -224,6 +232,7 @@ def contrasts(
     "Comparisons of one method with several."
     return tuple(Contrast(file, figure, one, other, *more, **options) for figure in figures for other in others)
 
+# %% ../nbs/claims.ipynb #d6c7f9ad
 def chain(
     file:str, # as for `Contrast`
     figures:Iterable[str], # columns
@@ -246,6 +255,7 @@ def file_of(
     kind = 'parquet' if contrast.kind == 'items' else 'csv'
     return f'{contrast.file}_small_seed0.{kind}'
 
+# %% ../nbs/claims.ipynb #419c1024
 def read_result(
     folder, # of the results
     name:str, # of a file
@@ -277,6 +287,7 @@ def rows_of(
         raise ValueError(f'{file_of(contrast)}: expected columns {contrast.figure} and {contrast.by}')
     return (table if figure in table else table.assign(**{figure: table.eval(figure)})), figure
 
+# %% ../nbs/claims.ipynb #bed7d061
 def values_of(
     rows:pd.DataFrame, # of `rows_of`
     contrast:Contrast, # any
@@ -299,6 +310,7 @@ def slope(
     half = student.ppf(.975, len(y) - 2)*fit.stderr
     return Comparison(float(fit.slope), float(fit.slope - half), float(fit.slope + half), float(fit.pvalue), len(y))
 
+# %% ../nbs/claims.ipynb #d88036ea
 def share(
     rows:pd.DataFrame, # an outcome a row, or a row with their mean and their number in `posts`
     figure:str, # a column of zeros and ones, or of a share
@@ -311,6 +323,7 @@ def share(
     low, high = test.proportion_ci(method='wilson')
     return Comparison(*(float(value - level) for value in (test.statistic, low, high)), float(test.pvalue), count)
 
+# %% ../nbs/claims.ipynb #8b3dd523
 def share_of_fall(
     rows:pd.DataFrame, # round, figure, and a column of steps
     figure:str, steps:str, # columns
@@ -320,6 +333,7 @@ def share_of_fall(
     wide = rows.pivot_table(index='round', columns=steps, values=figure)
     return (wide.iloc[:, 0] - wide[step])/(wide.iloc[:, 0] - wide.iloc[:, -1])
 
+# %% ../nbs/claims.ipynb #de8bc60e
 def click_rates(
     rows:pd.DataFrame, # method, improvement, low, high, videos
     one, other, # methods; other may be none: the improvement itself
@@ -372,6 +386,7 @@ def state(
     if math.isnan(p) and found.low < found.high or not p <= .05 and not math.isnan(p): return 'open'
     return 'shown' if right else 'reversed'
 
+# %% ../nbs/claims.ipynb #0ec442ca
 def evidence(
     contrast:Contrast, # any
     found:Comparison, # what came out
@@ -414,7 +429,8 @@ def at_lambda(one, *others, expect='above') -> tuple:
 _AMUSE = (
     Claim('Table 2', 'AMUSE is the most accurate of six methods.',
           posts('AMUSE', 'Random', 'ASBTV', 'DeViSE', 'MTL-VSEM', 'C2AE'), PART,
-          'world: ahead of all methods that learn, not of ASBTV, whose measures of a good picture go with what is visible '
+          'world: ahead of all methods that learn, not of ASBTV, whose measures of a good picture go with what is '
+          'visible '
           'in drawn frames'),
     Claim('section 4.3', 'Choosing at random is worst.',
           sum((posts(name, 'Random') for name in ('ASBTV', 'DeViSE', 'MTL-VSEM', 'C2AE', 'AMUSE')), ()), HOLDS,
@@ -449,6 +465,10 @@ _AMUSE = (
           posts('Variant-II-unseen', 'Random')
           + (Contrast(_EYES, 'AUC, unseen', 'AMUSE', .5, kind='level'),), HOLDS,
           'method: word vectors carry it'),
+)
+
+# %% ../nbs/claims.ipynb #102fa66c
+_AMUSE_PARTS = (
     Claim('Table 3', 'AMUSE is ahead of Variant-III: attention makes the choice better.', posts('AMUSE', 'Variant-III'),
           HOLDS, 'method: one point for all words has to average what the words need'),
     Claim('section 3.3', 'Attention keeps what belongs to a word: it sees seen words better.',
@@ -474,17 +494,20 @@ _AMUSE = (
           (Contrast('thumbnail_search_microworld', 'd', None, 300, 'equal', by='', kind='number', margin=1),), FAILS,
           'data: 32 topics; the smallest width of the search is chosen in all folds'),
     Claim('section 4.4', 'The optimum is at alpha 0.5.',
-          (Contrast('thumbnail_search_microworld', 'alpha', None, .5, 'equal', by='', kind='number', margin=.1),), FAILS, 'training: the largest margin of the search is chosen in most folds'),
+          (Contrast('thumbnail_search_microworld', 'alpha', None, .5, 'equal', by='', kind='number', margin=.1),),
+          FAILS, 'training: the largest margin of the search is chosen in most folds'),
     Claim('Fig. 8', 'It converges very fast: two of six epochs make over half of the fall of the ranking loss.', (
               Contrast('thumbnail_pretrained_convergence_microworld', 'ranking', 2, .5, by='epoch', kind='early',
                        **_WATCHED),), HOLDS, 'training: as the paper says'),
-    Claim('Eq. 6', 'Minimising the equation as printed teaches what frames show: seen words are seen better than by chance.',
+    Claim('Eq. 6', 'Minimising the equation as printed teaches what frames show: seen words are seen better than by '
+          'chance.',
           (Contrast(_DRAWN, 'seen words|AUC, seen', 'Eq. 6 as printed', .55, kind='level'),), FAILS,
           'the paper itself: with the label\'s own attention on both sides the loss falls without looking'),
     Claim('Table 2', 'AMUSE has 30.10 % on posts of Instagram.', (), OPEN,
           'data: neither posts nor features are published'),
     Claim('section 1', 'The more a thumbnail satisfies viewers, the more often a video is clicked.', (), OPEN,
-          'data: it needs clicks of real viewers on several thumbnails of one video; in MicroWorld it is put in by hand'),
+          'data: it needs clicks of real viewers on several thumbnails of one video; in MicroWorld it is put in by '
+          'hand'),
 )
 
 # %% ../nbs/claims.ipynb #196aaac3
@@ -500,13 +523,15 @@ _DATASET = (
     Claim('section 3.2', 'A thumbnail with many clicks is closer to what viewers ask for than a frame at random.',
           posts('oracle: knows click rates', 'Random'), HOLDS, 'world: viewers of MicroWorld are made so'),
     Claim('Fig. 3', 'Most clips of five seconds and more have 7 to 12 candidate frames.',
-          (Contrast('candidates_real_clips', '(`candidates` >= 7) & (`candidates` <= 12)', None, .5, by='', kind='share',
+          (Contrast('candidates_real_clips', '(`candidates` >= 7) & (`candidates` <= 12)', None, .5, by='',
+          kind='share',
                     where='seconds >= 5'),), FAILS, 'data: 15 of 21 real clips do, and 21 are few'),
     Claim('section 3.2', 'People agree with the posted thumbnail the more, the more clicks it had.',
           (Contrast('thumbnail_agreement_microworld', 'votes', None, None, by='clicks', kind='slope'),), HOLDS,
           'world: viewers who vote have the tastes of those who click'),
     Claim('section 3.2', 'Agreement exceeds 60 % in the worst case, posts with 200 to 400 clicks.',
-          (Contrast('thumbnail_agreement_microworld', 'majority', None, .6, by='', where='clicks == 200', kind='share'),),
+          (Contrast('thumbnail_agreement_microworld', 'majority', None, .6, by='', where='clicks == 200',
+          kind='share'),),
           FAILS, 'world: viewers of MicroWorld differ in what they ask for'),
     Claim('section 3.2', 'The nearest candidate is 93.8 % similar to the posted thumbnail.', (), OPEN,
           'the paper itself: the measure is not said, and the posts are not published'),
@@ -531,7 +556,8 @@ def gifs(one, *others, better=True, both=True) -> tuple:
 
 # %% ../nbs/claims.ipynb #c9db2431
 _GIF = (
-    Claim('Table 1', 'The data set has 1,070 videos.', (Contrast('gif_table1_gif_thumbnails', 'videos', 'published files',
+    Claim('Table 1', 'The data set has 1,070 videos.', (Contrast('gif_table1_gif_thumbnails', 'videos',
+          'published files',
           1070, 'equal', by='source', kind='number'),), HOLDS, 'data: counted in the published files'),
     Claim('abstract', 'It has 5,394 GIFs.', (Contrast('gif_table1_gif_thumbnails', 'GIFs', 'published files', 5394,
           'equal', by='source', kind='number'),), HOLDS, 'data: counted in the published files'),
@@ -571,12 +597,17 @@ _GIF = (
     Claim('abstract', 'GIFs can be made for videos without comments: better than chance in PS without them.',
           (Contrast(figure='PS', one='GEVADEN', other='chance', **_WORLD),), FAILS,
           'method: its one vector of a video does not tell seconds apart; RankNet and BeautThumb are above chance'),
+)
+
+# %% ../nbs/claims.ipynb #9f1c7a20
+_GIF_CLICKS = (
     Claim('Table 3', 'GIFs of GEVADEN are clicked more often than stills.', (Contrast('gif_table3_microworld',
           'improvement', 'GEVADEN', None, kind='click rate'),), HOLDS, 'world: three seconds show more than one frame'),
     Claim('Table 3', 'GIFs of re-SEQ2SEQ are clicked more often than stills.', (Contrast('gif_table3_microworld',
           'improvement', 're-SEQ2SEQ', None, kind='click rate'),), HOLDS,
           'world: three seconds show more than one frame'),
-    Claim('Table 3', 'GIFs of GEVADEN are clicked more often than those of re-SEQ2SEQ.', (Contrast('gif_table3_microworld',
+    Claim('Table 3', 'GIFs of GEVADEN are clicked more often than those of re-SEQ2SEQ.',
+          (Contrast('gif_table3_microworld',
           'improvement', 'GEVADEN', 're-SEQ2SEQ', kind='click rate'),), FAILS, 'data: within chance'),
     Claim('section Pilot', 'The gain comes from the model: its GIFs are clicked more often than GIFs at random.',
           (Contrast('gif_table3_microworld', 'improvement', 'GEVADEN', 'GIF at random', kind='click rate'),), FAILS,
@@ -642,7 +673,8 @@ _CLASSES = (
     Claim('section 3.2', 'All modalities are more accurate than sound alone or titles alone.',
           fused(_ALL + 'netvlad', 'audio: netvlad', 'title: netvlad'), HOLDS, 'method: as the paper says'),
     Claim('section 3.2', 'Sound adds to pictures, and to pictures with titles.',
-          fused('visual + audio: netvlad', 'visual: netvlad') + fused(_ALL + 'netvlad', 'visual + title: netvlad'), FAILS,
+          fused('visual + audio: netvlad', 'visual: netvlad') + fused(_ALL + 'netvlad', 'visual + title: netvlad'),
+          FAILS,
           'method: statistics of the cepstrum name few categories that pictures do not'),
     Claim('section 3.2', 'Titles add to pictures.', fused('visual + title: netvlad', 'visual: netvlad'), FAILS,
           'data: three points more, not shown after Holm\'s correction'),
@@ -688,7 +720,8 @@ _VENUE = (
           venues('table3', 'DARE', *_BASELINES, figures=['Macro-F1']), PART,
           'data: ahead of all nine in the mean; those with little difference between rounds are shown'),
     Claim('section 5.3', 'Naming the most frequent venue is worst.',
-          sum((venues('table3', name, 'Default') for name in ('MDL', 'D3L', 'MTDL', 'AlexNet_0', 'TRUMANN')), ()), HOLDS,
+          sum((venues('table3', name, 'Default') for name in ('MDL', 'D3L', 'MTDL', 'AlexNet_0', 'TRUMANN')), ()),
+          HOLDS,
           'method: as the paper says'),
     Claim('section 5.3', 'D3L has the lowest Macro-F1 of the dictionaries, since it does not tell modalities apart.',
           sum((venues('table3', name, 'D3L', figures=['Macro-F1']) for name in ('MDL', 'MTDL')), ()), HOLDS,
@@ -707,14 +740,20 @@ _VENUE = (
           'data: in the paper\'s order, within chance'),
     Claim('Fig. 4', 'External sounds make DARE better.',
           concepts(64, 0) + concepts(64, 0, names=_SOUNDLESS), FAILS,
-          'data: 2.7 points of Micro-F1 where there is no title, within chance; with a title there is little left to say'),
+          'data: 2.7 points of Micro-F1 where there is no title, within chance; with a title there is little left to '
+          'say'),
     Claim('section 5.4', 'The more external concepts, the better.',
           concepts(64, 32) + concepts(32, 16) + concepts(64, 32, names=_SOUNDLESS)
           + concepts(32, 16, names=_SOUNDLESS), PART,
-          'method: shown for one step of eight (Micro-F1 without titles, from 32 to 64); with titles the curve is flat'),
+          'method: shown for one step of eight (Micro-F1 without titles, from 32 to 64); with titles the curve is '
+          'flat'),
     Claim('section 5.4', 'External sounds help the more, the fewer labelled videos there are: with 600 they help.',
           venues('fewer', 'DARE', 'no external sounds', where=f'modalities == "{_SOUNDLESS}" and videos == 600'), PART,
           'method: they help in Micro-F1; rare venues gain nothing that can be shown'),
+)
+
+# %% ../nbs/claims.ipynb #949d430f
+_VENUE_PARTS = (
     Claim('Table 5', 'J2 makes the rarer half of the venues better.', tuple(
           Contrast('venue_table5_microworld', 'Micro-F1', 'DARE', 'DARE-sparsity', where=f'group == {group}', **_VENUES)
           for group in (2, 3)), FAILS,
@@ -741,7 +780,8 @@ _VENUE = (
     Claim('section 1', 'Sound is the weakest of the three modalities.',
           sum((heard(f'{name}: none', 'acoustic: codes') for name in ('text', 'visual + acoustic')), ()), HOLDS,
           'world: two or three sources at once, in noise'),
-    Claim('abstract', 'Sound can complement pictures.', heard('visual + acoustic: codes', 'visual + acoustic: none'), PART,
+    Claim('abstract', 'Sound can complement pictures.', heard('visual + acoustic: codes', 'visual + acoustic: none'),
+          PART,
           'method: Macro-F1 rises, Micro-F1 does not'),
     Claim('abstract', 'Simply adding sound to pictures and titles does not make the result better.',
           tuple(replace(each, margin=2.) for each in heard(f'{_BOTH}: codes', f'{_BOTH}: none', expect='equal')), FAILS,
@@ -751,7 +791,8 @@ _VENUE = (
                 heard(f'{_SOUNDLESS}: codes + external', f'{_SOUNDLESS}: true sources', expect='equal')), FAILS,
           'method: a linear map of a pooled descriptor cannot take apart sources that play at once'),
     Claim('section 5.1', 'Weights are initialised with deviation 1, and the model works.',
-          (Contrast('venue_parts_microworld', 'Macro-F1', 'deviation 1', 'DARE', 'equal', margin=3., **_VENUES),), FAILS,
+          (Contrast('venue_parts_microworld', 'Macro-F1', 'deviation 1', 'DARE', 'equal', margin=3., **_VENUES),),
+          FAILS,
           'the paper itself: with deviation 1 the softmax is sure of a venue from the start, and nothing is learned'),
     Claim('Fig. 6', 'Most of the concepts that are heard in a clip are there.',
           (Contrast('venue_fig6clips_microworld', 'plays', None, .5, by='', kind='share'),), FAILS,
@@ -772,7 +813,13 @@ _VENUE = (
 )
 
 # %% ../nbs/claims.ipynb #485fa0a8
-_PAPERS = {'AMUSE': _AMUSE, 'thumbnail data set': _DATASET, 'GEVADEN': _GIF, '3D-CNN': _CLASSES, 'DARE': _VENUE}
+_PAPERS = {
+    'AMUSE': _AMUSE + _AMUSE_PARTS,
+    'thumbnail data set': _DATASET,
+    'GEVADEN': _GIF + _GIF_CLICKS,
+    '3D-CNN': _CLASSES,
+    'DARE': _VENUE + _VENUE_PARTS,
+}
 _MAKERS = {
     'candidates_real_clips': 'microvid_nb.media.candidates.candidate_frames',
     'gif_table1_gif_thumbnails': 'microvid_nb.gif.experiments.reproduce_real',
@@ -822,7 +869,7 @@ def ledger_row(
     how = {test: state(test, *results[test][:2]) for test in claim.tests}
     verdict = verdict_of(how.values())
     row = {'claim': f'{paper} {number}', 'paper': paper, 'place': claim.place, 'text': claim.claim, 'verdict': verdict}
-    row['reason'] = claim.reason if verdict == claim.found else f'(found for the verdict "{claim.found}") {claim.reason}'
+    row['reason'] = ('' if verdict == claim.found else f'(found for the verdict "{claim.found}") ') + claim.reason
     if not claim.tests: return row
     weakest = max(claim.tests, key=lambda test: evidence(test, results[test][0], how[test]))
     found, p, _, command = results[weakest]
@@ -849,6 +896,7 @@ def make_ledger(
     counts = ['pairs', 'comparisons', 'shown', 'reversed']
     return pd.DataFrame(rows).reindex(columns=columns).astype(dict.fromkeys(counts, 'Int64'))
 
+# %% ../nbs/claims.ipynb #1915b1ec
 def write_ledger(
     folder, # of the results; the ledger is written there
 ) -> Path: # the file
@@ -864,22 +912,25 @@ def count_verdicts(
     "How many claims hold, in part, not, or can't be tested."
     return {verdict: int((ledger.verdict == verdict).sum()) for verdict in VERDICTS}
 
+# %% ../nbs/claims.ipynb #8184291c
 def say_counts(
     ledger:pd.DataFrame, # of `make_ledger`, or a part
 ) -> str: # a sentence
     "The line for the home page."
     holds, part, fails, untested = count_verdicts(ledger).values()
     opposite = int((ledger[ledger.verdict == FAILS].reversed.fillna(0) > 0).sum())
-    return (f'Of {len(ledger)} claims {holds} hold here, {part} hold in part, {fails} do not (of {opposite} the opposite '
-            f'is shown, the others are not shown), {untested} can\'t be tested.')
+    return (f'Of {len(ledger)} claims {holds} hold here, {part} hold in part, {fails} do not (of {opposite} the '
+            f'opposite is shown, the others are not shown), {untested} can\'t be tested.')
 
+# %% ../nbs/claims.ipynb #c40c5a72
 def read_ledger(
     folder=None, # of the results; those of the repository that this is, or of GitHub, if not given
 ) -> pd.DataFrame: # as it was written
     "The ledger from its file."
     if folder is None:
         homes = [home for home in Path.cwd().resolve().parents if (home/'settings.ini').exists()]
-        folder = homes[0]/'results' if homes else 'https://raw.githubusercontent.com/microvid-nb/microvid_nb/main/results'
+        github = 'https://raw.githubusercontent.com/microvid-nb/microvid_nb/main'
+        folder = f'{homes[0] if homes else github}/results'
     return pd.read_csv(f'{folder}/claims.csv')
 
 # %% ../nbs/claims.ipynb #1443585f
@@ -891,6 +942,7 @@ def effect_text(
     if row.low == row.high: return f'{row.effect:+.3g}'
     return f'{row.effect:+.3g} ({row.low:.3g} to {row.high:.3g})'
 
+# %% ../nbs/claims.ipynb #21a570e7
 class LedgerPart:
     "Claims as a notebook shows them."
     def __init__(self,
@@ -900,8 +952,8 @@ class LedgerPart:
     def __repr__(self): return say_counts(self.rows)
 
     def _repr_markdown_(self):
-        lines = [f'**{say_counts(self.rows)}**', '', '| place | claim | tested by | effect (95 % interval) | shown | verdict | reason |',
-                 '|---|---|---|---|---|---|---|']
+        names = 'place', 'claim', 'tested by', 'effect (95 % interval)', 'shown', 'verdict', 'reason'
+        lines = [f'**{say_counts(self.rows)}**', '', f'| {" | ".join(names)} |', '|---'*len(names) + '|']
         for row in self.rows.itertuples():
             shown = '' if pd.isna(row.shown) else f'{int(row.shown)} of {int(row.comparisons)}'
             if not pd.isna(row.reversed) and row.reversed: shown += f', {int(row.reversed)} reversed'
@@ -910,6 +962,7 @@ class LedgerPart:
             lines.append(f'| {" | ".join(str(cell).replace("|", "/") for cell in cells)} |')
         return '\n'.join(lines)
 
+# %% ../nbs/claims.ipynb #eacde5c5
 def part_of(
     paper:str, # 'AMUSE', 'thumbnail data set', 'GEVADEN', '3D-CNN' or 'DARE'
     folder=None, # as for `read_ledger`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/venue/11_scale.ipynb #fde1116f
+# %% ../../nbs/venue/11_scale.ipynb #d064826c
 from copy import copy
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..features.completion import choose_rank, factorize
 from .systems import Split, baseline_makers, predicted_venues, trained_baseline, venue_f1
 from .videos import MODALITIES, Videos, pick_rows
 
-# %% ../../nbs/venue/11_scale.ipynb #590cede4
+# %% ../../nbs/venue/11_scale.ipynb #21b9bb2f
 def videos_for_choosing(
     trial, # a `VenueRound`
 ) -> tuple[int|None, Videos]: # how many of the training videos to learn from, None for all; those to choose by
@@ -26,7 +26,7 @@ def videos_for_choosing(
     held = min(trial.scale.validation, videos//6)
     return videos - held, pick_rows(trial.split.train, slice(videos - held, None))
 
-# %% ../../nbs/venue/11_scale.ipynb #64f0c51b
+# %% ../../nbs/venue/11_scale.ipynb #f8723855
 VARIANTS = {
     'neither': {'concepts': 0, 'samples': 0},
     'no external sounds': {'concepts': 0},
@@ -48,7 +48,7 @@ def weighted_predictions(
     make = baseline_makers(trial.study.videos.widths, trial.study.tree, trial.scale)[method]
     return trained_baseline(make, pick_rows(trial.split.train, slice(videos)), trial.seed, weights).predict(judged)
 
-# %% ../../nbs/venue/11_scale.ipynb #ebccaed6
+# %% ../../nbs/venue/11_scale.ipynb #a0d42e4e
 TRIED = {2: (1., .5, 2., 4.), 1: (1., .5, 2.)} # place of the modality -> its weights, in the order of the search
 
 def choose_weights(
@@ -67,7 +67,7 @@ def choose_weights(
         weights = max(((*weights[:place], weight, *weights[place + 1:]) for weight in tried), key=score)
     return weights, score(weights)
 
-# %% ../../nbs/venue/11_scale.ipynb #2e3d39b1
+# %% ../../nbs/venue/11_scale.ipynb #48571934
 def tuned_weights(
     trial, # a `VenueRound`
     methods=(*PLAIN, *VARIANTS), # those that need external sounds are left out where there are none
@@ -83,7 +83,7 @@ def tuned_weights(
                          'title': weights[2], 'validation': score, **venue_f1(test.venue, said)})
     return pd.DataFrame(rows)
 
-# %% ../../nbs/venue/11_scale.ipynb #819adcd5
+# %% ../../nbs/venue/11_scale.ipynb #daa95ba7
 RANKS = 5, 20, 60 # that are tried
 
 def completed(
@@ -91,10 +91,11 @@ def completed(
     factors, # a `Factorization` of training videos
 ) -> Videos: # all present
     "Videos whose missing modalities were inferred from the others."
-    blocks, masks = as_blocks(videos)
-    filled = factors.complete(blocks, masks)
-    return Videos(*(torch.from_numpy(filled[name]) for name in MODALITIES), torch.ones_like(videos.present), videos.venue)
+    filled = factors.complete(*as_blocks(videos))
+    blocks = [torch.from_numpy(filled[name]) for name in MODALITIES]
+    return Videos(*blocks, torch.ones_like(videos.present), videos.venue)
 
+# %% ../../nbs/venue/11_scale.ipynb #01e94520
 def as_blocks(
     videos:Videos, # some
 ) -> tuple[dict, dict]: # modality -> features [N, D]; modality -> bool [N], where it is there
@@ -102,7 +103,7 @@ def as_blocks(
     return ({name: x.numpy() for name, x in zip(MODALITIES, videos)},
             {name: there.numpy() for name, there in zip(MODALITIES, videos.present.T)})
 
-# %% ../../nbs/venue/11_scale.ipynb #851d5d87
+# %% ../../nbs/venue/11_scale.ipynb #c831c695
 def completed_round(
     trial, # a `VenueRound`
 ): # a `VenueRound` of the same videos, all of whose modalities are there
@@ -115,6 +116,7 @@ def completed_round(
     other.split, other.known = Split(*(completed(videos, factors) for videos in trial.split)), {}
     return other
 
+# %% ../../nbs/venue/11_scale.ipynb #10911d87
 def completed_modalities(
     trial, # a `VenueRound`
 ) -> pd.DataFrame: # round, method, missing, videos, Micro-F1, Macro-F1
