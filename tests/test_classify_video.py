@@ -249,7 +249,7 @@ def test_training_changes_only_what_it_should(stories):
 def test_settings_survive_the_file(tmp_path):
     named = VideoToClassSettings(
         ('in', 'out'), ('sit',), SceneSettings(2, width=1 / 64), TwoStreamSettings(1, width=1 / 64),
-        ConvSettings(1, (4,), 4), (0., .25, .75), 8.0, 32, 4, 8,
+        ConvSettings(1, (4,), 4), (0., .25, .75), 'mean', 8.0, 32, 4, 8,
     )
     again = load_classifier(save_checkpoint(tmp_path/'m', VideoToClass(named), named))
     assert again.settings == named

@@ -103,6 +103,7 @@ def complex_grid(
     v, u = torch.meshgrid(torch.arange(0., height, step), torch.arange(0., width, step), indexing='ij')
     return torch.complex(u, v)
 
+# %% ../../nbs/features/05_flow.ipynb #50c7d1aa
 def global_motion(
     flow:Tensor, # [T, 2, H, W], pixels
     steps:int=10, # fits, half of them with either kind of weights
