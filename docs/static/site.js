@@ -5,8 +5,12 @@
   // A narrow screen gets the parts of a figure one below the other, each as wide as the screen.
   function fit(spec, room) {
     const parts = spec.hconcat || spec.vconcat || spec.layer || [];
-    const wide = (spec.hconcat || []).reduce((sum, part) => sum + (part.width || 200) + 70, 0);
-    if (spec.hconcat && wide > room) { spec.vconcat = spec.hconcat; delete spec.hconcat; }
+    if (spec.hconcat && room < 560) { spec.vconcat = spec.hconcat; delete spec.hconcat; }
+    if (spec.hconcat) {  // side by side, and a little narrower where they must be
+      const wide = parts.reduce((sum, part) => sum + (part.width || 200), 0);
+      const share = Math.min(1, (room - 70 * parts.length) / wide);
+      parts.forEach(part => { if (typeof part.width === 'number') part.width *= share; });
+    }
     if (typeof spec.width === 'number') spec.width = Math.min(spec.width, Math.max(160, room - 110));
     parts.forEach(part => fit(part, room));
     return spec;
