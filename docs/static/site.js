@@ -20,7 +20,7 @@
     const spec = JSON.parse(place.querySelector('script').textContent);
     spec.$schema = 'https://vega.github.io/schema/vega-lite/v6.json';
     const target = place.appendChild(document.createElement('div'));
-    const config = {font: 'system-ui, sans-serif', view: {stroke: null}, axis: {labelFontSize: 12, titleFontSize: 12}};
+    const config = {font: 'system-ui, sans-serif', view: {stroke: null}, axis: {labelFontSize: 12, titleFontSize: 12, labelOverlap: 'greedy'}};
     const options = {actions: false, renderer: 'svg', config};
     const made = await vegaEmbed(target, fit(spec, place.clientWidth), options);
     place.view = made.view;
