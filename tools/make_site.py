@@ -313,7 +313,8 @@ def by_sphinx():
     subprocess.run([*command, '-d', BUILT / 'doctrees', PAGES, BUILT / 'html'], cwd=ROOT, check=True)
     library = BUILT / 'html' / '_static' / 'vega.js'
     if not library.exists():  # draws charts without a network
-        library.write_text(vl_convert.javascript_bundle(), encoding='utf-8')
+        # in a function of its own, since its names are short and those of the theme are, too
+        library.write_text(f'(() => {{{vl_convert.javascript_bundle()}}})();', encoding='utf-8')
     shutil.rmtree(SITE, ignore_errors=True)
     shutil.copytree(BUILT / 'html', SITE)
     print(f'site: {SITE / "index.html"}')

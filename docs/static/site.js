@@ -5,8 +5,12 @@
   // A narrow screen gets the parts of a figure one below the other, each as wide as the screen.
   function fit(spec, room) {
     const parts = spec.hconcat || spec.vconcat || spec.layer || [];
-    const wide = (spec.hconcat || []).reduce((sum, part) => sum + (part.width || 200) + 70, 0);
-    if (spec.hconcat && wide > room) { spec.vconcat = spec.hconcat; delete spec.hconcat; }
+    if (spec.hconcat && room < 560) { spec.vconcat = spec.hconcat; delete spec.hconcat; }
+    if (spec.hconcat) {  // side by side, and a little narrower where they must be
+      const wide = parts.reduce((sum, part) => sum + (part.width || 200), 0);
+      const share = Math.min(1, (room - 70 * parts.length) / wide);
+      parts.forEach(part => { if (typeof part.width === 'number') part.width *= share; });
+    }
     if (typeof spec.width === 'number') spec.width = Math.min(spec.width, Math.max(160, room - 110));
     parts.forEach(part => fit(part, room));
     return spec;
@@ -16,7 +20,7 @@
     const spec = JSON.parse(place.querySelector('script').textContent);
     spec.$schema = 'https://vega.github.io/schema/vega-lite/v6.json';
     const target = place.appendChild(document.createElement('div'));
-    const config = {font: 'system-ui, sans-serif', view: {stroke: null}, axis: {labelFontSize: 12, titleFontSize: 12}};
+    const config = {font: 'system-ui, sans-serif', view: {stroke: null}, axis: {labelFontSize: 12, titleFontSize: 12, labelOverlap: 'greedy'}};
     const options = {actions: false, renderer: 'svg', config};
     const made = await vegaEmbed(target, fit(spec, place.clientWidth), options);
     place.view = made.view;
