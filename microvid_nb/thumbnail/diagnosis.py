@@ -146,9 +146,9 @@ def answers_of(
     "What a model says about candidates and clean pictures."
     topics = data.topics
     with above_frozen(model):
-        def ask(pictures, words): return model.similarities(pictures, list(words), data.space).double().numpy()
-        return Answers(ask(data.candidates, SEEN), ask(maps, SEEN),
-                       TopicScores(ask(data.candidates, topics.index), topics))
+        def similar(pictures, words): return model.similarities(pictures, list(words), data.space).double().numpy()
+        return Answers(similar(data.candidates, SEEN), similar(maps, SEEN),
+                       TopicScores(similar(data.candidates, topics.index), topics))
 
 # %% ../../nbs/thumbnail/16_diagnosis.ipynb #9ecb5a90
 CARES = (0., .25, .5, 1., 2., 4.) # weight of what is seen; 1 is MicroWorld's
