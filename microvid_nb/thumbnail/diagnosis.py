@@ -134,7 +134,8 @@ def sight_and_readout(
             'mAP clean': pictures, 'chance, clean': by_chance, 'mAP frames': frames, 'chance, frames': among_frames,
             **thumbnail_measures(picks, clips),
             **{f'{name}, no least span': figure for name, figure in
-               thumbnail_measures(choices(answers.scores, clips, lam, 0.), clips).items()}, 'dark': float((truth.quality[starts + picks] < .3).mean()),
+               thumbnail_measures(choices(answers.scores, clips, lam, 0.), clips).items()},
+            'dark': float((truth.quality[starts + picks] < .3).mean()),
             **{f'P with {name}': within_clips(P, figure, clips) for name, figure in figures.items()}}
 
 # %% ../../nbs/thumbnail/16_diagnosis.ipynb #5b32dddf
