@@ -134,7 +134,8 @@ def sight_and_readout(
             'mAP clean': pictures, 'chance, clean': by_chance, 'mAP frames': frames, 'chance, frames': among_frames,
             **thumbnail_measures(picks, clips),
             **{f'{name}, no least span': figure for name, figure in
-               thumbnail_measures(choices(answers.scores, clips, lam, 0.), clips).items()}, 'dark': float((truth.quality[starts + picks] < .3).mean()),
+               thumbnail_measures(choices(answers.scores, clips, lam, 0.), clips).items()},
+            'dark': float((truth.quality[starts + picks] < .3).mean()),
             **{f'P with {name}': within_clips(P, figure, clips) for name, figure in figures.items()}}
 
 # %% ../../nbs/thumbnail/16_diagnosis.ipynb #5b32dddf
@@ -146,9 +147,9 @@ def answers_of(
     "What a model says about candidates and clean pictures."
     topics = data.topics
     with above_frozen(model):
-        def ask(pictures, words): return model.similarities(pictures, list(words), data.space).double().numpy()
-        return Answers(ask(data.candidates, SEEN), ask(maps, SEEN),
-                       TopicScores(ask(data.candidates, topics.index), topics))
+        def similar(pictures, words): return model.similarities(pictures, list(words), data.space).double().numpy()
+        return Answers(similar(data.candidates, SEEN), similar(maps, SEEN),
+                       TopicScores(similar(data.candidates, topics.index), topics))
 
 # %% ../../nbs/thumbnail/16_diagnosis.ipynb #9ecb5a90
 CARES = (0., .25, .5, 1., 2., 4.) # weight of what is seen; 1 is MicroWorld's
