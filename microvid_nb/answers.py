@@ -549,7 +549,8 @@ class PlaceAnswer(VenueAnswer):
         lacks = [P(f'Answered without {lacking}, which the clip lacks.', cls='facts')] if lacking else []
         if self.cannot_tell: return [Div(*parts, cls='columns')] if parts else []
         first, said = self.found.venues.iloc[0], pd.DataFrame({'place': [self.found.said], 'sure': [self.found.sure]})
-        if self.found.said != first.venue: return [Div(Div(P('Kind of place'), bars(said)), *parts, cls='columns'), *lacks]
+        if self.found.said != first.venue:
+            return [Div(Div(P('Kind of place'), bars(said)), *parts, cls='columns'), *lacks]
         names = P(f'Categories of VENUE-188 for {first.venue}: {first.categories}.', cls='facts')
         return [Div(Div(P('Kind of place'), bars(self.found.venues, 3)), *parts, cls='columns'), names, *lacks]
 

@@ -313,11 +313,13 @@ def train_on_clips(
     pairs = tqdm(zip(clips.path, clips.title), total=len(clips), disable=not progress, desc='clips')
     found = [described(survey_video(path), title) for path, title in pairs]
     shown = np.array([[name in words for name in names] for words in clips.words])
-    if task == 'thumbnail': model, right = train_topics(names, found, shown, seed), topic_trials(names, found, shown, seed)
+    if task == 'thumbnail':
+        model, right = train_topics(names, found, shown, seed), topic_trials(names, found, shown, seed)
     else:
         labels = shown.argmax(1).tolist()
         trials = left_out(task, names, found, labels, seed)
-        model, right = train_classifier(task, names, found, labels, seed, least_confidence(trials)), trials.correct.mean()
+        right = trials.correct.mean()
+        model = train_classifier(task, names, found, labels, seed, least_confidence(trials))
     note = (f'{len(clips)} labelled clips of {len(names)} classes, microvid train {task} --data FOLDER --seed {seed}; '
             f'{right:.0%} of the clips are right when they are left out')
     return save_checkpoint(out, model, model.settings, note, half)
