@@ -719,7 +719,7 @@ Scale = Annotated[
 ]
 Seed = Annotated[int, _number('Of the world, the weights and the first round.', 0, 2**63 - 1)]
 TaskName = Annotated[
-    str, typer.Argument(help='thumbnail (or amuse), gif (or gevaden), classify, venue (or dare); or real, for all real data.')
+    str, typer.Argument(help='thumbnail (amuse), gif (gevaden), classify, venue (dare); or real, for all real data.')
 ]
 
 # %% ../nbs/cli.ipynb #2d236d3a
@@ -773,7 +773,7 @@ def train(
     scale:Scale='small', seed:Seed=0,
     half:Annotated[bool, typer.Option('--half', help='Keep weights as float16, in half the space.')]=False,
     force:Force=False,
-    data:Annotated[Path | None, typer.Option(help='Your clips or sounds: a folder for each class, or labels.csv.')]=None,
+    data:Annotated[Path | None, typer.Option(help='Your clips or sounds: a folder a class, or labels.csv.')]=None,
     source:Annotated[Path | None, typer.Option(help='For amuse: folder of Open Images, to train on photographs.')]=None,
     target:Annotated[Path | None, typer.Option(help='With --source: folder of your own videos and pictures.')]=None,
     vectors:Annotated[Path | None, typer.Option(help='With --source: word vectors, such as glove.6B.300d.txt.')]=None,
