@@ -714,7 +714,9 @@ Scale = Annotated[
     str, typer.Option(help="'tiny' to try it out, 'small' for a laptop, 'full' for the paper's sizes on a GPU.")
 ]
 Seed = Annotated[int, _number('Of the world, the weights and the first round.', 0, 2**63 - 1)]
-TaskName = Annotated[str, typer.Argument(help='thumbnail (or amuse), gif (or gevaden), classify, venue (or dare); to reproduce also real.')]
+TaskName = Annotated[
+    str, typer.Argument(help='thumbnail (amuse), gif (gevaden), classify, venue (dare); or real, for all real data.')
+]
 
 # %% ../nbs/cli.ipynb #2d236d3a
 _TRAINED = 10 # times the size of a checkpoint in half precision: the model, its state in training and the best weights
@@ -767,7 +769,7 @@ def train(
     scale:Scale='small', seed:Seed=0,
     half:Annotated[bool, typer.Option('--half', help='Keep weights as float16, in half the space.')]=False,
     force:Force=False,
-    data:Annotated[Path | None, typer.Option(help='Your labelled clips or sounds: a folder for each class, or labels.csv.')]=None,
+    data:Annotated[Path | None, typer.Option(help='Your clips or sounds: a folder a class, or labels.csv.')]=None,
     source:Annotated[Path | None, typer.Option(help='For amuse: folder of Open Images, to train on photographs.')]=None,
     target:Annotated[Path | None, typer.Option(help='With --source: folder of your own videos and pictures.')]=None,
     vectors:Annotated[Path | None, typer.Option(help='With --source: word vectors, such as glove.6B.300d.txt.')]=None,
@@ -782,7 +784,8 @@ def train(
         elif task == 'sounds': path = train_on_sounds(data, out, seed, half, force, settings)
         elif data:
             check_model_file(out, find_task(task).name, 5_000_000, force)
-            path = import_named('microvid_nb.own_clips.train_on_clips')(task, data, out, seed, half, sys.stderr.isatty())
+            learn = import_named('microvid_nb.own_clips.train_on_clips')
+            path = learn(task, data, out, seed, half, sys.stderr.isatty())
         else:
             from microvid_nb.reproduce import train_model
             chosen = find_task(task)

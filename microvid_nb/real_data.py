@@ -120,7 +120,7 @@ def names_one(
     return bool(means_people(names, space).any() and means_people(seen, space).any())
 
 # %% ../nbs/real_data.ipynb #a03ad5a8
-_ALIKE = .65 # cosine from which a said name is right
+_ALIKE = .7 # cosine from which a said name is right
 
 def right_names(
     seen:Sequence[str], # what viewers wrote down
