@@ -536,11 +536,11 @@ class PlaceAnswer(VenueAnswer):
         "The kind of place, what is heard, and what the clip lacks."
         if self.cannot_tell: return super().summary
         _, *rest = super().summary.split('; ')
-        return '; '.join([f'{self.found.said} {self.found.sure:.0%}', *rest])
+        return '; '.join([f'{self.found.place} {self.found.probability:.0%}', *rest])
 
     def data(self) -> dict: # plain data
         "Kinds of places with their categories, the one that is sure, sounds, and what the clip lacks."
-        return super().data() | {'said': self.found.said, 'categories_of': 'VENUE-188'}
+        return super().data() | {'said': self.found.place, 'categories_of': 'VENUE-188'}
 
     def elements(self) -> list: # elements
         "The places as bars, the categories of the first, and the sounds; no place where it is too improbable."
@@ -548,8 +548,9 @@ class PlaceAnswer(VenueAnswer):
         parts = [] if 'acoustic' in self.found.missing else [heard_element(heard)]
         lacks = [P(f'Answered without {lacking}, which the clip lacks.', cls='facts')] if lacking else []
         if self.cannot_tell: return [Div(*parts, cls='columns')] if parts else []
-        first, said = self.found.venues.iloc[0], pd.DataFrame({'place': [self.found.said], 'sure': [self.found.sure]})
-        if self.found.said != first.venue:
+        first = self.found.venues.iloc[0]
+        said = pd.DataFrame({'place': [self.found.place], 'sure': [self.found.probability]})
+        if self.found.place != first.venue:
             return [Div(Div(P('Kind of place'), bars(said)), *parts, cls='columns'), *lacks]
         names = P(f'Categories of VENUE-188 for {first.venue}: {first.categories}.', cls='facts')
         return [Div(Div(P('Kind of place'), bars(self.found.venues, 3)), *parts, cls='columns'), names, *lacks]

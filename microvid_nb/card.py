@@ -72,7 +72,10 @@ def questions_of(
     model = asked.get('thumbnail') if topics is None or not getattr(asked.get('thumbnail'), 'shipped', True) else None
     found = [lambda: thumbnail(clip, words, model, lam)] if words is not None else []
     if 'gif' in asked: found.append(lambda: gif(clip, asked['gif']))
-    return [*found, lambda: classify(clip, asked.get('classify')), lambda: venue(clip, text, asked.get('venue'), sounds)]
+    return [
+        *found, lambda: classify(clip, asked.get('classify')),
+        lambda: venue(clip, text, asked.get('venue'), sounds),
+    ]
 
 # %% ../nbs/card.ipynb #2c911e48
 def card(

@@ -83,6 +83,7 @@ _LONGEST = 600. # seconds of sound
 @lru_cache(maxsize=1)
 def words_space() -> SentenceSpace: return SentenceSpace()
 
+# %% ../nbs/own_clips.ipynb #95575c79
 def heard_in(
     clip:Survey, # of a clip
 ) -> Tensor|None: # float32 [windows, 501]; None without a sound, or where librosa is missing
@@ -155,6 +156,7 @@ def smoothed_loss(
     "The cross-entropy with smoothed labels."
     return F.cross_entropy(model(batch), batch.labels, label_smoothing=_SMOOTHING)
 
+# %% ../nbs/own_clips.ipynb #a65d25d1
 def train_classifier(
     task:str, # classify or venue
     classes:Sequence[str], # names

@@ -170,6 +170,7 @@ class Name(NamedTuple):
 
 _LEAST = {'kind': .3, 'group': .5, 'label': .7} # probability from which a name is said
 
+# %% ../../nbs/features/11_eyes.ipynb #7dc4e59d
 @lru_cache(maxsize=1)
 def names_to_say() -> tuple[Name, ...]: # kinds, groups, and the labels that are in no kind
     "All names that may be said."
@@ -256,6 +257,7 @@ def shared_eyes() -> PictureEncoder: # one for a process
     "The encoder that looks at clips; `ImportError` names what to install."
     return PictureEncoder('views')
 
+# %% ../../nbs/features/11_eyes.ipynb #8974f20c
 def features_of(
     survey:Survey, # of a clip
 ) -> PictureFeatures: # of its candidates
@@ -263,6 +265,7 @@ def features_of(
     if '_features' not in vars(survey): vars(survey)['_features'] = shared_eyes()(survey.candidates.images)
     return vars(survey)['_features']
 
+# %% ../../nbs/features/11_eyes.ipynb #61ce2dc6
 def face_scores_of(
     survey:Survey, # of a clip
 ) -> np.ndarray: # [n], each 0 to 1

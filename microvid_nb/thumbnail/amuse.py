@@ -369,7 +369,7 @@ def new_amuse(
     space:SemanticSpace|None=None, # has the seen words; not needed in a common space
     pretrained:bool|str=False, # start from published weights, as `backbone` takes them
 ) -> AMUSE: # untrained
-    "A model whose seen words have their points from a semantic space."
+    "A model whose seen words have their points from a semantic space; `ValueError` where one is needed and missing."
     model = AMUSE(settings)
     if settings.backbone == 'classes': start_zero_shot(model)
     if pretrained and settings.backbone not in ('eyes', 'classes'):

@@ -111,13 +111,13 @@ class PlaceEstimate:
     venues: pd.DataFrame # venue (group), categories (of VENUE-188), probability; the most probable first
     concepts: pd.DataFrame # concept, strength: sounds that were heard, the loudest first
     missing: tuple # names of the modalities that weren't there
-    said: str = '' # the group that is sure, or a wider kind of place; nothing where none is
-    sure: float = 0. # its probability
+    place: str = '' # the group that is sure, or a wider kind of place; nothing where none is
+    probability: float = 0. # its probability
 
     @property
     def cannot_tell(self) -> str: # the reason, or nothing
         "The reason for which no place is named."
-        if self.said: return ''
+        if self.place: return ''
         return f'the most probable of {len(self.venues)} kinds of places has only {self.venues.probability[0]:.0%}'
 
     @property
@@ -139,6 +139,7 @@ def said_place(
     name = max(wider, key=wider.get)
     return (name, wider[name]) if wider[name] >= _LEAST_WIDER else ('', 0.)
 
+# %% ../../nbs/venue/10_zero_shot.ipynb #fed9ab12
 class ZeroShotVenues:
     "Estimates places by labels, title and sounds; `ImportError` names what to install."
     trained_on = 'photographs (EfficientNet-Lite0 on ImageNet-1k) and pairs of sentences (MiniLM), not on venues'
