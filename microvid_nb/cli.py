@@ -134,7 +134,7 @@ def one_line():
         note(f'error: {problem}')
         raise typer.Exit(2)
     except Exception as problem:
-        if type(problem).__name__ != 'SafetensorError': raise
+        if type(problem).__name__ not in ('SafetensorError', 'MediaError'): raise
         note(f'error: {problem}')
         raise typer.Exit(2)
 

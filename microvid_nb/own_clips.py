@@ -204,6 +204,7 @@ def left_out(
             rows.append((float(chances.max()), int(chances.argmax()) == labels[i]))
     return pd.DataFrame(rows, columns=['confidence', 'correct']).sort_values('confidence', ascending=False)
 
+# %% ../nbs/own_clips.ipynb #6fca0d75
 def least_confidence(
     trials:pd.DataFrame, # of `left_out`
 ) -> float: # 1 where no border is good enough

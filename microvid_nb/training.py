@@ -389,11 +389,21 @@ def rebuild_settings(
     try: return kind(**values)
     except ValueError as error: raise ValueError(f'{path}: {error}') from None
 
+# %% ../nbs/training.ipynb #73797d01
+def with_older(
+    values:Mapping, # settings as a file has them
+    older:Mapping, # settings that files of older versions do not name, and their values there; nested as in the file
+) -> dict: # with all names
+    "Settings of a file, filled up with those that were not known when it was written."
+    inner = {name: with_older(values[name], value) for name, value in older.items()
+             if isinstance(value, Mapping) and isinstance(values.get(name), Mapping)}
+    return {**older, **values, **inner}
+
 # %% ../nbs/training.ipynb #73797d4e
 def load_model(
     path:str|Path, # a file of `save_checkpoint`
     classes:Mapping[type, type], # the models that it may hold: class -> class of its settings
-    older:Mapping={}, # settings that files of older versions do not name, and their values there
+    older:Mapping={}, # for `with_older`
 ) -> nn.Module: # on the CPU, ready for use (in eval mode)
     """A saved model, built from the settings in its file.
 
@@ -403,7 +413,7 @@ def load_model(
     named = {kind.__name__: kind for kind in classes}
     if info.model not in named: raise ValueError(f'{path}: holds a {info.model}, expected {" or ".join(named)}')
     kind = named[info.model]
-    settings = rebuild_settings(classes[kind], {**older, **info.settings}, path)
+    settings = rebuild_settings(classes[kind], with_older(info.settings, older), path)
     try:
         with torch.device('meta'): outline = kind(settings)
     except Exception as error:

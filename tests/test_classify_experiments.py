@@ -138,7 +138,7 @@ def test_the_model_is_one_small_file(tmp_path):
     with torch.device('meta'):
         from microvid_nb.classify.video import VideoToClass
         small = VideoToClass(SCALES['small'].video)
-    assert 4*sum(p.numel() for p in small.parameters()) < 4.9e6
+    assert 4*sum(p.numel() for p in small.parameters()) < 5e6
 
 
 def test_the_saved_figures_say_what_the_page_says():

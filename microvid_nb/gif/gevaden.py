@@ -36,6 +36,16 @@ class GEVADENSettings:
     fixed_prior: bool = False # N(0, 1) instead of the learned prior: the paper's ablation
     by_likelihood: bool = False # trained by the likelihood of seconds (Eq. 10), not by the paper's L2 penalty
 
+# %% ../../nbs/gif/04_gevaden.ipynb #0bfab402
+def read_sequence(
+    lstm:nn.LSTM, # reads [B, T, D]
+    x:Tensor, # [B, T, D]
+    state:tuple|None=None, # hidden and cell, [layers, B, width] each; zeros if not given
+) -> tuple: # outputs [B, T, width], state
+    "What an LSTM makes of sequences, in float32 on the CPU: not every processor has its steps in bfloat16."
+    with torch.autocast('cpu', enabled=False):
+        return lstm(x.float(), None if state is None else tuple(part.float() for part in state))
+
 # %% ../../nbs/gif/04_gevaden.ipynb #0bfab453
 def last_state(
     lstm:nn.LSTM, # reads [B, T, D]
@@ -43,7 +53,7 @@ def last_state(
     lengths:Tensor|None=None, # int64 [B]; all T if not given
 ) -> Tensor: # [B, width]
     "The upper layer's hidden state after the last shot of each sequence."
-    hidden = lstm(x)[0]
+    hidden = read_sequence(lstm, x)[0]
     return hidden[:, -1] if lengths is None else hidden[torch.arange(len(x), device=x.device), lengths.to(x.device) - 1]
 
 # %% ../../nbs/gif/04_gevaden.ipynb #0bfab401
@@ -102,7 +112,7 @@ class GIFGenerator(nn.Module):
             [],
         )
         for _ in range(self.shots):
-            out, state = self.lstm(torch.cat([pattern, shot], -1)[:, None], state)
+            out, state = read_sequence(self.lstm, torch.cat([pattern, shot], -1)[:, None], state)
             shot = self.out(out[:, 0])
             generated.append(shot)
         return torch.stack(generated, 1).unflatten(0, (b, l))
@@ -191,7 +201,8 @@ def perceptual_loss(
 ) -> Tensor: # [B, L]
     "The distance of generated GIFs from the true one in the posterior encoder, which is not trained by it (Eq. 6)."
     frozen = {name: parameter.detach() for name, parameter in model.posterior.lstm.named_parameters()}
-    _, (hidden, _) = functional_call(model.posterior.lstm, frozen, (generated.flatten(0, 1),))
+    with torch.autocast('cpu', enabled=False):
+        _, (hidden, _) = functional_call(model.posterior.lstm, frozen, (generated.flatten(0, 1).float(),))
     return torch.linalg.vector_norm(
         hidden[-1].unflatten(0, generated.shape[:2]) - target_code.detach()[:, None], dim=-1
     )

@@ -259,4 +259,4 @@ def load_topic_scorer(
     path:str|Path, # a checkpoint of a `TopicModel`
 ) -> TopicModel: # ready for `select_thumbnail`
     "A saved model; `ValueError` where the file is damaged, unsafe, or holds another model."
-    return load_model(path, {TopicModel: TopicModelSettings})
+    return load_model(path, {TopicModel: TopicModelSettings}, {'amuse': {'xavier': False, 'projected': False}})
