@@ -249,6 +249,7 @@ def test_deep_and_long_json(name, worker, tmp_path):
         b'"' + b'\\ud800' * 1000 + b'"',
         b'\xff\xfe{\0}\0',
     ):
+        path.unlink(missing_ok=True)
         READERS[name][0](path)
         path.write_bytes(content)
         refused(worker, name, path)
