@@ -80,7 +80,7 @@ def relink(text: str, page: str, places: dict[str, tuple[str, set[str]]]) -> str
 
     def heading(match):
         place, name = match[1], unquote(match[2])
-        if '_' in name or '.' in name:  # a name, not a heading
+        if re.fullmatch(r'\w+', name) and '_' in name or re.fullmatch(r'\w+(\.\w+)+', name):  # a name, not a heading
             target = os.path.normpath(os.path.join(os.path.dirname(page), place)) if place else page
             names = entries.get(target, ())
             found = next((each for each in (name.lower(), name.lower().split('.')[0]) if each in names), '')
