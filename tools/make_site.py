@@ -79,15 +79,15 @@ def relink(text: str, page: str, places: dict[str, tuple[str, set[str]]]) -> str
         return os.path.relpath(target, Path(page).parent) + (f'#{anchor(found)}' if found else '')
 
     def heading(match):
-        place, name = match[1], unquote(match[2])
-        if re.fullmatch(r'\w+', name) and '_' in name or re.fullmatch(r'\w+(\.\w+)+', name):  # a name, not a heading
+        code, place, name = match[1] or '', match[2], unquote(match[3])
+        if code or re.fullmatch(r'\w+', name) and '_' in name or re.fullmatch(r'\w+(\.\w+)+', name):  # no heading
             target = os.path.normpath(os.path.join(os.path.dirname(page), place)) if place else page
-            names = entries.get(target, ())
-            found = next((each for each in (name.lower(), name.lower().split('.')[0]) if each in names), '')
-            return f']({place}#{anchor(found)})' if found else f']({place})'
-        return f']({place}#{anchor(name.replace("-", " "))})'
+            found = next((each for each in (name.lower(), name.lower().split('.')[0])
+                          if each in entries.get(target, ())), '')
+            return f'{code}]({place}#{anchor(found)})' if found else f'{code}]({place})'
+        return f'{code}]({place}#{anchor(name.replace("-", " "))})'
     text = re.sub(re.escape(HOST) + r'([\w./\-#]+)', to_name, text)
-    return re.sub(r'\]\(((?!https?:)[^)\s#]*)#([^)\s]+)\)', heading, text)
+    return re.sub(r'(</code>)?\]\(((?!https?:)[^)\s#]*)#([^)\s]+)\)', heading, text)
 
 
 def with_fields(markdown: str) -> str:
