@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROCESSED, PAGES, BUILT, SITE = ROOT / '_proc', ROOT / '_proc' / '_pages', ROOT / '_proc' / '_built', ROOT / '_docs'
 HOST = 'https://microvid-nb.github.io/microvid_nb/'  # what nbdev puts before links to documented names
 COLAB = 'https://colab.research.google.com/github/microvid-nb/microvid_nb/blob/main/nbs/'
-IMAGES = ('image/svg+xml', 'image/png', 'image/jpeg')
+IMAGES = ('image/svg+xml', 'image/png', 'image/jpeg', 'image/gif')
 CHART, WIDGET = 'application/vnd.vegalite.v5+json', 'application/vnd.jupyter.widget-view+json'
 # where an argument is told, entries of functions fold away; pages of the API have them open, with headings
 TOLD = 'tutorials', 'papers', 'thumbnail', 'gif', 'classify', 'venue'
@@ -235,6 +235,15 @@ def write_page(path: Path, places: dict, contents: str = '') -> Path:
     return PAGES / page
 
 
+def public_names() -> list[tuple[str, list[str]]]:
+    """Each module of the package with the names that it offers."""
+    found = []
+    for path in sorted(ROOT.glob('microvid_nb/**/*.py')):
+        names = re.search(r'^__all__ = (\[.*?\])', path.read_text(encoding='utf-8'), re.M | re.S)
+        if names: found.append(('.'.join(path.relative_to(ROOT).with_suffix('').parts), ast.literal_eval(names[1])))
+    return found
+
+
 def write_functions(notebooks: dict) -> Path:
     """Writes the list of all public names: how to import each, where it is explained, what it returns."""
     lines = [
@@ -247,6 +256,10 @@ def write_functions(notebooks: dict) -> Path:
         if not rows: continue
         lines += [f'## {module}', f'`from {module} import {", ".join(name for name, _ in rows)}`']
         lines.append('\n'.join(f'- [<code>{name}</code>]({page}#{anchor(name)}): {said}' for name, said in rows))
+    listed = {name for *_, names in modules for name in names}
+    again = [f'- <code>{name}</code>: `from {module} import {name}`' for module, names in public_names()
+             for name in names if name not in listed]
+    if again: lines += ['## Names of other modules', '*Names that a module passes on.*', '\n'.join(again)]
     write(PAGES / 'functions.md', '\n\n'.join(lines) + '\n')
     return PAGES / 'functions.md'
 
