@@ -222,7 +222,7 @@ def test_whole_at_its_smallest(world, data):
     assert set(made['convergence'].epoch) == set(range(1, TINY.epochs + 1)) and {'gap', 'ranking', 'accuracy'} <= set(
         made['convergence']
     )
-    assert set(agreement(data).columns) == {'clicks', 'votes', 'majority', 'chance', 'posts'}
+    assert set(agreement(data).columns) == {'clicks', 'votes', 'majority', 'chance', 'posts', 'likeness'}
 
 
 @pytest.mark.check
