@@ -19,7 +19,7 @@ import pandas as pd
 from fastcore.basics import patch
 from fastcore.xml import FT, H2, H3, Div, Figcaption, Figure, P, Section, Style, to_xml
 
-from .media.audio import read_audio
+from .media.audio import first_minutes
 from .media.names import as_json, printable
 from .media.render import atomic_path, jpeg_bytes, resize_stack, write_gif, write_jpeg
 from .media.survey import Survey, shot_frames, survey_video
@@ -480,12 +480,17 @@ class VenueAnswer(Answer):
         return super().cannot_tell or undecided(self.found.venues)
 
     @property
+    def named(self) -> str: # with their probabilities
+        "The most probable venues."
+        return short(self.found.venues)
+
+    @property
     def summary(self) -> str: # a line
         "The most probable venues, what is heard, and what the clip lacks."
         if self.cannot_tell: return f"can't tell the place: {self.cannot_tell}"
         lacking = f'; missing: {", ".join(self.found.missing)}' if self.found.missing else ''
         heard = ', '.join(self.found.concepts.concept[:3]) or 'nothing'
-        return f'{short(self.found.venues)}; heard: {heard}{lacking}'
+        return f'{self.named}; heard: {heard}{lacking}'
 
     def data(self) -> dict: # plain data
         "Venues, sounds, and what the clip lacks."
@@ -513,11 +518,8 @@ def known_sounds(
     `ValueError` where the file of the recogniser is damaged or holds something else.
     """
     if isinstance(ears, (str, Path)): ears = import_named('microvid_nb.features.ears.load_ears')(ears)
-    start = start or 0.
-    latest = start + 600 if end is None else min(end, start + 600)
-    try: samples = read_audio(path, 22050, start, latest)
-    except (ImportError, MediaError): return None
-    if samples is None or not samples.any(): return None
+    samples = first_minutes(path, start, end)
+    if samples is None: return None
     try: heard = import_named('microvid_nb.features.ears.sounds_heard')(samples, ears)
     except ImportError: return None
     return dict(zip(heard['sound'], heard.confidence))
@@ -532,11 +534,9 @@ class PlaceAnswer(VenueAnswer):
         return self.found.cannot_tell
 
     @property
-    def summary(self) -> str: # a line
-        "The kind of place, what is heard, and what the clip lacks."
-        if self.cannot_tell: return super().summary
-        _, *rest = super().summary.split('; ')
-        return '; '.join([f'{self.found.place} {self.found.probability:.0%}', *rest])
+    def named(self) -> str: # with its probability
+        "The kind of place that is said."
+        return f'{self.found.place} {self.found.probability:.0%}'
 
     def data(self) -> dict: # plain data
         "Kinds of places with their categories, the one that is sure, sounds, and what the clip lacks."

@@ -715,7 +715,8 @@ Scale = Annotated[
 ]
 Seed = Annotated[int, _number('Of the world, the weights and the first round.', 0, 2**63 - 1)]
 TaskName = Annotated[
-    str, typer.Argument(help='thumbnail (amuse), gif (gevaden), classify, venue (dare); or real, for all real data.')
+    str,
+    typer.Argument(help='thumbnail (amuse), gif (gevaden), classify, venue (dare); real, for all real data; or claims.')
 ]
 
 # %% ../nbs/cli.ipynb #2d236d3a
@@ -841,7 +842,7 @@ def typed_settings(
 # %% ../nbs/cli.ipynb #15bd6637
 @app.command()
 def reproduce(
-    task:Annotated[str, typer.Argument(help='A task: thumbnail, gif, classify or venue; or claims.')],
+    task:TaskName,
     data:Annotated[str, typer.Option(help='Data set: microworld, or a published one of the task.')]='microworld',
     folder:Annotated[Path | None, typer.Option(help='Where a published data set is.')]=None,
     features:Annotated[

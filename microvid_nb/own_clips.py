@@ -22,13 +22,12 @@ from torch.utils.data import TensorDataset
 from .classify.fusion import (
     MultimodalBatch, MultimodalClassifier, MultimodalItem, MultimodalSettings, multimodal_batch)
 from .data.files import read_table
-from .experiments import fit_scheduled
+from .experiments import fit_scheduled, new_model
 from .features.eyes import features_of
 from .features.text import SemanticSpace
 from .features.words import SentenceSpace
-from .media.audio import read_audio
+from .media.audio import first_minutes
 from .media.survey import Survey, survey_video
-from .media.video import MediaError
 from .tasks import find_task
 from .thumbnail.amuse import AMUSESettings, PairedPictures, amuse_loss, new_amuse
 from .thumbnail.pictures import above_frozen
@@ -78,7 +77,6 @@ def labelled_clips(
 
 # %% ../nbs/own_clips.ipynb #c11b00b5
 _WIDTHS = {'visual': 1280, 'acoustic': 501, 'text': 384}
-_LONGEST = 600. # seconds of sound
 
 @lru_cache(maxsize=1)
 def words_space() -> SentenceSpace: return SentenceSpace()
@@ -86,15 +84,11 @@ def words_space() -> SentenceSpace: return SentenceSpace()
 # %% ../nbs/own_clips.ipynb #95575c79
 def heard_in(
     clip:Survey, # of a clip
-) -> Tensor|None: # float32 [windows, 501]; None without a sound, or where librosa is missing
-    "How a clip sounds."
-    from microvid_nb.features.ears import RATE, ear_descriptors, windows
-    start, end, _ = clip.part
-    start = start or 0.
-    try: samples = read_audio(clip.path, RATE, start, min(start + _LONGEST, end or np.inf))
-    except (ImportError, MediaError): return None
-    if samples is None or not samples.any(): return None
-    return ear_descriptors([samples[a:b] for a, b in windows(samples, 5., 5.)])
+) -> Tensor|None: # float32 [windows, 501]; None without a sound
+    "How a clip sounds; `ImportError` names what to install."
+    from microvid_nb.features.ears import ear_descriptors, windows
+    samples = first_minutes(clip.path, *clip.part[:2])
+    return None if samples is None else ear_descriptors([samples[a:b] for a, b in windows(samples, 5., 5.)])
 
 # %% ../nbs/own_clips.ipynb #c11b00c5
 def described(
@@ -169,8 +163,8 @@ def train_classifier(
     there = [name for name in _WIDTHS if any(x[name] is not None for x in descriptions)]
     fusion = MultimodalSettings(tuple(there), tuple(_WIDTHS[name] for name in there), len(classes), 'attention',
                                 hidden=_HIDDEN)
-    torch.manual_seed(seed)
-    model = ClipClassifier(ClipClassifierSettings(task, tuple(classes), least, fusion))
+    settings = ClipClassifierSettings(task, tuple(classes), least, fusion)
+    model = new_model(lambda: ClipClassifier(settings), seed)
     model.measure(descriptions)
     fit_scheduled(model.fusion, [model.batch(descriptions, labels)], smoothed_loss, _EPOCHS, _RATE, 'AdamW',
                   weight_decay=_DECAY, seed=seed, progress=False)
@@ -268,8 +262,7 @@ def train_topics(
     space, frames = SemanticSpace(words, words_space().prototype(words)), [x['visual'] for x in descriptions]
     settings = AMUSESettings(tuple(words), space.vectors.shape[1], 256, 'eyes', 1/16, layers=('fc7', 'fc8'),
                              frozen=('eyes',), mu=0., objective='probabilities')
-    torch.manual_seed(seed)
-    model = new_amuse(settings, space)
+    model = new_model(lambda: new_amuse(settings, space), seed)
     model.network.standard.measure(torch.cat(frames))
     shown = torch.cat([torch.from_numpy(row).expand(len(x), -1) for row, x in zip(labels, frames)])
     source = TensorDataset(torch.cat(frames)[..., None, None], shown)

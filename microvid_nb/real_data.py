@@ -17,8 +17,9 @@ import pandas as pd
 from .answers import classify, survey, venue
 from .data.files import read_table
 from .extras import require
-from .features.eyes import (
-    _LEAST, agreed_probabilities, face_scores_of, features_of, imagenet_labels, names_to_say, said_names)
+from microvid_nb.features.eyes import (
+    _LEAST, agreed_probabilities, face_scores_of, features_of, imagenet_labels, name_chances, names_to_say,
+    said_names)
 from .features.words import LabelTopics, SentenceSpace, means_people
 from .media.survey import Survey
 from .thumbnail.ratings import footage, read_notes
@@ -163,8 +164,7 @@ def names_said(
         p, shares = features_of(found).probabilities, torch.tensor(found.candidates.representativeness).float()
         face, right = float(face_scores_of(found).max()), right_names(seen, space)
         people = bool(len(seen) and means_people(seen, space).any())
-        agreed, plain = ([float(whole[name.classes].sum()) for name in names_to_say()]
-                         for whole in (agreed_probabilities(p, shares), shares/shares.sum() @ p))
+        agreed, plain = map(name_chances, (agreed_probabilities(p, shares), shares/shares.sum() @ p))
         rows.append(('usual mean, from .2', clip, *counted(plain, face, right, people, _PLAIN)))
         rows.append(('agreement and groups', clip, *counted(agreed, face, right, people, _LEAST)))
         counts[clip] = np.array([counted(agreed, face, right, people, least) for least in _BORDERS])

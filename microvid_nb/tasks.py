@@ -52,8 +52,8 @@ class Task:
         "The model in a checkpoint; `ValueError` where the file is damaged, hostile, or holds another model."
         file = Path(path or self.checkpoint)
         about = import_named('microvid_nb.training.load_checkpoint')(file)[1]
-        own = about.model == _OWN_CLASS and about.settings.get('task') == self.name
-        return TaskModel(self, import_named(_OWN_LOADER if own else self.loader)(file), file, about.note)
+        loader = _OWN_LOADER if is_own(about, self.name) else self.loader
+        return TaskModel(self, import_named(loader)(file), file, about.note)
 
     def experiments_module(self) -> ModuleType:
         "The module that makes the tables of the paper."
@@ -61,6 +61,13 @@ class Task:
 
 # %% ../nbs/tasks.ipynb #786ac1eb
 _OWN_CLASS, _OWN_LOADER = 'ClipClassifier', 'microvid_nb.own_clips.load_clip_classifier'
+
+def is_own(
+    about, # what `load_checkpoint` says of a file
+    task:str, # name of a task
+) -> bool: # whether it answers the question of the task
+    "Whether a checkpoint was trained on [clips of your own](own_clips.ipynb), with your classes."
+    return about.model == _OWN_CLASS and about.settings.get('task') == task
 
 # %% ../nbs/tasks.ipynb #9482c8e7
 @dataclass(frozen=True)
@@ -145,8 +152,7 @@ def load(
     if task: return find_task(task).load(checkpoint)
     about = import_named('microvid_nb.training.load_checkpoint')(checkpoint)[1]
     for each in _TASKS:
-        own = about.model == _OWN_CLASS and about.settings.get('task') == each.name
-        if own or about.model in _MODEL_CLASSES[each.name]: return each.load(checkpoint)
+        if is_own(about, each.name) or about.model in _MODEL_CLASSES[each.name]: return each.load(checkpoint)
     raise ValueError(f'{checkpoint}: holds a {about.model}, which answers none of the four questions by itself')
 
 # %% ../nbs/tasks.ipynb #f3c9a1d0

@@ -64,6 +64,11 @@ def module_of(nb) -> str:
     return found[1].replace('/', '.') if found else ''
 
 
+def entry_among(names, name: str) -> str:
+    """The entry about a name, or else about its class; nothing where there is none."""
+    return next((each for each in (name, name.split('.')[0]) if each in names), '')
+
+
 def relink(text: str, page: str, places: dict[str, tuple[str, set[str]]]) -> str:
     """Markdown whose links to documented names, and to headings, lead to pages of this site.
 
@@ -75,15 +80,14 @@ def relink(text: str, page: str, places: dict[str, tuple[str, set[str]]]) -> str
         place, _, name = match[1].partition('#')
         if place not in places: raise ValueError(f'{page} links to {match[0]}, which is no page')
         target, names = places[place]
-        found = next((each for each in (name, name.split('.')[0]) if each in names), '')
+        found = entry_among(names, name)
         return os.path.relpath(target, Path(page).parent) + (f'#{anchor(found)}' if found else '')
 
     def heading(match):
         code, place, name = match[1] or '', match[2], unquote(match[3])
         if code or re.fullmatch(r'\w+', name) and '_' in name or re.fullmatch(r'\w+(\.\w+)+', name):  # no heading
             target = os.path.normpath(os.path.join(os.path.dirname(page), place)) if place else page
-            found = next((each for each in (name.lower(), name.lower().split('.')[0])
-                          if each in entries.get(target, ())), '')
+            found = entry_among(entries.get(target, ()), name.lower())
             return f'{code}]({place}#{anchor(found)})' if found else f'{code}]({place})'
         return f'{code}]({place}#{anchor(name.replace("-", " "))})'
     text = re.sub(re.escape(HOST) + r'([\w./\-#]+)', to_name, text)

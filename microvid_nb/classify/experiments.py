@@ -23,7 +23,7 @@ from .systems import (
     NETWORKS, SCALES, Clips, ClassifyScale, RawPost, confusions, convergence, draw_posts, frame_features,
     fusion_figures, inference_time, per_class, post_items, scores_of, train_fusion, train_network)
 from .video import (
-    MIRRORED, VideoToClass, draw_moments, story_moments, train_classifier, video_outcomes)
+    MIRRORED, VideoToClass, draw_moments, mean_outcomes, story_moments, train_classifier, video_outcomes)
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.motions import ACTIONS
 from ..data.world.scenes import SCENES
@@ -194,7 +194,7 @@ def reproduce_microworld(
     posts = draw_posts(world, range(scale.posts + scale.other_posts), scale.post, progress)
     tables |= run_rounds(fusion_round, (posts, frame_features(model, posts), scale), seeds, progress=progress)
     items = video_outcomes(model, draw_moments(story_moments, world, range(scale.judged), model.settings, progress))
-    videos = items.drop(columns='item').groupby('pooling', sort=False).mean().reset_index()
+    videos = mean_outcomes(items).reset_index()
     return printed_tables(tables) | {'fusion': tables['fusion'], 'videos': videos, 'items_videos': items}
 
 # %% ../../nbs/classify/06_experiments.ipynb #91204beb

@@ -614,12 +614,19 @@ def video_outcomes(
         parts.append(pd.DataFrame({'item': range(len(stories)), 'pooling': name, **right, 'nats': nats}))
     return pd.concat(parts, ignore_index=True)
 
+# %% ../../nbs/classify/04_video.ipynb #6997be01
+def mean_outcomes(
+    items:pd.DataFrame, # of `video_outcomes`
+) -> pd.DataFrame: # a row a pooling
+    "The shares of videos that are right, and the mean of nats."
+    return items.drop(columns='item').groupby('pooling', sort=False).mean()
+
 # %% ../../nbs/classify/04_video.ipynb #6997be7d
 def right_answers(
     model:VideoToClass, # trained
     stories:Sequence[StoryMoments], # on which it wasn't
 ) -> pd.DataFrame: # a row a pooling: shares of videos that are right, and nats
     "How many videos are right, and the mean negative log-likelihood of the truth."
-    return video_outcomes(model, stories).drop(columns='item').groupby('pooling', sort=False).mean()
+    return mean_outcomes(video_outcomes(model, stories))
 
 # Very small, to see that it runs:

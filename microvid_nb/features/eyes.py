@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..extras import require
 from .faces import Face, faces_of, find_faces, trimmed
 from .visual import backbone
-from ..media.survey import Survey
+from ..media.survey import Survey, once_for_survey
 
 # %% ../../nbs/features/11_eyes.ipynb #7d5161e6
 _SIDE = 224 # pixels, as in the training of the network
@@ -258,22 +258,20 @@ def shared_eyes() -> PictureEncoder: # one for a process
     return PictureEncoder('views')
 
 # %% ../../nbs/features/11_eyes.ipynb #8974f20c
+@once_for_survey
 def features_of(
     survey:Survey, # of a clip
 ) -> PictureFeatures: # of its candidates
     "Features and labels of the candidates of a clip, found once."
-    if '_features' not in vars(survey): vars(survey)['_features'] = shared_eyes()(survey.candidates.images)
-    return vars(survey)['_features']
+    return shared_eyes()(survey.candidates.images)
 
 # %% ../../nbs/features/11_eyes.ipynb #61ce2dc6
+@once_for_survey
 def face_scores_of(
     survey:Survey, # of a clip
 ) -> np.ndarray: # [n], each 0 to 1
     "How clearly the candidates of a clip show a face, found once."
-    if '_face_scores' not in vars(survey):
-        pairs = zip(trimmed(survey), faces_of(survey))
-        vars(survey)['_face_scores'] = np.array([face_score(image, found) for image, found in pairs])
-    return vars(survey)['_face_scores']
+    return np.array([face_score(image, found) for image, found in zip(trimmed(survey), faces_of(survey))])
 
 # %% ../../nbs/features/11_eyes.ipynb #ecf53b6b
 def agreed_probabilities(
@@ -289,6 +287,13 @@ class ThingsSeen(NamedTuple):
     "What a clip shows."
     things: pd.DataFrame # thing (dog), label (its most probable breed), probability, said, sure (of the label)
     attention: np.ndarray # weight of each moment, [T]; sums to 1
+
+# %% ../../nbs/features/11_eyes.ipynb #4d1ec0a7
+def name_chances(
+    whole:Tensor, # float32 [1000], label probabilities of a clip
+) -> np.ndarray: # in the order of `names_to_say`
+    "The probability of each name: the sum over its classes."
+    return np.array([float(whole[name.classes].sum()) for name in names_to_say()])
 
 # %% ../../nbs/features/11_eyes.ipynb #88855fbc
 def said_names(
@@ -313,7 +318,7 @@ def name_rows(
 ) -> pd.DataFrame: # thing, label, probability, said, sure; those that are said first, then by probability
     "All names with their probabilities."
     names, labels = names_to_say(), imagenet_labels()
-    chances = np.array([float(whole[name.classes].sum()) for name in names])
+    chances = name_chances(whole)
     best = [max(set(name.classes) - unsaid(), key=lambda i: float(whole[i])) for name in names]
     table = pd.DataFrame({'thing': [name.name for name in names], 'label': [labels[i].split(',')[0] for i in best],
                           'probability': chances, 'said': said_names(chances, face > 0),

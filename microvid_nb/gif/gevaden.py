@@ -8,7 +8,7 @@ __all__ = ['GEVADENSettings', 'GEVADEN', 'gevaden_loss', 'generate_gif']
 # %% ../../nbs/gif/04_gevaden.ipynb #1f0952fa
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ class GEVADENSettings:
 
 # %% ../../nbs/gif/04_gevaden.ipynb #0bfab402
 def read_sequence(
-    lstm:nn.LSTM, # reads [B, T, D]
+    lstm:Callable, # an LSTM that reads [B, T, D], or what calls one
     x:Tensor, # [B, T, D]
     state:tuple|None=None, # hidden and cell, [layers, B, width] each; zeros if not given
 ) -> tuple: # outputs [B, T, width], state
@@ -201,8 +201,8 @@ def perceptual_loss(
 ) -> Tensor: # [B, L]
     "The distance of generated GIFs from the true one in the posterior encoder, which is not trained by it (Eq. 6)."
     frozen = {name: parameter.detach() for name, parameter in model.posterior.lstm.named_parameters()}
-    with torch.autocast('cpu', enabled=False):
-        _, (hidden, _) = functional_call(model.posterior.lstm, frozen, (generated.flatten(0, 1).float(),))
+    def lstm(*given): return functional_call(model.posterior.lstm, frozen, given)
+    _, (hidden, _) = read_sequence(lstm, generated.flatten(0, 1))
     return torch.linalg.vector_norm(
         hidden[-1].unflatten(0, generated.shape[:2]) - target_code.detach()[:, None], dim=-1
     )

@@ -95,6 +95,19 @@ def read_audio(
     warnings.warn(MediaWarning(f'{path}: {words}'), stacklevel=2)
     return read_track(path, sr, start, end, stream, Mixer(mixer.strongest))
 
+# %% ../../nbs/media/01_audio.ipynb #0f157e01
+def first_minutes(
+    path, # a video or sound file
+    start:float|None=None, # seconds; None for the beginning
+    end:float|None=None # seconds; None for the end of the sound
+) -> np.ndarray|None: # float32 [N] at 22,050 Hz; None where there is nothing to hear
+    "What is heard in a part of a clip, of a long one in its first ten minutes"
+    start = start or 0.
+    latest = start + 600 if end is None else min(end, start + 600)
+    try: samples = read_audio(path, 22050, start, latest)
+    except MediaError: return None
+    return samples if samples is not None and samples.any() else None
+
 # %% ../../nbs/media/01_audio.ipynb #b1c4e6d9
 def read_track(
     path, # a video or sound file

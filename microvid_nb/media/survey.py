@@ -8,8 +8,9 @@ __all__ = ['Survey', 'survey_video', 'shot_frames', 'full_frame']
 # %% ../../nbs/media/05_survey.ipynb #6b44bf21
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 
 import cv2
@@ -120,6 +121,18 @@ class Survey:
     def shot_length(self) -> float: # seconds
         "One second, or a third of a shorter clip"
         return min(SHOT, (self.end - self.frames.times[0]) / 3)
+
+# %% ../../nbs/media/05_survey.ipynb #5a7e0c11
+def once_for_survey(
+    find:Callable # of a survey
+) -> Callable: # of a survey, too
+    "A function whose answer is kept with the survey, so that it is found once"
+    name = f'_{find.__name__}'
+    @wraps(find)
+    def found(survey):
+        if name not in vars(survey): vars(survey)[name] = find(survey)
+        return vars(survey)[name]
+    return found
 
 # %% ../../nbs/media/05_survey.ipynb #563f95e0
 def survey_video(
