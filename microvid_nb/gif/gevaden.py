@@ -42,9 +42,10 @@ def read_sequence(
     x:Tensor, # [B, T, D]
     state:tuple|None=None, # hidden and cell, [layers, B, width] each; zeros if not given
 ) -> tuple: # outputs [B, T, width], state
-    "What an LSTM makes of sequences, in float32 on the CPU: not every processor has its steps in bfloat16."
+    "What an LSTM makes of sequences, in float32 or more on the CPU: not every processor has its steps in bfloat16."
+    kind = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast('cpu', enabled=False):
-        return lstm(x.float(), None if state is None else tuple(part.float() for part in state))
+        return lstm(x.to(kind), None if state is None else tuple(part.to(kind) for part in state))
 
 # %% ../../nbs/gif/04_gevaden.ipynb #0bfab453
 def last_state(
