@@ -376,3 +376,15 @@ def test_an_iterator_is_read_as_needed():
     network.register_forward_pre_hook(lambda module, inputs: seen.append((len(inputs[0]), len(read))))
     with pytest.raises(Stop): clip_features(frames(), network, 4, progress=False)
     assert seen == [(4, 4), (4, 8)] and not network.training
+
+
+@pytest.mark.parametrize('name', ['mobilenetv3_small_050', 'convnext_atto', 'resnet10t'])
+def test_weights_of_timm_in_any_order_and_with_any_number_of_classes(name, tmp_path):
+    timm, safetensors = pytest.importorskip('timm'), pytest.importorskip('safetensors.torch')
+    theirs = timm.create_model(name, num_classes=7).eval()
+    path = tmp_path / 'weights.safetensors'
+    safetensors.save_file(theirs.state_dict(), path)  # the file is in alphabetical order
+    ours, x = backbone(name, path).eval(), picture_for('flat', size=64)
+    seen = normalise(x, theirs.default_cfg['mean'], theirs.default_cfg['std'])
+    with torch.no_grad(): torch.testing.assert_close(scores(ours, x), theirs(seen), rtol=1e-4, atol=1e-5)
+    assert scores(ours, x).shape == (2, 7)

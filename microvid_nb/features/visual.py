@@ -343,7 +343,7 @@ class TimmNetwork(Backbone):
                      else ([0.]*channels, [1.]*channels))
         if name.endswith('efficientnet_lite0') and channels == 3: mean, std = [127/255]*3, [128/255]*3
         super().__init__(mean, std)
-        self.net, self.feature_dim = net, net.num_features
+        self.net, self.feature_dim = net, getattr(net, 'head_hidden_size', net.num_features)
         self.classifier = nn.Linear(self.feature_dim, classes)
 
     def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
@@ -452,7 +452,8 @@ def last_outputs(
     otherwise:int, # where there are none
 ) -> int: # classes
     "How many outputs the last layer of some weights has."
-    return len(list(weights.values())[-1]) if weights else otherwise
+    if not weights: return otherwise
+    return len(weights.get('classifier.bias', list(weights.values())[-1]))  # files may be in alphabetical order
 
 # %% ../../nbs/features/01_visual.ipynb #30374037
 def backbone(
