@@ -292,7 +292,8 @@ def shown_differences(
     digits:int=2, # after the point, of the differences
 ) -> pd.DataFrame: # a comparison a row: difference (95 % interval), p (Holm), shown: 'above', 'below' or 'no'
     "Differences as text; shown is what has a p of at most .05 after Holm's correction."
-    texts = [f'{row.difference:+.{digits}f} ({row.low:.{digits}f} to {row.high:.{digits}f})' for row in table.itertuples()]
+    values = zip(table.difference, table.low, table.high)
+    texts = [f'{middle:+.{digits}f} ({low:.{digits}f} to {high:.{digits}f})' for middle, low, high in values]
     shown = np.where(table['p (Holm)'] <= .05, np.where(table.difference > 0, 'above', 'below'), 'no')
     labels = list(table.columns[:table.columns.get_loc('difference')])
     found = {'difference (95 % interval)': texts, 'p (Holm)': table['p (Holm)'].map(p_text), 'shown': shown}
@@ -310,19 +311,21 @@ def draw_differences(
     import matplotlib.pyplot as plt
     labels = [name for name in table.columns[:table.columns.get_loc('difference')] if name != by]
     panels = list(table.groupby(by, sort=False)) if by else [('difference', table)]
-    size = 2 + 2.6*len(panels), .6 + .19*max(len(part) for _, part in panels)
-    fig, axes = plt.subplots(1, len(panels), figsize=size, layout='constrained', sharey=True, squeeze=False)
+    between = ' - ' if 'against' in labels else ', '
+    rows = {title: [between.join(map(str, row)) for row in part[labels].to_numpy()] for title, part in panels}
+    width, height = max(len(name) for names in rows.values() for name in names), max(map(len, rows.values()))
+    size = .3 + .06*width + 2.4*len(panels), .6 + .19*height
+    alike = all(names == rows[panels[0][0]] for names in rows.values())
+    fig, axes = plt.subplots(1, len(panels), figsize=size, layout='constrained', sharey=alike, squeeze=False)
     for ax, (title, part) in zip(axes[0], panels):
-        between = ' - ' if 'against' in labels else ', '
-        names = [between.join(map(str, row)) for row in part[labels].itertuples(index=False)]
         for place, row in enumerate(part.itertuples()):
             fill = 'tab:blue' if table['p (Holm)'][row.Index] <= .05 else 'white'
             ax.plot([row.low, row.high], [place, place], c='tab:blue', lw=1.2)
             ax.plot(row.difference, place, 'o', ms=4.5, c='tab:blue', mfc=fill)
         ax.axvline(0, c='black', lw=.8)
-        ax.set_yticks(range(len(names)), names)
+        ax.set_yticks(range(len(part)), rows[title])
+        ax.set_ylim(height - .4, -.6)
         ax.set_title(title)
-    axes[0, 0].set_ylim(len(names) - .4, -.6)
     return axes[0]
 
 # %% ../nbs/experiments.ipynb #acfd3470
