@@ -14,7 +14,7 @@ from microvid_nb.features.extractors import VisualFeatures
 from microvid_nb.features.store import extract_features, local_client, read_features
 
 # DARE's AlexNet at full size, a picture a second; the time is the same with published weights
-VISUAL = VisualFeatures(weights='random')
+VISUAL = VisualFeatures('alexnet', 'random')
 CLIPS = 16  # of twelve seconds
 VIDEOS = 4_000, 8_000, 16_000  # for the memory
 

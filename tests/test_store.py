@@ -410,7 +410,7 @@ def test_a_lost_scheduler(paths, undisturbed, tmp_path):
 def test_each_worker_sees_one_gpu(monkeypatch):
     pytest.importorskip('distributed')
     monkeypatch.setattr(store_module, 'graphics_cards', lambda: ['4', '6'])
-    with local_client(5, VisualFeatures(weights='random')) as client:
+    with local_client(5, VisualFeatures('alexnet', 'random')) as client:
         seen = client.run(lambda: os.environ['CUDA_VISIBLE_DEVICES'])
     assert sorted(seen.values()) == ['4', '6']
     assert one_card_each(['4', '6']) is not None
@@ -571,3 +571,13 @@ def test_functions_are_compiled_before_workers_start(monkeypatch):
         with pytest.raises(ZeroDivisionError), local_client(2, make_extractor(name)):
             pass
     assert order == ['compiled', 'started', 'started']
+
+
+def test_the_default_network_needs_no_download(sample):
+    torch = pytest.importorskip('torch')
+    from microvid_nb.features.visual import backbone
+    from microvid_nb.media.video import read_frames
+    extract = make_extractor('visual', {})
+    pictures = torch.from_numpy(read_frames(sample, 1, 224).images).permute(0, 3, 1, 2)
+    with torch.no_grad(): expected = backbone('efficientnet_lite0', True).eval()(pictures).mean(0)
+    np.testing.assert_allclose(extract(sample), expected.numpy(), rtol=1e-3, atol=1e-4)

@@ -51,6 +51,7 @@ def put(folder, name, content):
 
 
 @given(table=tables(WORD))
+@example(table={';': [0.], ',': [1.], 'a;': [2.]})
 @example(table={'. . .': [1., 2.], 'at name@domain.com': [3., 4.], '\x85': [5., 6.], '\xa0': [7., 8.]})
 def test_glove_text_comes_back(folder, table):
     dim = len(next(iter(table.values())))

@@ -27,6 +27,16 @@ def is_number(
     except ValueError: return False
     return True
 
+# %% ../../nbs/data/11_word_vectors.ipynb #823fba01
+def is_separated(
+    line:bytes, # of a text file of word vectors
+    mark:bytes, # a separator
+) -> bool: # False for a word that ends with the mark, as the semicolon of GloVe does
+    "Whether a mark separates a word and its numbers."
+    _, *numbers = line.split(mark)
+    if len(numbers) == 1 and is_number(line.split(b' ')[-1]): return False
+    return bool(numbers) and all(map(is_number, numbers))
+
 # %% ../../nbs/data/11_word_vectors.ipynb #823fba6c
 def check_separator(
     path:str|Path, # a text file of word vectors
@@ -34,8 +44,7 @@ def check_separator(
 ):
     "`ValueError` where most lines have something else than spaces between a word and its numbers."
     for mark, name in ((b'\t', 'tabs'), (b',', 'commas'), (b';', 'semicolons')):
-        fields = [line.rstrip().split(mark) for line in lines]
-        if 2*sum(len(each) > 1 and all(map(is_number, each[1:])) for each in fields) > len(lines):
+        if 2*sum(is_separated(line.rstrip(), mark) for line in lines) > len(lines):
             raise ValueError(f'{path}: its fields are separated by {name}, expected spaces, as in "dog 0.1 0.2"')
 
 # %% ../../nbs/data/11_word_vectors.ipynb #7196d38e

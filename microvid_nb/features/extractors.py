@@ -78,7 +78,7 @@ class VisualFeatures(Extractor):
     uses_gpu = True
     files = ('weights',)
 
-    network: str = 'alexnet' # name of the backbone
+    network: str = 'efficientnet_lite0' # name of the backbone; the papers' are 'alexnet' and 'resnet3d50'
     weights: str = 'published' # 'published', 'random', or a file (of resnet3d50)
     width: float = 1. # factor for channels; other than 1 only for random weights
     seed: int = 0 # of random weights

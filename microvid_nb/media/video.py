@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -412,20 +413,32 @@ def seek_before(
 # %% ../../nbs/media/00_video.ipynb #3d200e95
 SEARCHED_BYTES = 2**28 # of a transport stream; the clock of a larger one is trusted
 
-def has_one_clock(
-    path, # a media file
-    stream:av.stream.Stream # the stream that is read
-) -> bool: # True for formats that have a single clock anyway
-    "Whether the clock of a stream runs on from the beginning of a file to its end"
+@lru_cache(maxsize=64)
+def clock_runs_on(
+    path:str, # a transport stream
+    stream:int, # index of the stream that is read
+    size:int, modified:int # bytes and nanoseconds: a file that has changed is searched anew
+) -> bool: # whether no packet is much earlier or later than the one before
+    "Whether the clock of a stream has no gap, searched once for each file"
     before = None
     with open_media(path) as container:
-        if not has_running_clock(container) or container.size > SEARCHED_BYTES: return True
-        for packet in demux(container, container.streams[stream.index], Damage()):
+        for packet in demux(container, container.streams[stream], Damage()):
             if packet.dts is None: continue
             time = float(packet.dts * packet.time_base)
             if before is not None and not -MAX_BACK <= time - before <= MAX_GAP: return False
             before = time
     return True
+
+# %% ../../nbs/media/00_video.ipynb #791d57aa
+def has_one_clock(
+    path, # a media file
+    container:av.container.InputContainer, # the same, open
+    stream:av.stream.Stream # the stream that is read
+) -> bool: # True for formats that have a single clock anyway
+    "Whether the clock of a stream runs on from the beginning of a file to its end"
+    if not has_running_clock(container) or container.size > SEARCHED_BYTES: return True
+    about = Path(path).stat()
+    return clock_runs_on(str(path), stream.index, about.st_size, about.st_mtime_ns)
 
 # %% ../../nbs/media/00_video.ipynb #791d5701
 def timed_frames(
@@ -469,7 +482,7 @@ def streamed_frames(
         raise MediaError(path, 'is a HEIC picture of several tiles, which cannot be joined here (convert it to JPEG)')
     stream = first_picture_stream(container, path, source.wanted)
     codec, origin = stream.codec_context.name, clock_origin(container, stream)
-    if start is not None and (animation or not has_one_clock(path, stream)): return
+    if start is not None and (animation or not has_one_clock(path, container, stream)): return
     if start is not None and not seek_before(container, stream, start + origin): return
     frames = decode(container, stream, damage, alpha_decoder(stream))
     first = next(frames, None)

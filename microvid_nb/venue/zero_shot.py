@@ -70,7 +70,7 @@ _PLACES |= {
         'Mall;Grocery Store;Clothing Store;Department Store;Miscellaneous Shop;Electronics Store;'
         'Furniture / Home Store;Toy / Game Store;Bookstore;Farmers Market;Flea Market;Salon / Barbershop'),
     'stage': (
-        'stage;concert;theater;music venue;microphone;guitar',
+        'stage;concert;theater;music venue',
         'Music Venue;Concert Hall;Theater;Performing Arts Venue;Rock Club;Jazz Club;Opera House;Comedy Club;'
         'Music Festival;Movie Theater;Multiplex'),
     'museum, laboratory or factory': (
