@@ -949,13 +949,15 @@ class LedgerPart:
     "Claims as a notebook shows them."
     def __init__(self,
         rows:pd.DataFrame, # of the ledger
-    ): self.rows = rows
+        counted:bool=True, # with a line that says how many claims hold
+    ): self.rows, self.counted = rows, counted
 
     def __repr__(self): return say_counts(self.rows)
 
     def _repr_markdown_(self):
         names = 'place', 'claim', 'tested by', 'effect (95 % interval)', 'shown', 'verdict', 'reason'
-        lines = [f'**{say_counts(self.rows)}**', '', f'| {" | ".join(names)} |', '|---'*len(names) + '|']
+        lines = [f'**{say_counts(self.rows)}**', ''] if self.counted else []
+        lines += [f'| {" | ".join(names)} |', '|---'*len(names) + '|']
         for row in self.rows.itertuples():
             shown = '' if pd.isna(row.shown) else f'{int(row.shown)} of {int(row.comparisons)}'
             if not pd.isna(row.reversed) and row.reversed: shown += f', {int(row.reversed)} reversed'
@@ -968,7 +970,9 @@ class LedgerPart:
 def part_of(
     paper:str, # 'AMUSE', 'thumbnail data set', 'GEVADEN', '3D-CNN' or 'DARE'
     folder=None, # as for `read_ledger`
+    table:str='', # only claims that this result tests, such as 'venue_table3_microworld'; all if not given
 ) -> LedgerPart: # shows itself
     "What holds of a paper; `ValueError` names the papers that there are."
     if paper not in _PAPERS: raise ValueError(f'no paper {paper!r}; there are {", ".join(_PAPERS)}')
-    return LedgerPart(read_ledger(folder).query('paper == @paper'))
+    rows = read_ledger(folder).query('paper == @paper')
+    return LedgerPart(rows[rows.files.fillna('').str.contains(table, regex=False)], counted=not table)

@@ -278,6 +278,56 @@ def comparison_table(
     table.insert(table.columns.get_loc('pairs'), 'p (Holm)', holm(table.p))
     return table
 
+# %% ../nbs/experiments.ipynb #5d1f7a02
+def p_text(
+    p:float, # a p-value
+) -> str: # '' where nothing was tested
+    "A p-value as people write it."
+    return '' if math.isnan(p) else '<0.001' if p < .001 else f'{p:.3f}'
+
+# %% ../nbs/experiments.ipynb #5d1f7a06
+def shown_differences(
+    table:pd.DataFrame, # of `comparison_table`
+    by:str='', # a label whose values get columns of their own, such as the measure; none if not given
+    digits:int=2, # after the point, of the differences
+) -> pd.DataFrame: # a comparison a row: difference (95 % interval), p (Holm), shown: 'above', 'below' or 'no'
+    "Differences as text; shown is what has a p of at most .05 after Holm's correction."
+    values = zip(table.difference, table.low, table.high)
+    texts = [f'{middle:+.{digits}f} ({low:.{digits}f} to {high:.{digits}f})' for middle, low, high in values]
+    shown = np.where(table['p (Holm)'] <= .05, np.where(table.difference > 0, 'above', 'below'), 'no')
+    labels = list(table.columns[:table.columns.get_loc('difference')])
+    found = {'difference (95 % interval)': texts, 'p (Holm)': table['p (Holm)'].map(p_text), 'shown': shown}
+    whole = table[labels].assign(**found).set_index(labels)
+    if not by: return whole
+    parts = {name: part.droplevel(by).add_prefix(f'{name}: ') for name, part in whole.groupby(by, sort=False)}
+    return pd.concat(parts.values(), axis=1).fillna('')
+
+# %% ../nbs/experiments.ipynb #5d1f7a03
+def draw_differences(
+    table:pd.DataFrame, # of `comparison_table`
+    by:str='', # a label whose values get a panel each, such as the measure; one panel if not given
+): # matplotlib Axes, one for each panel
+    "Differences with their intervals, one below the other; a filled dot is one that is shown."
+    import matplotlib.pyplot as plt
+    labels = [name for name in table.columns[:table.columns.get_loc('difference')] if name != by]
+    panels = list(table.groupby(by, sort=False)) if by else [('difference', table)]
+    between = ' - ' if 'against' in labels else ', '
+    rows = {title: [between.join(map(str, row)) for row in part[labels].to_numpy()] for title, part in panels}
+    width, height = max(len(name) for names in rows.values() for name in names), max(map(len, rows.values()))
+    size = .3 + .06*width + 2.4*len(panels), .6 + .19*height
+    alike = all(names == rows[panels[0][0]] for names in rows.values())
+    fig, axes = plt.subplots(1, len(panels), figsize=size, layout='constrained', sharey=alike, squeeze=False)
+    for ax, (title, part) in zip(axes[0], panels):
+        for place, row in enumerate(part.itertuples()):
+            fill = 'tab:blue' if table['p (Holm)'][row.Index] <= .05 else 'white'
+            ax.plot([row.low, row.high], [place, place], c='tab:blue', lw=1.2)
+            ax.plot(row.difference, place, 'o', ms=4.5, c='tab:blue', mfc=fill)
+        ax.axvline(0, c='black', lw=.8)
+        ax.set_yticks(range(len(part)), rows[title])
+        ax.set_ylim(height - .4, -.6)
+        ax.set_title(title)
+    return axes[0]
+
 # %% ../nbs/experiments.ipynb #acfd3470
 def drawn_survey(
     world, # a `MicroWorld`

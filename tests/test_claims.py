@@ -66,6 +66,13 @@ def test_a_part_shows_each_claim_once(paper):
     assert {line.count('|') for line in lines[2:]} == {8}
 
 
+def test_a_part_may_be_of_one_table():
+    part = part_of('DARE', RESULTS, 'venue_table3_microworld')
+    assert 1 < len(part.rows) < len(part_of('DARE', RESULTS).rows)
+    assert part.rows.files.str.contains('venue_table3_microworld_small_seed0.csv', regex=False).all()
+    assert part._repr_markdown_().startswith('| place |')  # it has no line that counts
+
+
 def test_papers_that_there_are_not():
     with pytest.raises(ValueError, match="no paper 'BERT'; there are AMUSE"): part_of('BERT', RESULTS)
 

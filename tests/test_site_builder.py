@@ -23,6 +23,12 @@ def test_imports_and_drawing_code_fold():
     assert imports.metadata['tags'] == ['hide-input'] and 'imports' in imports.metadata['mystnb']['code_prompt_show']
     drawing = shown(new_code_cell('#| code-fold: true\nx = 1'))
     assert drawing.metadata['tags'] == ['hide-input'] and drawing.source == 'x = 1'
+    table = new_output('execute_result', {'text/html': '<table></table>', 'text/plain': 'a'})
+    picture = new_output('display_data', {'image/png': 'x'})
+    for outputs, words in (([], 'the code'), ([table], 'the code of this table'),
+                           ([picture, table], 'the code of this figure')):
+        cell = shown(new_code_cell('#| code-fold: true\nx', outputs=outputs))
+        assert cell.metadata['mystnb']['code_prompt_show'] == f'Show {words}'
     for source in ('x = 1', 'import a\nx = a.b()', 'def f(): import a'):
         assert 'tags' not in shown(new_code_cell(source)).metadata
 

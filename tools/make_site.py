@@ -157,9 +157,18 @@ def only_imports(source: str) -> bool:
     ) and sum(kind is ast.Expr for kind in kinds) <= 2
 
 
+def of_what(outputs: list) -> str:
+    """What folded code makes, for the words beside it."""
+    made = [output['data'] for output in outputs if 'data' in output]
+    if not made: return ''
+    pictures = any({*IMAGES, CHART} & set(data) for data in made)
+    tables = any('text/markdown' in data or '<table' in data.get('text/html', '') for data in made)
+    return ' of this table' if tables and not pictures else ' of this figure'
+
+
 def folded(cell) -> dict:
     """How a code cell is shown: imports, and what draws a picture, are folded until a reader wants to see them."""
-    if re.search(r'^#\| *code-fold: *true', cell.source, re.M): what = 'the code of this figure'
+    if re.search(r'^#\| *code-fold: *true', cell.source, re.M): what = f'the code{of_what(cell.outputs)}'
     elif only_imports(cell.source) and not cell.outputs: what = 'imports'
     else: return {}
     prompts = {'code_prompt_show': f'Show {what}', 'code_prompt_hide': f'Hide {what}'}
