@@ -14,8 +14,8 @@ NOTEBOOKS = sorted(path for path in ROOT.glob('nbs/**/*.ipynb') if '.ipynb_check
 
 
 CPU_SECONDS = 600  # other work on the machine does not count
-IN_SHORT = 'media/00_video', 'data/01_files', 'data/world/00_drawing', 'features/00_aesthetics', 'thumbnail/11_measures'
-IN_SHORT += 'gif/00_proposals', 'classify/01_netvlad', 'venue/01_similarity', 'papers/00_equations', 'extras'
+IN_SHORT = 'media/00_video', 'data/01_files', 'data/world/00_drawing', 'features/05_flow', 'thumbnail/12_ranking'
+IN_SHORT += 'gif/00_proposals', 'classify/07_results', 'venue/01_similarity', 'papers/00_equations', 'extras'
 
 
 def name_of(path: Path) -> str:
