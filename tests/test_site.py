@@ -80,6 +80,21 @@ def test_has_a_page_for_each_entry_of_the_sidebar(site):
     assert notebooks <= wanted, 'notebooks that the sidebar lacks'
 
 
+def test_every_page_tells_others_what_it_is(site):
+    """Icon, card, description, version; a missing page, and a list of all pages."""
+    wrong = []
+    for path in pages(site):
+        text = path.read_text(encoding='utf-8')
+        said = dict(re.findall(r'<meta property="(og:[a-z:]+)" content="([^"]+)"', text))
+        there = {'og:title', 'og:description', 'og:image', 'og:url'} <= set(said)
+        if not (there and 'favicon.svg' in text and 'what changed in each version' in text):
+            wrong.append(str(path.relative_to(site)))
+    assert not wrong, wrong[:10]
+    assert (site / '_static/social.jpg').stat().st_size < 300_000 and (site / '404.html').exists()
+    listed = re.findall(r'<loc>[^<]*?/microvid_nb/([^<]+)</loc>', (site / 'sitemap.xml').read_text(encoding='utf-8'))
+    assert {'index.html', 'papers/01_amuse.html'} <= set(listed) and all((site / page).exists() for page in listed)
+
+
 def test_has_no_broken_link_inside(site):
     read = {path: Links(path.read_text(encoding='utf-8')) for path in pages(site)}
     broken = []

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +58,36 @@ def test_entries_fold_where_an_argument_is_told():
     told, listed = (make_site.documented_name(markdown, page) for page in ('gif/a.ipynb', 'media/a.ipynb'))
     assert '<details class="entry" id="f">' in told and '### f' not in told and '*Half of x.*' in told
     assert '### f' in listed and '<details' not in listed
+
+
+def test_a_link_shows_a_card_of_the_size_that_messengers_want():
+    assert make_site.social_card().size == (1200, 630)
+
+
+def test_a_missing_page_leads_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_site, 'PAGES', tmp_path)
+    text = make_site.write_missing().read_text(encoding='utf-8')
+    assert text.startswith('---\norphan: true') and '# There is no such page' in text
+    links = re.findall(r'\]\(([^)]+)\)', text)
+    assert len(links) >= 3 and all((ROOT / 'nbs' / link).exists() for link in links)
+
+
+def test_the_sitemap_lists_pages_that_are_worth_finding(tmp_path):
+    for name in ('index', 'gif/a', 'search', '404', '_static/x'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f'{name}.html').touch()
+    found = re.findall(r'<loc>(.*?)</loc>', make_site.sitemap(tmp_path))
+    assert found == [f'{make_site.HOST}gif/a.html', f'{make_site.HOST}index.html']
+
+
+def test_quarto_is_told_the_same():
+    """Icon, card, styles and version of the other builder."""
+    told = yaml.safe_load((ROOT / '_quarto.yml').read_text(encoding='utf-8'))
+    own = told['website']
+    for path in (own['favicon'], told['format']['html']['css']): assert (ROOT / 'nbs' / path).exists()
+    assert own['image'] == 'static/social.jpg' and own['open-graph'] and own['twitter-card'] and own['site-url']
+    version = re.search(r'^version = (.+)$', (ROOT / 'settings.ini').read_text(encoding='utf-8'), re.M)[1]
+    assert f'Version {version} ' in own['page-footer']['left']
 
 
 def notebooks():

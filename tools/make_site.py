@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -18,6 +19,7 @@ import nbformat
 import vl_convert
 import yaml
 from nbformat.v4 import new_markdown_cell
+from PIL import Image, ImageDraw, ImageFont, ImageSequence
 
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSED, PAGES, BUILT, SITE = ROOT / '_proc', ROOT / '_proc' / '_pages', ROOT / '_proc' / '_built', ROOT / '_docs'
@@ -315,10 +317,52 @@ def write_pages() -> None:
         for page, nb in found.items()
     }
     titles = {page.removesuffix('.ipynb'): title_of(nb) for page, nb in found.items()}
-    made = {write_functions(found), *PAGES.glob('*.md')}
+    made = {write_functions(found), write_missing(), *PAGES.glob('*.md')}
     sidebar = contents(titles)
     made |= {write_page(PROCESSED / page, places, sidebar if page == 'index.ipynb' else '') for page in found}
     for path in set(PAGES.rglob('*.ipynb')) - made: path.unlink()  # its notebook is gone
+
+
+def social_card() -> Image.Image:
+    """What messengers show of a link: the sentence of the first page, its thumbnail and three shots of its GIF."""
+    index = nbformat.read(ROOT / 'nbs/index.ipynb', as_version=4).cells[0].source
+    promise = re.search(r'^> ([^;]+)', index, re.M)[1]
+    card = Image.new('RGB', (1200, 630), '#10243d')
+    draw, large, small = ImageDraw.Draw(card), ImageFont.load_default(84), ImageFont.load_default(38)
+    draw.text((60, 50), 'microvid_nb', '#ffffff', large)
+    draw.text((60, 160), '\n'.join(textwrap.wrap(f'{promise}.', 58)), '#cfe0f5', small)
+    thumbnail, gif = (Image.open(ROOT / f'docs/images/index_{k}.webp') for k in (1, 2))
+    frames = [frame.convert('RGB') for frame in ImageSequence.Iterator(gif)]
+    shots = [frames[k * len(frames) // 3] for k in range(3)]
+    card.paste(thumbnail.convert('RGB').resize((520, 292)), (60, 280))
+    for k, (shot, x) in enumerate(zip(shots, (610, 880, 610))):
+        card.paste(shot.resize((255, 143)), (x, 280 + 149 * (k // 2)))
+    draw.rectangle((880, 429, 1135, 572), '#1d4e89')
+    draw.polygon([(985, 465), (985, 536), (1045, 500)], '#ffffff')
+    return card
+
+
+def write_card() -> None:
+    """Puts the picture for messengers where both builders look for it."""
+    social_card().save(ROOT / 'nbs/static/social.jpg', quality=88)
+
+
+def write_missing() -> Path:
+    """The page that stands for all that are not there."""
+    text = (ROOT / 'nbs/404.qmd').read_text(encoding='utf-8')
+    _, front, body = text.split('---\n', 2)
+    about = yaml.safe_load(front)
+    write(PAGES / '404.md', f'---\norphan: true\n---\n\n# {about["title"]}\n\n*{about["description"]}*\n{body}')
+    return PAGES / '404.md'
+
+
+def sitemap(folder: Path) -> str:
+    """The addresses of all pages, for search engines."""
+    pages = sorted(str(path.relative_to(folder)) for path in folder.rglob('*.html') if '_static' not in path.parts)
+    shown = [page for page in pages if page not in ('search.html', 'genindex.html', '404.html')]
+    rows = [f'<url><loc>{HOST}{html.escape(page)}</loc></url>' for page in shown]
+    head = '<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">'
+    return '\n'.join([head, *rows, '</urlset>', ''])
 
 
 def by_sphinx():
@@ -326,6 +370,7 @@ def by_sphinx():
     # not by the command nbdev_proc_nbs: without Quarto it would install the package into the Python of the path
     process = 'from nbdev.serve import proc_nbs; proc_nbs()'
     subprocess.run([sys.executable, '-c', process], cwd=ROOT, check=True, env=os.environ | {'PYTHONWARNINGS': 'ignore'})
+    write_card()
     write_pages()
     command = [sys.executable, '-m', 'sphinx', '-q', '-j', 'auto', '-b', 'html', '-c', ROOT / 'docs']
     subprocess.run([*command, '-d', BUILT / 'doctrees', PAGES, BUILT / 'html'], cwd=ROOT, check=True)
@@ -335,9 +380,12 @@ def by_sphinx():
         library.write_text(f'(() => {{{vl_convert.javascript_bundle()}}})();', encoding='utf-8')
     shutil.rmtree(SITE, ignore_errors=True)
     shutil.copytree(BUILT / 'html', SITE)
+    (SITE / 'sitemap.xml').write_text(sitemap(SITE), encoding='utf-8')
     print(f'site: {SITE / "index.html"}')
 
 
 if __name__ == '__main__':
-    if shutil.which('quarto'): subprocess.run([Path(sys.executable).with_name('nbdev_docs')], cwd=ROOT, check=True)
+    if shutil.which('quarto'):
+        write_card()
+        subprocess.run([Path(sys.executable).with_name('nbdev_docs')], cwd=ROOT, check=True)
     else: by_sphinx()
