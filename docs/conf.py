@@ -51,10 +51,10 @@ html_theme_options = {
 
 
 def name_entries(app, doctree):
-    """Entries of functions that are folded away can be linked to, as headings can."""
+    """Entries of functions that are folded away, and equations, can be linked to, as headings can."""
     slugs = app.env.metadata[app.env.docname].setdefault('myst_slugs', {})
     for raw in doctree.findall(nodes.raw):
-        slugs |= {name: (0, name, name) for name in re.findall(r'class="entry" id="([^"]+)"', raw.astext())}
+        slugs |= {name: (0, name, name) for name in re.findall(r'(?:class="entry"|<b) id="([^"]+)"', raw.astext())}
 
 
 def plain(doctree) -> tuple[str, str]:

@@ -190,7 +190,7 @@ def test_papers_and_tutorials_have_figures_to_move(site):
     found = {str(path.relative_to(site).with_suffix('')) for path in with_figures(site)}
     tutorials = {f'tutorials/{name}' for name in (
         '00_quick_start', '01_first_thumbnail', '02_topics', '03_gifs', '04_classify', '05_venue')}
-    assert tutorials | {'papers/01_amuse', 'papers/04_classification', 'papers/05_dare'} <= found
+    assert tutorials | {'papers/01_amuse', 'papers/03_gevaden', 'papers/04_classification', 'papers/05_dare'} <= found
     for path in with_figures(site):
         assert 'interactive(children' not in path.read_text(encoding='utf-8')
 

@@ -24,6 +24,9 @@ def test_imports_and_drawing_code_fold():
     assert imports.metadata['tags'] == ['hide-input'] and 'imports' in imports.metadata['mystnb']['code_prompt_show']
     drawing = shown(new_code_cell('#| code-fold: true\nx = 1'))
     assert drawing.metadata['tags'] == ['hide-input'] and drawing.source == 'x = 1'
+    table = new_output('execute_result', {'text/html': '<table></table>', 'text/plain': ''})
+    counted = shown(new_code_cell('#| code-fold: true\nx', outputs=[table]))
+    assert counted.metadata['mystnb']['code_prompt_show'] == 'Show the code of this table'
     for source in ('x = 1', 'import a\nx = a.b()', 'def f(): import a'):
         assert 'tags' not in shown(new_code_cell(source)).metadata
 
@@ -43,6 +46,33 @@ def test_a_picture_is_described_by_the_sentence_before_it():
     assert cell.metadata['mystnb']['image']['alt'] == 'The loss falls, as here'
     named = shown(new_code_cell('#| fig-alt: A curve\nplot()', outputs=[picture]), before)
     assert named.metadata['mystnb']['image']['alt'] == 'A curve'
+
+
+def test_code_beside_an_equation_is_shown_as_it_is():
+    """It is no entry of a name, and a comment in it is no heading."""
+    said = new_output('execute_result', {'text/markdown': '```python\n# gif.metrics\ndef f(x): ...\n```'})
+    cell = new_code_cell('#| echo: false\nMarkdown(code_of(f))', outputs=[said])
+    assert make_site.documented_names(nbformat.v4.new_notebook(cells=[cell])) == {}
+    assert shown(cell).source == said.data['text/markdown']
+
+
+@pytest.mark.parametrize('name', ['01_amuse', '03_gevaden', '04_classification', '05_dare'])
+def test_every_equation_stands_beside_its_code(name):
+    """Each numbered equation has its symbols, the lines that compute it, and a test that there is."""
+    from microvid_nb.tasks import all_tasks
+    nb = nbformat.read(ROOT / f'nbs/papers/{name}.ipynb', as_version=4)
+    text = '\n'.join(cell.source for cell in nb.cells if cell.cell_type == 'markdown')
+    numbers = sorted(int(k) for k in re.findall(r'<b id="eq-(\d+)">', text))
+    method = {'01_amuse': 'AMUSE', '03_gevaden': 'GEVADEN', '04_classification': '3D-CNN', '05_dare': 'DARE'}[name]
+    assert numbers == list(range(1, next(task.equations for task in all_tasks() if task.method == method) + 1))
+    blocks = [k for k, cell in enumerate(nb.cells) if '<div class="beside">' in cell.source]
+    for k in blocks:
+        told, code = nb.cells[k].source.split('<div class="beside">')[1], nb.cells[k + 1]
+        assert 'where $' in told and 'Checked by [' in told and '$$' in told
+        assert 'code_of(' in code.source and '```python' in code.outputs[0].data['text/markdown']
+        for test, file in re.findall(r'\[(test_\w+)\]\(\S*/(tests/\w+\.py)\)', told):
+            assert f'def {test}(' in (ROOT / file).read_text(encoding='utf-8'), test
+    assert text.count('<div') == text.count('</div>')
 
 
 def test_links_to_names_have_anchors_where_the_page_documents_them():

@@ -47,7 +47,7 @@ def documented(nb) -> str:
     return '\n\n'.join(
         output.data['text/markdown']
         for cell in nb.cells
-        if '#| echo: false' in cell.source
+        if 'show_doc(' in cell.source
         for output in cell.get('outputs', [])
         if 'text/markdown' in output.get('data', {})
     )
@@ -161,7 +161,12 @@ def only_imports(source: str) -> bool:
 
 def folded(cell) -> dict:
     """How a code cell is shown: imports, and what draws a picture, are folded until a reader wants to see them."""
-    if re.search(r'^#\| *code-fold: *true', cell.source, re.M): what = 'the code of this figure'
+    data = set().union(*(output.get('data', {}) for output in cell.outputs))
+    if re.search(r'^#\| *code-fold: *true', cell.source, re.M):
+        table = any('<table' in output.get('data', {}).get('text/html', '') for output in cell.outputs)
+        drawn = data & {*IMAGES, CHART} or not table and 'text/markdown' not in data
+        kind = 'figure' if drawn else 'table'
+        what = f'the code of this {kind}' if data else 'what the code below uses'
     elif only_imports(cell.source) and not cell.outputs: what = 'imports'
     else: return {}
     prompts = {'code_prompt_show': f'Show {what}', 'code_prompt_hide': f'Hide {what}'}
@@ -186,7 +191,8 @@ def shown(cell, page: str, places: dict, before: list):
         text = '\n\n'.join(
             output.data['text/markdown'] for output in cell.outputs if 'text/markdown' in output.get('data', {})
         )
-        return new_markdown_cell(relink(documented_name(text, page), page, places)) if text else None
+        text = documented_name(text, page) if 'show_doc(' in cell.source else text
+        return new_markdown_cell(relink(text, page, places)) if text else None
     words = said_before([*before, cell])
     cell.outputs = [output for output in cell.outputs if WIDGET not in output.get('data', {})]
     cell.metadata = folded(cell)
