@@ -7,6 +7,7 @@ import nbformat
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -44,6 +45,8 @@ def test_a_picture_is_described_by_the_sentence_before_it():
     before = [new_markdown_cell('## Loss\n\nTraining goes on. The loss falls, as [here](a.ipynb):')]
     cell = shown(new_code_cell('plot()', outputs=[picture]), before)
     assert cell.metadata['mystnb']['image']['alt'] == 'The loss falls, as here'
+    short = [new_markdown_cell('Above is learning. Below: choosing.')]
+    assert shown(new_code_cell('plot()', outputs=[picture]), short).metadata['mystnb']['image']['alt'] == 'Below: choosing.'
     named = shown(new_code_cell('#| fig-alt: A curve\nplot()', outputs=[picture]), before)
     assert named.metadata['mystnb']['image']['alt'] == 'A curve'
 
@@ -73,6 +76,14 @@ def test_every_equation_stands_beside_its_code(name):
         for test, file in re.findall(r'\[(test_\w+)\]\(\S*/(tests/\w+\.py)\)', told):
             assert f'def {test}(' in (ROOT / file).read_text(encoding='utf-8'), test
     assert text.count('<div') == text.count('</div>')
+
+
+def test_pictures_of_a_page_have_a_size(tmp_path):
+    Image.new('RGB', (40, 30)).save(tmp_path / 'a b.png')
+    page = '<script defer src="_static/scripts/fontawesome.js?digest=1"></script><img alt="x" src="a%20b.png" />'
+    assert make_site.finished(page, tmp_path) == '<img width="40" height="30" alt="x" src="a%20b.png" />'
+    for kept in ('<img width="4" src="a b.png">', '<img src="https://x.org/a.png">'):
+        assert make_site.finished(kept, tmp_path) == kept
 
 
 def test_links_to_names_have_anchors_where_the_page_documents_them():

@@ -4,7 +4,9 @@ No notebook is run; nbdev executes imports and exported cells to write signature
 were saved. What did not change since the last build is not made again.
 """
 import ast
+import base64
 import html
+import io
 import json
 import os
 import re
@@ -145,7 +147,8 @@ def said_before(cells: list) -> str:
         plain = re.sub(r'<[^>]*>|^#+ [^\n]*$|\$\$.*?\$\$|```.*?```', ' ', cell.source, flags=re.M | re.S)
         plain = re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', plain)
         sentences = re.split(r'(?<=[.:?!])\s+', ' '.join(re.sub(r'[*`$|>\\{}]', '', plain).split()))
-        if sentences[-1]: return sentences[-1].rstrip(':')[:200]
+        last = 2 if len(sentences[-1].split()) < 3 else 1  # a word or two say too little
+        if sentences[-1]: return ' '.join(sentences[-last:]).rstrip(':')[:200]
     return 'Output of the code above'
 
 
@@ -371,6 +374,21 @@ def sitemap(folder: Path) -> str:
     return '\n'.join([head, *rows, '</urlset>', ''])
 
 
+def sized(tag: str, folder: Path) -> str:
+    """The tag of a picture with its width and height, so that a page doesn't jump when it comes."""
+    source = re.search(r' src="([^"]+)"', tag)[1]
+    if ' width=' in tag or '://' in source or source.endswith('.svg'): return tag
+    inside = source.startswith('data:')
+    with Image.open(io.BytesIO(base64.b64decode(source.split(',')[1])) if inside else folder / unquote(source)) as picture: width, height = picture.size
+    return tag.replace('<img ', f'<img width="{width}" height="{height}" ', 1)
+
+
+def finished(text: str, folder: Path) -> str:
+    """A page of the site: pictures have a size; the theme's 1.6 MB of drawn icons go, since its font has the same."""
+    text = re.sub(r'<script[^>]*/fontawesome\.js[^>]*></script>\n?', '', text)
+    return re.sub(r'<img [^>]* src="[^"]+"[^>]*>|<img src="[^"]+"[^>]*>', lambda tag: sized(tag[0], folder), text)
+
+
 def by_sphinx():
     """Notebooks -> processed notebooks -> pages -> _docs/."""
     # not by the command nbdev_proc_nbs: without Quarto it would install the package into the Python of the path
@@ -386,6 +404,8 @@ def by_sphinx():
         library.write_text(f'(() => {{{vl_convert.javascript_bundle()}}})();', encoding='utf-8')
     shutil.rmtree(SITE, ignore_errors=True)
     shutil.copytree(BUILT / 'html', SITE)
+    for path in SITE.rglob('*.html'):
+        path.write_text(finished(path.read_text(encoding='utf-8'), path.parent), encoding='utf-8')
     (SITE / 'sitemap.xml').write_text(sitemap(SITE), encoding='utf-8')
     print(f'site: {SITE / "index.html"}')
 
