@@ -379,7 +379,8 @@ def sized(tag: str, folder: Path) -> str:
     source = re.search(r' src="([^"]+)"', tag)[1]
     if ' width=' in tag or '://' in source or source.endswith('.svg'): return tag
     inside = source.startswith('data:')
-    with Image.open(io.BytesIO(base64.b64decode(source.split(',')[1])) if inside else folder / unquote(source)) as picture: width, height = picture.size
+    where = io.BytesIO(base64.b64decode(source.split(',')[1])) if inside else folder / unquote(source)
+    with Image.open(where) as picture: width, height = picture.size
     return tag.replace('<img ', f'<img width="{width}" height="{height}" ', 1)
 
 
