@@ -1,6 +1,7 @@
 """The site, built as `make docs` builds it without Quarto, and looked at in a real browser."""
 import ast
 import functools
+import gzip
 import http.server
 import json
 import re
@@ -78,6 +79,21 @@ def test_has_a_page_for_each_entry_of_the_sidebar(site):
         if '.ipynb_checkpoints' not in path.parts
     }
     assert notebooks <= wanted, 'notebooks that the sidebar lacks'
+
+
+def test_every_page_tells_others_what_it_is(site):
+    """Icon, card, description, version; a missing page, and a list of all pages."""
+    wrong = []
+    for path in pages(site):
+        text = path.read_text(encoding='utf-8')
+        said = dict(re.findall(r'<meta property="(og:[a-z:]+)" content="([^"]+)"', text))
+        there = {'og:title', 'og:description', 'og:image', 'og:url'} <= set(said)
+        if not (there and 'favicon.svg' in text and 'what changed in each version' in text):
+            wrong.append(str(path.relative_to(site)))
+    assert not wrong, wrong[:10]
+    assert (site / '_static/social.jpg').stat().st_size < 300_000 and (site / '404.html').exists()
+    listed = re.findall(r'<loc>[^<]*?/microvid_nb/([^<]+)</loc>', (site / 'sitemap.xml').read_text(encoding='utf-8'))
+    assert {'index.html', 'papers/01_amuse.html'} <= set(listed) and all((site / page).exists() for page in listed)
 
 
 def test_has_no_broken_link_inside(site):
@@ -175,7 +191,7 @@ def test_papers_and_tutorials_have_figures_to_move(site):
     found = {str(path.relative_to(site).with_suffix('')) for path in with_figures(site)}
     tutorials = {f'tutorials/{name}' for name in (
         '00_quick_start', '01_first_thumbnail', '02_topics', '03_gifs', '04_classify', '05_venue')}
-    assert tutorials | {'papers/01_amuse', 'papers/04_classification', 'papers/05_dare'} <= found
+    assert tutorials | {'papers/01_amuse', 'papers/03_gevaden', 'papers/04_classification', 'papers/05_dare'} <= found
     for path in with_figures(site):
         assert 'interactive(children' not in path.read_text(encoding='utf-8')
 
@@ -284,3 +300,143 @@ def test_every_public_name_is_in_the_list_of_functions(site):
              if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '__all__'
              for name in ast.literal_eval(node.value)]
     assert page.links and not [name for name in names if f'<code>{name}</code>' not in text]
+
+
+# one of each kind: home, tutorial, paper, tables, API, ledger
+TYPICAL = ('index', 'tutorials/01_first_thumbnail', 'papers/03_gevaden', 'thumbnail/07_experiments', 'media/00_video',
+           'claims')
+
+FAINT = '''() => {
+  const parse = text => { const n = text.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
+  const over = (top, below) => top.slice(0, 3).map((v, k) => v * top[3] + below[k] * (1 - top[3]));
+  const light = rgb => {
+    const [r, g, b] = rgb.map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const ground = e => {
+    const layers = [];
+    for (let at = e; at; at = at.parentElement) layers.push(parse(getComputedStyle(at).backgroundColor));
+    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255]);
+  };
+  const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const text = walk.currentNode.data.trim(), e = walk.currentNode.parentElement, style = getComputedStyle(e);
+    if (!text || !e.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+    if (e.closest('script, style, svg, mjx-container, .visually-hidden, .skip-link, .headerlink')) continue;
+    const own = ground(e), colour = over(parse(style.color), own);
+    const [a, b] = [light(colour), light(own)].sort((x, y) => y - x), ratio = (a + .05) / (b + .05);
+    const size = parseFloat(style.fontSize), large = size >= 24 || size >= 18.66 && style.fontWeight >= 700;
+    if (ratio < (large ? 3 : 4.5) - .01) found.push(`${ratio.toFixed(2)} ${text.slice(0, 40)}`);
+  }
+  return found;
+}'''
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_text_stands_out(address, browser, scheme):
+    """Contrast of WCAG AA: 4.5, or 3 for large letters. Pictures and figures keep light paper in the dark."""
+    page, wrong = browser.new_page(viewport={'width': 1280, 'height': 900}, color_scheme=scheme), []
+    for name in TYPICAL:
+        page.goto(f'{address}/{name}.html')
+        page.wait_for_timeout(500)
+        wrong += [f'{name}: {text}' for text in page.evaluate(FAINT)]
+        paper = page.evaluate("""[...document.querySelectorAll('.cell_output img:not(.photo), .live')].map(
+            place => getComputedStyle(place).backgroundColor)""")
+        if scheme == 'dark' and set(paper) - {'rgb(255, 255, 255)'}: wrong.append(f'{name}: {set(paper)}')
+    page.evaluate("document.querySelector('.bd-article p').style.color = getComputedStyle(document.body).backgroundColor")
+    assert page.evaluate(FAINT), 'the test itself sees faint text'
+    page.close()
+    assert not wrong, wrong[:20]
+
+
+def test_keys_reach_everything_and_show_where_they_are(address, browser):
+    page = browser.new_page(viewport={'width': 1280, 'height': 900})
+    page.goto(f'{address}/papers/01_amuse.html')
+    page.wait_for_function("[...document.querySelectorAll('.live')].every(place => place.view)", timeout=60_000)
+    page.keyboard.press('Tab')
+    page.wait_for_timeout(500)
+    first = page.locator(':focus')
+    assert first.inner_text() == 'Skip to main content' and first.bounding_box()['y'] >= 0
+    page.keyboard.press('Enter')
+    seen, unmarked = [], []
+    for _ in range(40):
+        page.keyboard.press('Tab')
+        at = page.evaluate("""() => {
+            const e = document.activeElement, style = getComputedStyle(e);
+            const ring = style.outlineStyle !== 'none' || style.boxShadow !== 'none' || e.type === 'range';
+            return [e.tagName, e.closest('.bd-article') !== null, ring, e.textContent.trim().slice(0, 30)];
+        }""")
+        seen.append(at[0])
+        if not at[2]: unmarked.append(at)
+    assert {'A', 'SUMMARY', 'INPUT', 'SELECT'} <= set(seen), seen
+    page.close()
+    assert not unmarked, unmarked[:5]
+
+
+def test_pages_keep_their_place_and_are_light(site, address, browser):
+    """Pictures have a size, and all that a first visit loads is below 1.5 MB as a host sends it.
+
+    Equations are typeset after the text is there, so that a page with many moves a little; 0.25 and more is called poor.
+    """
+    wrong = []
+    for name in TYPICAL:
+        page = browser.new_context(viewport={'width': 1280, 'height': 900}).new_page()
+        page.goto(f'{address}/{name}.html')
+        page.wait_for_timeout(2500)
+        sizes = "[...document.images].filter(image => !(image.getAttribute('width') && image.getAttribute('height')))"
+        moved = """new Promise(tell => {
+            let sum = 0;
+            new PerformanceObserver(list => list.getEntries().forEach(one => { sum += one.value; }))
+                .observe({type: 'layout-shift', buffered: true});
+            setTimeout(() => tell(sum), 300);
+        })"""
+        loaded = page.evaluate("performance.getEntriesByType('resource').map(one => new URL(one.name).pathname)")
+        files = [site / unquote(path).lstrip('/') for path in {*loaded, f'/{name}.html'} if path != '/']
+        packed = sum(len(gzip.compress(path.read_bytes(), 6)) for path in files if path.is_file())
+        found = page.evaluate(f'{sizes}.length'), page.evaluate(moved), packed
+        if found[0] or found[1] > .25 or found[2] > 1_500_000: wrong.append((name, found))
+        page.context.close()
+    assert not wrong, wrong
+
+
+def test_a_line_of_a_hundred_characters_fits(address, browser):
+    page = browser.new_page(viewport={'width': 1280, 'height': 900})
+    for name in ('index', 'tutorials/01_first_thumbnail', 'media/00_video'):
+        page.goto(f'{address}/{name}.html')
+        over = page.evaluate("""() => {
+            const code = [...document.querySelectorAll('.bd-article pre')].find(each => each.checkVisibility());
+            code.textContent = 'x'.repeat(100);
+            return code.scrollWidth - code.clientWidth;
+        }""")
+        assert over <= 0 and page.locator('.bd-article p').first.bounding_box()['width'] >= 815, name
+    page.goto(f'{address}/index.html')
+    cut = """[...document.querySelectorAll('.bd-article pre')].filter(
+        each => each.checkVisibility() && each.scrollWidth > each.clientWidth).map(each => each.textContent)"""
+    assert not page.evaluate(cut)
+    page.close()
+
+
+@pytest.mark.parametrize('width, side_by_side', [(1280, True), (800, False), (390, False)])
+def test_equations_stand_beside_or_above_their_code(address, browser, width, side_by_side):
+    page = browser.new_page(viewport={'width': width, 'height': 900})
+    for name in ('01_amuse', '03_gevaden', '04_classification', '05_dare'):
+        page.goto(f'{address}/papers/{name}.html')
+        for row in page.locator('.beside').all():
+            formula, code = (part.bounding_box() for part in row.locator('> div').all())
+            if side_by_side: assert formula['x'] + formula['width'] <= code['x'] and formula['y'] == code['y'], name
+            else: assert formula['y'] + formula['height'] <= code['y'], name
+    page.close()
+
+
+def test_a_paper_can_be_printed(address, browser):
+    """On paper nothing of the site's frame is left, equations stand above their code, and no line of it is cut."""
+    page = browser.new_page(viewport={'width': 794, 'height': 1123})
+    page.goto(f'{address}/papers/03_gevaden.html')
+    page.emulate_media(media='print')
+    assert not page.locator('.bd-sidebar-primary').is_visible()
+    cut = "[...document.querySelectorAll('.beside pre')].filter(code => code.scrollWidth > code.clientWidth + 1).length"
+    assert page.evaluate(cut) == 0
+    formula, code = (part.bounding_box() for part in page.locator('.beside').first.locator('> div').all())
+    assert formula['y'] + formula['height'] <= code['y']
+    assert page.pdf()[:5] == b'%PDF-'
+    page.close()

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -46,8 +48,45 @@ def test_a_picture_is_described_by_the_sentence_before_it():
     before = [new_markdown_cell('## Loss\n\nTraining goes on. The loss falls, as [here](a.ipynb):')]
     cell = shown(new_code_cell('plot()', outputs=[picture]), before)
     assert cell.metadata['mystnb']['image']['alt'] == 'The loss falls, as here'
+    short = [new_markdown_cell('Above is learning. Below: choosing.')]
+    assert shown(new_code_cell('plot()', outputs=[picture]), short).metadata['mystnb']['image']['alt'] == 'Below: choosing.'
     named = shown(new_code_cell('#| fig-alt: A curve\nplot()', outputs=[picture]), before)
     assert named.metadata['mystnb']['image']['alt'] == 'A curve'
+
+
+def test_code_beside_an_equation_is_shown_as_it_is():
+    """It is no entry of a name, and a comment in it is no heading."""
+    said = new_output('execute_result', {'text/markdown': '```python\n# gif.metrics\ndef f(x): ...\n```'})
+    cell = new_code_cell('#| echo: false\nMarkdown(code_of(f))', outputs=[said])
+    assert make_site.documented_names(nbformat.v4.new_notebook(cells=[cell])) == {}
+    assert shown(cell).source == said.data['text/markdown']
+
+
+@pytest.mark.parametrize('name', ['01_amuse', '03_gevaden', '04_classification', '05_dare'])
+def test_every_equation_stands_beside_its_code(name):
+    """Each numbered equation has its symbols, the lines that compute it, and a test that there is."""
+    from microvid_nb.tasks import all_tasks
+    nb = nbformat.read(ROOT / f'nbs/papers/{name}.ipynb', as_version=4)
+    text = '\n'.join(cell.source for cell in nb.cells if cell.cell_type == 'markdown')
+    numbers = sorted(int(k) for k in re.findall(r'<b id="eq-(\d+)">', text))
+    method = {'01_amuse': 'AMUSE', '03_gevaden': 'GEVADEN', '04_classification': '3D-CNN', '05_dare': 'DARE'}[name]
+    assert numbers == list(range(1, next(task.equations for task in all_tasks() if task.method == method) + 1))
+    blocks = [k for k, cell in enumerate(nb.cells) if '<div class="beside">' in cell.source]
+    for k in blocks:
+        told, code = nb.cells[k].source.split('<div class="beside">')[1], nb.cells[k + 1]
+        assert 'where $' in told and 'Checked by [' in told and '$$' in told
+        assert 'code_of(' in code.source and '```python' in code.outputs[0].data['text/markdown']
+        for test, file in re.findall(r'\[(test_\w+)\]\(\S*/(tests/\w+\.py)\)', told):
+            assert f'def {test}(' in (ROOT / file).read_text(encoding='utf-8'), test
+    assert text.count('<div') == text.count('</div>')
+
+
+def test_pictures_of_a_page_have_a_size(tmp_path):
+    Image.new('RGB', (40, 30)).save(tmp_path / 'a b.png')
+    page = '<script defer src="_static/scripts/fontawesome.js?digest=1"></script><img alt="x" src="a%20b.png" />'
+    assert make_site.finished(page, tmp_path) == '<img width="40" height="30" alt="x" src="a%20b.png" />'
+    for kept in ('<img width="4" src="a b.png">', '<img src="https://x.org/a.png">'):
+        assert make_site.finished(kept, tmp_path) == kept
 
 
 def test_links_to_names_have_anchors_where_the_page_documents_them():
@@ -63,6 +102,36 @@ def test_entries_fold_where_an_argument_is_told():
     told, listed = (make_site.documented_name(markdown, page) for page in ('gif/a.ipynb', 'media/a.ipynb'))
     assert '<details class="entry" id="f">' in told and '### f' not in told and '*Half of x.*' in told
     assert '### f' in listed and '<details' not in listed
+
+
+def test_a_link_shows_a_card_of_the_size_that_messengers_want():
+    assert make_site.social_card().size == (1200, 630)
+
+
+def test_a_missing_page_leads_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_site, 'PAGES', tmp_path)
+    text = make_site.write_missing().read_text(encoding='utf-8')
+    assert text.startswith('---\norphan: true') and '# There is no such page' in text
+    links = re.findall(r'\]\(([^)]+)\)', text)
+    assert len(links) >= 3 and all((ROOT / 'nbs' / link).exists() for link in links)
+
+
+def test_the_sitemap_lists_pages_that_are_worth_finding(tmp_path):
+    for name in ('index', 'gif/a', 'search', '404', '_static/x'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f'{name}.html').touch()
+    found = re.findall(r'<loc>(.*?)</loc>', make_site.sitemap(tmp_path))
+    assert found == [f'{make_site.HOST}gif/a.html', f'{make_site.HOST}index.html']
+
+
+def test_quarto_is_told_the_same():
+    """Icon, card, styles and version of the other builder."""
+    told = yaml.safe_load((ROOT / '_quarto.yml').read_text(encoding='utf-8'))
+    own = told['website']
+    for path in (own['favicon'], told['format']['html']['css']): assert (ROOT / 'nbs' / path).exists()
+    assert own['image'] == 'static/social.jpg' and own['open-graph'] and own['twitter-card'] and own['site-url']
+    version = re.search(r'^version = (.+)$', (ROOT / 'settings.ini').read_text(encoding='utf-8'), re.M)[1]
+    assert f'Version {version} ' in own['page-footer']['left']
 
 
 def notebooks():

@@ -4,13 +4,16 @@ No notebook is run; nbdev executes imports and exported cells to write signature
 were saved. What did not change since the last build is not made again.
 """
 import ast
+import base64
 import html
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -18,6 +21,7 @@ import nbformat
 import vl_convert
 import yaml
 from nbformat.v4 import new_markdown_cell
+from PIL import Image, ImageDraw, ImageFont, ImageSequence
 
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSED, PAGES, BUILT, SITE = ROOT / '_proc', ROOT / '_proc' / '_pages', ROOT / '_proc' / '_built', ROOT / '_docs'
@@ -45,7 +49,7 @@ def documented(nb) -> str:
     return '\n\n'.join(
         output.data['text/markdown']
         for cell in nb.cells
-        if '#| echo: false' in cell.source
+        if 'show_doc(' in cell.source
         for output in cell.get('outputs', [])
         if 'text/markdown' in output.get('data', {})
     )
@@ -143,7 +147,8 @@ def said_before(cells: list) -> str:
         plain = re.sub(r'<[^>]*>|^#+ [^\n]*$|\$\$.*?\$\$|```.*?```', ' ', cell.source, flags=re.M | re.S)
         plain = re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', plain)
         sentences = re.split(r'(?<=[.:?!])\s+', ' '.join(re.sub(r'[*`$|>\\{}]', '', plain).split()))
-        if sentences[-1]: return sentences[-1].rstrip(':')[:200]
+        last = 2 if len(sentences[-1].split()) < 3 else 1  # a word or two say too little
+        if sentences[-1]: return ' '.join(sentences[-last:]).rstrip(':')[:200]
     return 'Output of the code above'
 
 
@@ -193,7 +198,8 @@ def shown(cell, page: str, places: dict, before: list):
         text = '\n\n'.join(
             output.data['text/markdown'] for output in cell.outputs if 'text/markdown' in output.get('data', {})
         )
-        return new_markdown_cell(relink(documented_name(text, page), page, places)) if text else None
+        text = documented_name(text, page) if 'show_doc(' in cell.source else text
+        return new_markdown_cell(relink(text, page, places)) if text else None
     words = said_before([*before, cell])
     cell.outputs = [output for output in cell.outputs if WIDGET not in output.get('data', {})]
     cell.metadata = folded(cell)
@@ -324,10 +330,68 @@ def write_pages() -> None:
         for page, nb in found.items()
     }
     titles = {page.removesuffix('.ipynb'): title_of(nb) for page, nb in found.items()}
-    made = {write_functions(found), *PAGES.glob('*.md')}
+    made = {write_functions(found), write_missing(), *PAGES.glob('*.md')}
     sidebar = contents(titles)
     made |= {write_page(PROCESSED / page, places, sidebar if page == 'index.ipynb' else '') for page in found}
     for path in set(PAGES.rglob('*.ipynb')) - made: path.unlink()  # its notebook is gone
+
+
+def social_card() -> Image.Image:
+    """What messengers show of a link: the sentence of the first page, its thumbnail and three shots of its GIF."""
+    index = nbformat.read(ROOT / 'nbs/index.ipynb', as_version=4).cells[0].source
+    promise = re.search(r'^> ([^;]+)', index, re.M)[1]
+    card = Image.new('RGB', (1200, 630), '#10243d')
+    draw, large, small = ImageDraw.Draw(card), ImageFont.load_default(84), ImageFont.load_default(38)
+    draw.text((60, 50), 'microvid_nb', '#ffffff', large)
+    draw.text((60, 160), '\n'.join(textwrap.wrap(f'{promise}.', 58)), '#cfe0f5', small)
+    thumbnail, gif = (Image.open(ROOT / f'docs/images/index_{k}.webp') for k in (1, 2))
+    frames = [frame.convert('RGB') for frame in ImageSequence.Iterator(gif)]
+    shots = [frames[k * len(frames) // 3] for k in range(3)]
+    card.paste(thumbnail.convert('RGB').resize((520, 292)), (60, 280))
+    for k, (shot, x) in enumerate(zip(shots, (610, 880, 610))):
+        card.paste(shot.resize((255, 143)), (x, 280 + 149 * (k // 2)))
+    draw.rectangle((880, 429, 1135, 572), '#1d4e89')
+    draw.polygon([(985, 465), (985, 536), (1045, 500)], '#ffffff')
+    return card
+
+
+def write_card() -> None:
+    """Puts the picture for messengers where both builders look for it."""
+    social_card().save(ROOT / 'nbs/static/social.jpg', quality=88)
+
+
+def write_missing() -> Path:
+    """The page that stands for all that are not there."""
+    text = (ROOT / 'nbs/404.qmd').read_text(encoding='utf-8')
+    _, front, body = text.split('---\n', 2)
+    about = yaml.safe_load(front)
+    write(PAGES / '404.md', f'---\norphan: true\n---\n\n# {about["title"]}\n\n*{about["description"]}*\n{body}')
+    return PAGES / '404.md'
+
+
+def sitemap(folder: Path) -> str:
+    """The addresses of all pages, for search engines."""
+    pages = sorted(str(path.relative_to(folder)) for path in folder.rglob('*.html') if '_static' not in path.parts)
+    shown = [page for page in pages if page not in ('search.html', 'genindex.html', '404.html')]
+    rows = [f'<url><loc>{HOST}{html.escape(page)}</loc></url>' for page in shown]
+    head = '<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">'
+    return '\n'.join([head, *rows, '</urlset>', ''])
+
+
+def sized(tag: str, folder: Path) -> str:
+    """The tag of a picture with its width and height, so that a page doesn't jump when it comes."""
+    source = re.search(r' src="([^"]+)"', tag)[1]
+    if ' width=' in tag or '://' in source or source.endswith('.svg'): return tag
+    inside = source.startswith('data:')
+    where = io.BytesIO(base64.b64decode(source.split(',')[1])) if inside else folder / unquote(source)
+    with Image.open(where) as picture: width, height = picture.size
+    return tag.replace('<img ', f'<img width="{width}" height="{height}" ', 1)
+
+
+def finished(text: str, folder: Path) -> str:
+    """A page of the site: pictures have a size; the theme's 1.6 MB of drawn icons go, since its font has the same."""
+    text = re.sub(r'<script[^>]*/fontawesome\.js[^>]*></script>\n?', '', text)
+    return re.sub(r'<img [^>]* src="[^"]+"[^>]*>|<img src="[^"]+"[^>]*>', lambda tag: sized(tag[0], folder), text)
 
 
 def by_sphinx():
@@ -335,6 +399,7 @@ def by_sphinx():
     # not by the command nbdev_proc_nbs: without Quarto it would install the package into the Python of the path
     process = 'from nbdev.serve import proc_nbs; proc_nbs()'
     subprocess.run([sys.executable, '-c', process], cwd=ROOT, check=True, env=os.environ | {'PYTHONWARNINGS': 'ignore'})
+    write_card()
     write_pages()
     command = [sys.executable, '-m', 'sphinx', '-q', '-j', 'auto', '-b', 'html', '-c', ROOT / 'docs']
     subprocess.run([*command, '-d', BUILT / 'doctrees', PAGES, BUILT / 'html'], cwd=ROOT, check=True)
@@ -344,9 +409,14 @@ def by_sphinx():
         library.write_text(f'(() => {{{vl_convert.javascript_bundle()}}})();', encoding='utf-8')
     shutil.rmtree(SITE, ignore_errors=True)
     shutil.copytree(BUILT / 'html', SITE)
+    for path in SITE.rglob('*.html'):
+        path.write_text(finished(path.read_text(encoding='utf-8'), path.parent), encoding='utf-8')
+    (SITE / 'sitemap.xml').write_text(sitemap(SITE), encoding='utf-8')
     print(f'site: {SITE / "index.html"}')
 
 
 if __name__ == '__main__':
-    if shutil.which('quarto'): subprocess.run([Path(sys.executable).with_name('nbdev_docs')], cwd=ROOT, check=True)
+    if shutil.which('quarto'):
+        write_card()
+        subprocess.run([Path(sys.executable).with_name('nbdev_docs')], cwd=ROOT, check=True)
     else: by_sphinx()

@@ -7,8 +7,10 @@ __all__ = ['equation_table']
 
 # %% ../../nbs/papers/00_equations.ipynb #d642bfde
 import ast
+import inspect
 import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -78,6 +80,8 @@ def page_of(
     return next(str(path.relative_to(pages)) for path in sorted((pages/folder).glob(f'*_{name}.ipynb')))
 
 # %% ../../nbs/papers/00_equations.ipynb #f051b27c
+_PAGES = {'AMUSE': '01_amuse', 'GEVADEN': '03_gevaden', '3D-CNN': '04_classification', 'DARE': '05_dare'}
+
 def linked_table(
     table:pd.DataFrame, # of `equation_table`
     pages:Path, # folder of the notebooks
@@ -86,8 +90,66 @@ def linked_table(
     "The table with links to the notebooks."
     lines = ['| paper | Eq. | code | what it returns |', '|---|---:|---|---|']
     for (paper, equation), rows in table.groupby(['paper', 'equation'], sort=False):
+        number = f'[{equation}]({up}papers/{_PAGES[paper]}.ipynb#eq-{equation})'
         for i, row in enumerate(rows.itertuples()):
             link = f'[<code>{row.name}</code>]({up}{page_of(row.module, pages)}#{row.name})'
-            cells = ('' if i else paper, '' if i else equation, link, row.returns)
-            lines.append(f'| {" | ".join(map(str, cells))} |'.replace('  ', ' '))
+            cells = ('' if i else paper, '' if i else number, link, row.returns)
+            lines.append(f'| {" | ".join(cells)} |'.replace('  ', ' '))
     return '\n'.join(lines)
+
+# %% ../../nbs/papers/00_equations.ipynb #b222b108
+def blanks_of(
+    line:str, # of code
+    depth:int, # brackets that are open before it
+) -> list[tuple[int, int]]: # brackets that are open, place
+    "The blanks of a line that are neither text nor indent."
+    quote, found, start = '', [], len(line) - len(line.lstrip())
+    for i, letter in enumerate(line):
+        if quote: quote = '' if letter == quote else quote
+        elif letter in '\'"': quote = letter
+        elif letter == ' ' and i > start: found.append((depth, i))
+        else: depth += (letter in '([{') - (letter in ')]}')
+    return found
+
+# %% ../../nbs/papers/00_equations.ipynb #87b3a3fd
+_BESIDE = 80 # characters of a line that have room beside an equation
+
+def split_line(
+    line:str, # of code
+    width:int=_BESIDE, # characters
+) -> list[str]: # the line, in as many parts as it takes
+    "A long line in parts that fit, split where the fewest brackets are open, and there as late as can be."
+    if len(line) > width: line = line.split('  #')[0].rstrip()
+    indent, parts, opened = ' ' * (len(line) - len(line.lstrip()) + 8), [], 0
+    head = re.match(r' *(?:if|for|else)\b[^:]*:', line)
+    if head and len(line) > width and line[head.end():]:
+        return [head[0], *split_line(indent[4:] + line[head.end():].strip(), width)]
+    while len(line) > width:
+        places = [(depth, -i) for depth, i in blanks_of(line, opened) if depth > 0 and i <= width]
+        if not places: break
+        opened, at = min(places)
+        parts.append(line[:-at])
+        line = indent + line[1 - at:]
+    return [*parts, line]
+
+# %% ../../nbs/papers/00_equations.ipynb #f98d48a6
+def code_of(
+    function:Callable, # or method
+    first:str='', # words of the first line to show; the first line of the body if not given
+    last:str='', # words of the last one; the end if not given
+) -> str: # Markdown
+    "The lines of a function that compute something; `ValueError` where the words are not found."
+    source = textwrap.dedent(inspect.getsource(function))
+    node = ast.parse(source).body[0]
+    body = source.splitlines()[node.body[bool(ast.get_docstring(node))].lineno - 1:]
+    begin = next((i for i, line in enumerate(body) if first in line), len(body))
+    ends = [i for i, line in enumerate(body) if i >= begin and last in line] or [None]
+    end = ends[0 if last else -1]
+    if end is None: raise ValueError(f'no {first!r} to {last!r} in {function.__qualname__}')
+    arguments = ', '.join(each.arg for each in node.args.args)
+    wanted = textwrap.indent(textwrap.dedent('\n'.join(body[begin:end + 1])), '    ').split('\n')
+    fitting = [part for line in wanted for part in split_line(line)]
+    before, after = ['    ...'] * (begin > 0), ['    ...'] * (end < len(body) - 1)
+    where = f'# {function.__module__}\n' + f'# {function.__qualname__}\n' * ('.' in function.__qualname__)
+    lines = [f'{where}def {node.name}({arguments}):', *before, *fitting, *after]
+    return '```python\n' + '\n'.join(lines) + '\n```\n\n'

@@ -56,7 +56,7 @@ def test_tutorial(environment, tutorial, tmp_path):
             if cell['cell_type'] == 'code'
         )
     )
-    assert "package = 'microvid_nb[all] @ git+https://" in installs, 'the first cell installs'
+    assert "'git': 'microvid_nb[all] @ git+https://" in installs, 'the first cell installs'
     done = subprocess.run(
         [environment, '-c', RUNNER, tutorial],
         cwd=tmp_path,
