@@ -39,7 +39,7 @@ def test_a_notebook_of_each_folder_runs_in_short():
     assert all((ROOT / 'nbs' / f'{name}.ipynb').is_file() for name in IN_SHORT)
 
 
-@pytest.mark.parametrize('path', map(case, NOTEBOOKS))
+@pytest.mark.parametrize('path', [case(path) for path in NOTEBOOKS])
 def test_runs(path):
     command = [Path(sys.executable).with_name('nbdev_test'), '--path', path, '--n_workers', '0']
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600, preexec_fn=limited)
