@@ -423,8 +423,8 @@ class SeenAnswer(Answer):
         "The things that are said, with the label where it says more."
         things = self.found.things
         names = [f'{thing} ({label})' if sure and label != thing else thing for thing, label, sure in
-                 zip(things.thing, things.label, things.sure)]
-        return pd.DataFrame({'thing': names, 'probability': things.probability})[things.said]
+                 zip(things.thing, things.label, things.label_named)]
+        return pd.DataFrame({'thing': names, 'probability': things.probability})[things.named]
 
     @property
     def cannot_tell(self) -> str: # the reason, or nothing
@@ -540,7 +540,7 @@ class PlaceAnswer(VenueAnswer):
 
     def data(self) -> dict: # plain data
         "Kinds of places with their categories, the one that is sure, sounds, and what the clip lacks."
-        return super().data() | {'said': self.found.place, 'categories_of': 'VENUE-188'}
+        return super().data() | {'place': self.found.place, 'categories_of': 'VENUE-188'}
 
     def elements(self) -> list: # elements
         "The places as bars, the categories of the first, and the sounds; no place where it is too improbable."
@@ -549,7 +549,7 @@ class PlaceAnswer(VenueAnswer):
         lacks = [P(f'Answered without {lacking}, which the clip lacks.', cls='facts')] if lacking else []
         if self.cannot_tell: return [Div(*parts, cls='columns')] if parts else []
         first = self.found.venues.iloc[0]
-        said = pd.DataFrame({'place': [self.found.place], 'sure': [self.found.probability]})
+        said = pd.DataFrame({'place': [self.found.place], 'probability': [self.found.probability]})
         if self.found.place != first.venue:
             return [Div(Div(P('Kind of place'), bars(said)), *parts, cls='columns'), *lacks]
         names = P(f'Categories of VENUE-188 for {first.venue}: {first.categories}.', cls='facts')

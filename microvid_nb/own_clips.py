@@ -219,11 +219,12 @@ class ClipEstimate:
     frames: np.ndarray # their pictures, uint8 [T, H, W, 3]
 
     @property
-    def things(self) -> pd.DataFrame: # thing, label, probability, said, sure; the most probable first
+    def things(self) -> pd.DataFrame: # thing, label, probability, named, label_named; the most probable first
         "The classes, as answers to what is to be seen."
         names, chances = self.venues.venue, self.venues.probability
         said = [not self.cannot_tell and k == 0 for k in range(len(names))]
-        return pd.DataFrame({'thing': names, 'label': names, 'probability': chances, 'said': said, 'sure': said})
+        return pd.DataFrame({'thing': names, 'label': names, 'probability': chances,
+                             'named': said, 'label_named': said})
 
 # %% ../nbs/own_clips.ipynb #c11b0195
 @patch

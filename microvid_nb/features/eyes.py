@@ -285,7 +285,7 @@ def agreed_probabilities(
 # %% ../../nbs/features/11_eyes.ipynb #09d113da
 class ThingsSeen(NamedTuple):
     "What a clip shows."
-    things: pd.DataFrame # thing (dog), label (its most probable breed), probability, said, sure (of the label)
+    things: pd.DataFrame # thing (dog), label (its most probable breed), probability, named, label_named
     attention: np.ndarray # weight of each moment, [T]; sums to 1
 
 # %% ../../nbs/features/11_eyes.ipynb #4d1ec0a7
@@ -315,17 +315,17 @@ _OF_ITS_OWN = .5 # probability from which a label is named beside its kind or gr
 def name_rows(
     whole:Tensor, # float32 [1000], of a clip
     face:float, # score of the clearest face, 0 without one
-) -> pd.DataFrame: # thing, label, probability, said, sure; those that are said first, then by probability
+) -> pd.DataFrame: # thing, label, probability, named, label_named; what is named first, then by probability
     "All names with their probabilities."
     names, labels = names_to_say(), imagenet_labels()
     chances = name_chances(whole)
     best = [max(set(name.classes) - unsaid(), key=lambda i: float(whole[i])) for name in names]
     table = pd.DataFrame({'thing': [name.name for name in names], 'label': [labels[i].split(',')[0] for i in best],
-                          'probability': chances, 'said': said_names(chances, face > 0),
-                          'sure': [float(whole[i]) >= _OF_ITS_OWN for i in best]})
-    table = table[table.said | np.array([name.level != 'group' for name in names])]
+                          'probability': chances, 'named': said_names(chances, face > 0),
+                          'label_named': [float(whole[i]) >= _OF_ITS_OWN for i in best]})
+    table = table[table.named | np.array([name.level != 'group' for name in names])]
     if face > 0: table.loc[len(names)] = 'person', 'face', face, True, False
-    return table.sort_values(['said', 'probability'], ascending=False, ignore_index=True, kind='stable')
+    return table.sort_values(['named', 'probability'], ascending=False, ignore_index=True, kind='stable')
 
 # %% ../../nbs/features/11_eyes.ipynb #2dc6fbef
 def things_seen(
