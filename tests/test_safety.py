@@ -131,7 +131,7 @@ def test_stills_and_animations_are_told_apart(tmp_path):
 # ends
 
 def test_ctrl_c_is_one_line_and_130(short, tmp_path):
-    for i in range(200): shutil.copy(short, tmp_path / f'{i}.mp4')
+    for i in range(3000): (tmp_path / f'{i}.mp4').hardlink_to(short)  # enough that a busy machine is not done before
     for workers in ('1', '2'):
         process = subprocess.Popen([MICROVID, 'probe', tmp_path, '--workers', workers], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         process.stdout.readline()
