@@ -150,6 +150,5 @@ def train_model(
     task = find_task(task)
     module, sizes = experiments_of(task, scale)
     model = module.train_microworld_model(sizes, seed, progress)
-    return save_checkpoint(
-        out, model, model.settings, f'MicroWorld, microvid train {task.name} --scale {scale} --seed {seed}', half
-    )
+    command = f'microvid train {task.name} --scale {scale} --seed {seed}{" --half" if half else ""}'
+    return save_checkpoint(out, model, model.settings, f'MicroWorld, {command}', half)
