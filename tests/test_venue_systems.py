@@ -250,3 +250,27 @@ def test_validation_videos_of_a_data_set_are_used(study):
     published = study._replace(test=pick_rows(study.videos, slice(20)), validation=pick_rows(study.videos, slice(20, 50)))
     learned, validation = videos_for_choosing(VenueRound(published, TINY, 0))
     assert learned is None and torch.equal(validation.venue, study.videos.venue[20:50])
+
+
+def test_the_model_for_files_learns_from_videos_that_no_demonstration_shows(monkeypatch):
+    from microvid_nb.data.microworld import SHOWN_VIDEOS
+    from microvid_nb.venue import experiments, systems
+    drawn = []
+
+    class Enough(Exception):
+        pass
+
+    def draw(world, numbers, *_):
+        drawn.append(numbers)
+        return []
+
+    def describe(world, numbers, *_):
+        drawn.append(numbers)
+        raise Enough
+    monkeypatch.setattr(systems, 'draw_videos', draw)
+    monkeypatch.setattr(systems, 'described_videos', describe)
+    monkeypatch.setattr(systems, 'train_picture_network', lambda *_: None)
+    with pytest.raises(Enough): experiments.train_microworld_model(SCALES['small'], progress=False)
+    elsewhere, learned = drawn
+    shown = {*SHOWN_VIDEOS, *range(10_000)}  # the tutorials and the experiments have numbers below 10,000
+    assert not shown & set(elsewhere) and not shown & set(learned) and not set(elsewhere) & set(learned)
