@@ -333,7 +333,7 @@ def test_only_the_3d_network_learns_which_way_somebody_walks():
         assert list(history.columns[:3]) == ['epoch', 'loss', 'right']
         with torch.no_grad(): right[kind] = (model(clips[240:]).argmax(1) == labels[240:]).float().mean().item()
     # eight seeds and two kinds of processors: .975 to 1 against .41 to .55
-    assert right[Conv3DClassifier] > .85 and right[Conv2DClassifier] < .7
+    assert right[Conv3DClassifier] > .9 and right[Conv2DClassifier] < .7
 
 
 def test_the_view_fits_the_network():

@@ -9,7 +9,7 @@ import pytest
 
 from microvid_nb.media.render import write_video
 
-SEEDS, SECONDS = range(20), 10  # of four files (`make fuzz` tries more); seconds that one may take
+SEEDS, SECONDS = range(34), 10  # of four files: 136 corruptions; seconds that one may take
 
 WORKER = textwrap.dedent('''
     import json, sys, time, warnings
