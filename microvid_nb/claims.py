@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .experiments import Comparison, compare_items, corrected_t, holm
+from .experiments import Comparison, compare_items, corrected_t, holm, results_folder
 from .media.render import atomic_path
 
 # %% ../nbs/claims.ipynb #d2caf7b6
@@ -929,11 +929,7 @@ def read_ledger(
     folder=None, # of the results; those of the repository that this is, or of GitHub, if not given
 ) -> pd.DataFrame: # as it was written
     "The ledger from its file."
-    if folder is None:
-        homes = [home for home in Path.cwd().resolve().parents if (home/'settings.ini').exists()]
-        github = 'https://raw.githubusercontent.com/microvid-nb/microvid_nb/main'
-        folder = f'{homes[0] if homes else github}/results'
-    return pd.read_csv(f'{folder}/claims.csv')
+    return pd.read_csv(f'{folder or results_folder()}/claims.csv')
 
 # %% ../nbs/claims.ipynb #1443585f
 def effect_text(

@@ -151,6 +151,12 @@ def write_items(
     with atomic_path(path) as temporary: items.astype(kinds).to_parquet(temporary, index=False, compression='zstd')
     return path
 
+# %% ../nbs/experiments.ipynb #5d1f7b02
+def results_folder() -> str: # a folder, or the address of one
+    "Where results are: in the repository that this is, or else on GitHub."
+    homes = (home for home in Path.cwd().resolve().parents if (home/'settings.ini').exists())
+    return f"{next(homes, 'https://raw.githubusercontent.com/microvid-nb/microvid_nb/main')}/results"
+
 # %% ../nbs/experiments.ipynb #2ba6d429
 def mean_sd(
     table:pd.DataFrame, # figures; the methods are in a column or in a level of the index

@@ -9,6 +9,8 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from PIL import Image
 
+from microvid_nb.papers.equations import _PAGES
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
 import make_site  # noqa: E402
@@ -62,14 +64,13 @@ def test_code_beside_an_equation_is_shown_as_it_is():
     assert shown(cell).source == said.data['text/markdown']
 
 
-@pytest.mark.parametrize('name', ['01_amuse', '03_gevaden', '04_classification', '05_dare'])
-def test_every_equation_stands_beside_its_code(name):
+@pytest.mark.parametrize('method, name', _PAGES.items())
+def test_every_equation_stands_beside_its_code(method, name):
     """Each numbered equation has its symbols, the lines that compute it, and a test that there is."""
     from microvid_nb.tasks import all_tasks
     nb = nbformat.read(ROOT / f'nbs/papers/{name}.ipynb', as_version=4)
     text = '\n'.join(cell.source for cell in nb.cells if cell.cell_type == 'markdown')
     numbers = sorted(int(k) for k in re.findall(r'<b id="eq-(\d+)">', text))
-    method = {'01_amuse': 'AMUSE', '03_gevaden': 'GEVADEN', '04_classification': '3D-CNN', '05_dare': 'DARE'}[name]
     assert numbers == list(range(1, next(task.equations for task in all_tasks() if task.method == method) + 1))
     blocks = [k for k, cell in enumerate(nb.cells) if '<div class="beside">' in cell.source]
     for k in blocks:

@@ -391,7 +391,7 @@ def sized(tag: str, folder: Path) -> str:
 def finished(text: str, folder: Path) -> str:
     """A page of the site: pictures have a size; the theme's 1.6 MB of drawn icons go, since its font has the same."""
     text = re.sub(r'<script[^>]*/fontawesome\.js[^>]*></script>\n?', '', text)
-    return re.sub(r'<img [^>]* src="[^"]+"[^>]*>|<img src="[^"]+"[^>]*>', lambda tag: sized(tag[0], folder), text)
+    return re.sub(r'<img\b[^>]* src="[^"]+"[^>]*>', lambda tag: sized(tag[0], folder), text)
 
 
 def by_sphinx():
