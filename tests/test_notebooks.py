@@ -1,13 +1,14 @@
 """One case for each notebook: it runs from top to bottom by nbdev's own runner, which honours its flags."""
 import ast
+import atexit
 import json
 import re
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import in_fork
+from nbdev.test import nbdev_test
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(path for path in ROOT.glob('nbs/**/*.ipynb') if '.ipynb_checkpoints' not in path.parts)
@@ -22,9 +23,13 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT / 'nbs').with_suffix(''))
 
 
-def limited():
-    """A runaway notebook is stopped by its processor time."""
+def run(path: str):
+    """A notebook from top to bottom; a runaway one is stopped by its processor time."""
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 10))
+    try:
+        nbdev_test(path, n_workers=0)
+    finally:
+        atexit._run_exitfuncs()  # a fork ends without them
 
 
 def case(path: Path):
@@ -41,9 +46,8 @@ def test_a_notebook_of_each_folder_runs_in_short():
 
 @pytest.mark.parametrize('path', [case(path) for path in NOTEBOOKS])
 def test_runs(path):
-    command = [Path(sys.executable).with_name('nbdev_test'), '--path', path, '--n_workers', '0']
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600, preexec_fn=limited)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    status, out, errors = in_fork(run, str(path), cwd=ROOT, seconds=3600)
+    assert status == 0, (out + errors)[-6000:]
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
