@@ -7,6 +7,8 @@ VIDEO  ?=
 OUT    ?= out/demo
 export VIDEO OUT
 MANY   := -n auto --maxprocesses 8 --dist loadscope
+# there is a process of tests for each core, so none of them starts threads or workers for all cores
+ONE_CORE := OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1
 
 .PHONY: demo test check lab bench scale fuzz fresh docs weights prepare readme clean
 .DEFAULT_GOAL := demo
@@ -21,10 +23,10 @@ demo: $(READY)  ## all that can be said of VIDEO (a file, a folder, or clips of 
 	@$(BIN)/microvid card $${VIDEO:+"$$VIDEO"} --out "$$OUT" || [ $$? -eq 1 ]  # 1: some files could not be used, as the page says
 
 test: $(READY)  ## in about six minutes: unit tests and oracles, export, README, API, all tutorials, a notebook of each folder
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m 'not check' $(MANY)
+	@$(ONE_CORE) $(BIN)/python -m pytest tests -m 'not check' $(MANY)
 
 check: $(READY)  ## the rest, in half an hour: every notebook, site, wheel, browser, fuzz, experiments at tiny scale
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m check $(MANY)
+	@$(ONE_CORE) $(BIN)/python -m pytest tests -m check $(MANY)
 
 lab: $(READY)  ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab nbs
@@ -38,7 +40,7 @@ scale: $(READY)  ## time and memory at the sizes of the papers, as data doubles 
 	@status=0; $(BIN)/python benchmarks/scale.py || status=$$?; $(BIN)/python benchmarks/table.py; exit $$status
 
 fuzz: $(READY)  ## 10,000 seeded bad files over all readers, in parallel (MICROVID_FUZZ=100000 for more)
-	@OMP_NUM_THREADS=1 MICROVID_FUZZ=$${MICROVID_FUZZ:-10000} $(BIN)/python -m pytest tests/fuzz -q -n auto --maxprocesses 8 --dist load
+	@$(ONE_CORE) MICROVID_FUZZ=$${MICROVID_FUZZ:-10000} $(BIN)/python -m pytest tests/fuzz -q -n auto --maxprocesses 8 --dist load
 
 fresh: $(READY)  ## the tutorials in clean environments of every Python that is here (a quarter of an hour and 7 GB each)
 	@MICROVID_FRESH=1 $(BIN)/python -m pytest tests/fresh -v

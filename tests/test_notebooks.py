@@ -4,6 +4,7 @@ import atexit
 import json
 import re
 import resource
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,9 @@ def run(path: str):
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 10))
     try:
         nbdev_test(path, n_workers=0)
-    finally:
-        atexit._run_exitfuncs()  # a fork ends without them
+    finally:  # a fork ends without what an interpreter does in the end
+        threading._shutdown()
+        atexit._run_exitfuncs()
 
 
 def case(path: Path):

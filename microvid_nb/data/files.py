@@ -102,15 +102,15 @@ def read_table(
 def in_parallel(
     function, # what to do
     jobs:list, # the arguments of each call, tuples
-    workers:int|None=None, # processes; one for each core if not given
+    workers:int|None=None, # processes; one for each core that may be used if not given
     progress:bool=True, # show a bar
     unit:str='it', # what a job makes, for the bar
 ) -> Iterator: # of results, in the order of the jobs
     "The results of many independent calls, each as soon as it and those before it are done."
-    from joblib import Parallel, delayed
+    from joblib import Parallel, cpu_count, delayed
     from tqdm.auto import tqdm
     with warnings.catch_warnings():
         # joblib says so when it replaces a worker that has imported much
         warnings.filterwarnings('ignore', 'A worker stopped while', UserWarning)
-        pool = Parallel(min(workers or os.cpu_count(), len(jobs)) or 1, return_as='generator')
+        pool = Parallel(min(workers or cpu_count(), len(jobs)) or 1, return_as='generator')
         yield from tqdm(pool(delayed(function)(*job) for job in jobs), total=len(jobs), disable=not progress, unit=unit)
