@@ -29,7 +29,8 @@ _PACKAGES = ('thumbnail', 'gif', 'classify', 'venue', 'features', 'card')
 # %% ../nbs/front_door.ipynb #e578d97a
 class CallableModule(ModuleType):
     "A module of this package that answers like the function of its name."
-    def __call__(self, *args, **kwargs): return _function(self.__name__.rpartition('.')[2])(*args, **kwargs)
+    def __call__(self, *args, **kwargs):
+        return _function(self.__name__.rpartition('.')[2])(*args, **kwargs)
 
     @property
     def __signature__(self): # shown by help and by editors

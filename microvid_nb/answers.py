@@ -49,8 +49,10 @@ def shown_in_notebook(
 def _repr_html_(self:Survey) -> str: # HTML
     "The candidate frames of a clip."
     found = self.candidates
-    strip = Div(*(picture(image, 128, f'{time:.2f} s') for time, image in zip(found.times, found.images)), cls='strip')
-    return shown_in_notebook(H2(printable(Path(self.path).name)), P(facts(self), cls='facts'), strip)
+    strip = Div(*(picture(image, 128, f'{time:.2f} s')
+                  for time, image in zip(found.times, found.images)), cls='strip')
+    return shown_in_notebook(H2(printable(Path(self.path).name)), P(facts(self), cls='facts'),
+                             strip)
 
 # %% ../nbs/answers.ipynb #37c0e95f
 @patch
@@ -146,12 +148,14 @@ def to_json(self:Answer) -> str: # JSON
 @patch
 def heading(self:Answer) -> list: # elements
     "The question, what the model was trained on, and what makes the answer poor."
-    trained = [P(f'Answered by a model that was trained on {printable(self.trained_on)}.', cls='facts')]
+    trained = [P(f'Answered by a model that was trained on {printable(self.trained_on)}.',
+                 cls='facts')]
     return [
         H3(self.question),
         *(trained if self.trained_on else []),
         *(P(printable(text), cls='warning') for text in self.warnings if text != self.cannot_tell),
-        *([P(f"Can't tell: {printable(self.cannot_tell)}.", cls='warning')] if self.cannot_tell else []),
+        *([P(f"Can't tell: {printable(self.cannot_tell)}.", cls='warning')] if self.cannot_tell
+          else []),
     ]
 
 # %% ../nbs/answers.ipynb #7920ecce
@@ -170,9 +174,12 @@ def save(self:Answer,
     kind = Path(path).suffix.lower()
     if kind == '.html':
         section = Section(H2(printable(Path(self.path).name)), *self.heading(), *self.elements())
-        return write_page(path, [to_xml(section)], title=self.question, explained='', footer='Made by microvid_nb.')
-    if kind != '.json': raise ValueError(f'{path}: an answer of {self.name} is written as .json or .html')
-    with atomic_path(path) as temporary: temporary.write_text(self.to_json() + '\n', encoding='utf-8')
+        return write_page(path, [to_xml(section)], title=self.question, explained='',
+                          footer='Made by microvid_nb.')
+    if kind != '.json':
+        raise ValueError(f'{path}: an answer of {self.name} is written as .json or .html')
+    with atomic_path(path) as temporary:
+        temporary.write_text(self.to_json() + '\n', encoding='utf-8')
     return Path(path)
 
 # %% ../nbs/answers.ipynb #1fe45482
@@ -201,10 +208,12 @@ def named_topics(
     topics, # 'dog,beach', a list of words, or words and counts: dictionary, table or CSV
 ): # for `topic_counts`
     "Topics with counts; `ValueError` for an empty word."
-    if isinstance(topics, str) and not (topics.endswith('.csv') or Path(topics).is_file()): topics = topics.split(',')
+    if isinstance(topics, str) and not (topics.endswith('.csv') or Path(topics).is_file()):
+        topics = topics.split(',')
     if not isinstance(topics, (list, tuple)): return topics
     words = [str(word).strip() for word in topics]
-    if not words or not all(words): raise ValueError(f'topics are words such as dog,beach, found {",".join(words)!r}')
+    if not words or not all(words):
+        raise ValueError(f'topics are words such as dog,beach, found {",".join(words)!r}')
     return dict.fromkeys(words, 1.)
 
 # %% ../nbs/answers.ipynb #a1166128
@@ -231,7 +240,8 @@ class ThumbnailAnswer(Answer):
         "Time, index and scores, and what spoke for the frame."
         labels = {topic: [{'label': label, 'share': round(share, 4)} for label, share in found]
                   for topic, found in self.labels.items()}
-        record = {'time': self.found.time, 'index': self.found.index, 'candidates': rows(self.found.scores)}
+        record = {'time': self.found.time, 'index': self.found.index,
+                  'candidates': rows(self.found.scores)}
         return record | ({'labels': labels} if labels else {})
 
     def elements(self) -> list: # elements
@@ -243,11 +253,13 @@ class ThumbnailAnswer(Answer):
 
     def _repr_jpeg_(self) -> bytes: # a JPEG file
         "The frame, for pages that show pictures only."
-        return jpeg_bytes(resize_stack(self.found.image[None], min(480, self.found.image.shape[1]))[0], 85)
+        return jpeg_bytes(resize_stack(self.found.image[None],
+                                       min(480, self.found.image.shape[1]))[0], 85)
 
     def save(self, path, **options) -> Path: # the file
         "Writes the frame as JPEG at full size, or the answer as .json or .html."
-        if Path(path).suffix.lower() in ('.jpg', '.jpeg'): return Path(write_jpeg(path, self.found.image, **options))
+        if Path(path).suffix.lower() in ('.jpg', '.jpeg'):
+            return Path(write_jpeg(path, self.found.image, **options))
         return super().save(path)
 
 # %% ../nbs/answers.ipynb #41169ebe
@@ -287,20 +299,25 @@ class GIFAnswer(Answer):
         height, width = shots[0].shape[1:3]
         width = min(width, round(120 * max(1, width / height)))
         with tempfile.TemporaryDirectory() as folder:
-            return Path(write_gif(Path(folder) / 'shots.gif', shots, width=width, quality=50)).read_bytes()
+            return Path(write_gif(Path(folder) / 'shots.gif', shots, width=width,
+                                  quality=50)).read_bytes()
 
     def elements(self) -> list: # elements
         "The GIF, and where its shots are in the clip."
         shots = ', '.join(f'{time:.1f}' for time in self.found.times)
         upright = self.found.shots[0].shape[1] > self.found.shots[0].shape[2]
-        return [gif_element(self.file, f'GIF of the shots at {shots} s, {len(self.file) / 1e3:.0f} kB', upright)]
+        return [gif_element(self.file,
+                            f'GIF of the shots at {shots} s, {len(self.file) / 1e3:.0f} kB',
+                            upright)]
 
     def save(self, path, **options) -> Path: # the file
         "Writes the animated GIF, sampled at `fps` and `width`, or the answer as .json or .html."
         if Path(path).suffix.lower() != '.gif': return super().save(path)
         sampled = {name: options[name] for name in ('fps', 'width') if name in options}
         found, shots = self.found, self.found.shots
-        if sampled: shots = [shot_frames(self.survey, time, found.seconds, **sampled) for time in found.times]
+        if sampled:
+            shots = [shot_frames(self.survey, time, found.seconds, **sampled)
+                     for time in found.times]
         return Path(write_gif(path, shots, **options | {'width': shots[0].shape[2]}))
 
 # %% ../nbs/answers.ipynb #1a08a5b2
@@ -331,7 +348,8 @@ def undecided(
 ) -> str: # the reason, or nothing
     "The reason for which a table of probabilities is no answer."
     best, chance = table.iloc[0, -1], 1 / len(table)
-    return '' if best >= 2 * chance else f'the most probable of {len(table)} names has {best:.0%}, a guess {chance:.0%}'
+    return ('' if best >= 2 * chance
+            else f'the most probable of {len(table)} names has {best:.0%}, a guess {chance:.0%}')
 
 # %% ../nbs/answers.ipynb #818dccd3
 class ClassifyAnswer(Answer):
@@ -353,7 +371,8 @@ class ClassifyAnswer(Answer):
         weights = zip(self.found.times, self.found.attention)
         return {
             **{name: rows(getattr(self.found, name)) for name in ('scene', 'behaviour', 'joint')},
-            'attention': [{'time': float(time), 'weight': float(weight)} for time, weight in weights],
+            'attention': [{'time': float(time), 'weight': float(weight)}
+                          for time, weight in weights],
         }
 
     def elements(self) -> list: # elements
@@ -361,7 +380,8 @@ class ClassifyAnswer(Answer):
         joint = self.found.joint
         both = joint.assign(both=joint.behaviour + ' in: ' + joint.scene)[['both', 'share']]
         tables = ('Scene', self.found.scene), ('Behaviour', self.found.behaviour), ('Both', both)
-        return [Div(*(Div(P(title), bars(table)) for title, table in tables), cls='columns'), attended(self.found)]
+        return [Div(*(Div(P(title), bars(table)) for title, table in tables), cls='columns'),
+                attended(self.found)]
 
 # %% ../nbs/answers.ipynb #2097403f
 def attended(
@@ -422,7 +442,8 @@ class SeenAnswer(Answer):
     def named(self) -> pd.DataFrame: # thing, probability
         "The things that are said, with the label where it says more."
         things = self.found.things
-        names = [f'{thing} ({label})' if sure and label != thing else thing for thing, label, sure in
+        names = [f'{thing} ({label})' if sure and label != thing else thing
+                 for thing, label, sure in
                  zip(things.thing, things.label, things.label_named)]
         return pd.DataFrame({'thing': names, 'probability': things.probability})[things.named]
 
@@ -456,10 +477,12 @@ def classify(
 ) -> Answer: # with the fields of `Classification`: scene, behaviour, joint; or things; and attention, times, frames
     "What a clip shows: things and people, or scene and behaviour; `MediaError` if there is no picture in it."
     clip = survey(path, **part)
-    if model is None and not drawn(clip.path): return SeenAnswer(clip.path, seen_in(clip), _LABELS, clip)
+    if model is None and not drawn(clip.path):
+        return SeenAnswer(clip.path, seen_in(clip), _LABELS, clip)
     classify_video = import_named('microvid_nb.classify.video.classify_video')
     model = model_of('classify' if model is None else model, 'classify')
-    if knows_classes(model): return SeenAnswer(clip.path, bare(model).estimate_clip(clip), model, clip)
+    if knows_classes(model):
+        return SeenAnswer(clip.path, bare(model).estimate_clip(clip), model, clip)
     return ClassifyAnswer(clip.path, classify_video(clip, bare(model)), model, clip)
 
 # %% ../nbs/answers.ipynb #7b0e5a41
@@ -467,7 +490,8 @@ def heard_element(
     heard:pd.DataFrame, # concept, strength
 ) -> FT: # an element
     "The sounds that are heard, as bars."
-    return Div(P('Sounds heard'), P('nothing that I know', cls='facts') if heard.empty else bars(heard))
+    return Div(P('Sounds heard'),
+               P('nothing that I know', cls='facts') if heard.empty else bars(heard))
 
 # %% ../nbs/answers.ipynb #06c0f1c4
 class VenueAnswer(Answer):
@@ -503,8 +527,10 @@ class VenueAnswer(Answer):
     def elements(self) -> list: # elements
         "Venues and sounds as bars."
         heard, lacking = self.found.concepts, ' and '.join(self.found.missing)
-        lacks = [P(f'Answered without {lacking}, which the clip lacks.', cls='facts')] if lacking else []
-        return [Div(Div(P('Venue'), bars(self.found.venues)), heard_element(heard), cls='columns'), *lacks]
+        lacks = ([P(f'Answered without {lacking}, which the clip lacks.', cls='facts')] if lacking
+                 else [])
+        return [Div(Div(P('Venue'), bars(self.found.venues)), heard_element(heard), cls='columns'),
+                *lacks]
 
 # %% ../nbs/answers.ipynb #5bb77c66
 def known_sounds(
@@ -517,7 +543,8 @@ def known_sounds(
 
     `ValueError` where the file of the recogniser is damaged or holds something else.
     """
-    if isinstance(ears, (str, Path)): ears = import_named('microvid_nb.features.ears.load_ears')(ears)
+    if isinstance(ears, (str, Path)):
+        ears = import_named('microvid_nb.features.ears.load_ears')(ears)
     samples = first_minutes(path, start, end)
     if samples is None: return None
     try: heard = import_named('microvid_nb.features.ears.sounds_heard')(samples, ears)
@@ -546,14 +573,16 @@ class PlaceAnswer(VenueAnswer):
         "The places as bars, the categories of the first, and the sounds; no place where it is too improbable."
         heard, lacking = self.found.concepts, ' and '.join(self.found.missing)
         parts = [] if 'acoustic' in self.found.missing else [heard_element(heard)]
-        lacks = [P(f'Answered without {lacking}, which the clip lacks.', cls='facts')] if lacking else []
+        lacks = ([P(f'Answered without {lacking}, which the clip lacks.', cls='facts')] if lacking
+                 else [])
         if self.cannot_tell: return [Div(*parts, cls='columns')] if parts else []
         first = self.found.venues.iloc[0]
         said = pd.DataFrame({'place': [self.found.place], 'probability': [self.found.probability]})
         if self.found.place != first.venue:
             return [Div(Div(P('Kind of place'), bars(said)), *parts, cls='columns'), *lacks]
         names = P(f'Categories of VENUE-188 for {first.venue}: {first.categories}.', cls='facts')
-        return [Div(Div(P('Kind of place'), bars(self.found.venues, 3)), *parts, cls='columns'), names, *lacks]
+        return [Div(Div(P('Kind of place'), bars(self.found.venues, 3)), *parts, cls='columns'),
+                names, *lacks]
 
 # %% ../nbs/answers.ipynb #2c6f9e13
 class OwnPlaceAnswer(VenueAnswer):
@@ -566,7 +595,8 @@ class OwnPlaceAnswer(VenueAnswer):
 
     def elements(self) -> list: # elements
         "The places as bars, and the moments that decided."
-        return [] if self.cannot_tell else [Div(bars(self.found.venues), cls='columns'), attended(self.found)]
+        return ([] if self.cannot_tell
+                else [Div(bars(self.found.venues), cls='columns'), attended(self.found)])
 
 # %% ../nbs/answers.ipynb #9530d6c9
 def filmed_place(
@@ -579,7 +609,8 @@ def filmed_place(
     clip = problem = labels = None
     try: clip = survey(path, **part)
     except MediaError as error: problem = error
-    where, (start, end, _) = (clip.path, clip.part) if clip else (str(path), (part.get('start'), part.get('end'), None))
+    where, (start, end, _) = ((clip.path, clip.part) if clip
+                              else (str(path), (part.get('start'), part.get('end'), None)))
     sounds = known_sounds(where, start, end, ears)
     if problem and sounds is None: raise problem
     places = import_named('microvid_nb.venue.zero_shot.zero_shot_venues')()
@@ -595,7 +626,8 @@ def venue(
     **part, # start, end and stream, as for `survey`
 ) -> Answer: # with the fields of `VenueEstimate`: venues, concepts, missing
     "The place where a clip was filmed; `MediaError` where it shows nothing and sounds of nothing."
-    if model is None and not drawn(getattr(path, 'path', path)): return filmed_place(path, text, sounds, **part)
+    if model is None and not drawn(getattr(path, 'path', path)):
+        return filmed_place(path, text, sounds, **part)
     read_parts = import_named('microvid_nb.venue.video_to_venue.read_parts')
     model = model_of('venue' if model is None else model, 'venue')
     if knows_classes(model):
@@ -615,7 +647,8 @@ def features(
     "The feature vectors of clips; `ValueError` for an extractor or a setting that does not exist."
     make_extractor = import_named('microvid_nb.features.extractors.make_extractor')
     several = isinstance(paths, Sequence) and not isinstance(paths, str)
-    files = [each.path if isinstance(each, Survey) else str(each) for each in (paths if several else [paths])]
+    files = [each.path if isinstance(each, Survey) else str(each)
+             for each in (paths if several else [paths])]
     extract = make_extractor(extractor, settings)
     return pd.DataFrame([extract(file) for file in files], index=pd.Index(files, name='path'))
 

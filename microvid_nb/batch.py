@@ -37,11 +37,15 @@ _OTHER_SUFFIXES = set(
 
 # %% ../nbs/batch.ipynb #75d6c1f9
 _VIDEO_STARTS = (
-    rb'....(ftyp(?!M4A |M4B |M4P |heic|heix|mif1|avif|crx )|moov|mdat|wide|free|skip)'  # MP4, MOV, AVIF sequences
+    # MP4, MOV, AVIF sequences
+    rb'....(ftyp(?!M4A |M4B |M4P |heic|heix|mif1|avif|crx )|moov|mdat|wide|free|skip)'
     rb'|RIFF....(AVI |WEBPVP8X....[\x02\x03\x06\x07\x0a\x0b\x0e\x0f\x12\x13\x16\x17\x1a\x1b\x1e\x1f\x22\x23\x26\x27'
-    rb'\x2a\x2b\x2e\x2f\x32\x33\x36\x37\x3a\x3b\x3e\x3f])'  # AVI, WebP with the flag of an animation
-    rb'|\x1a\x45\xdf\xa3|FLV\x01|GIF8[79]a|\.RMF|DKIF|YUV4MPEG2 |\x06\x0e\x2b\x34'  # Matroska, FLV, GIF ... MXF
-    rb'|OggS.{24,}(\x80theora|BBCD)|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\xb7\xd8\x00\x20\x37\x49\xda\x11'  # Ogg, ASF, WTV
+    # AVI, WebP with the flag of an animation
+    rb'\x2a\x2b\x2e\x2f\x32\x33\x36\x37\x3a\x3b\x3e\x3f])'
+    # Matroska, FLV, GIF ... MXF
+    rb'|\x1a\x45\xdf\xa3|FLV\x01|GIF8[79]a|\.RMF|DKIF|YUV4MPEG2 |\x06\x0e\x2b\x34'
+    # Ogg, ASF, WTV
+    rb'|OggS.{24,}(\x80theora|BBCD)|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\xb7\xd8\x00\x20\x37\x49\xda\x11'
     rb'|\0\0\x01[\xb3\xba]|\0\0\0\x01[\x67\x40\x42]|\x1f\x07\0'  # MPEG, H.264, H.265, DV
     rb'|\x47.{187}\x47.{187}\x47|.{4}\x47.{191}\x47.{191}\x47'  # transport streams
     rb'|\x89PNG\r\n\x1a\n.{25}.{0,4000}acTL'  # animated PNG
@@ -52,7 +56,8 @@ def looks_like_video(
 ) -> bool: # True for video containers, streams and animations; False where it cannot be read
     "Whether the first bytes of a file are those of a video."
     try:
-        with open(file, 'rb') as opened: return bool(re.match(_VIDEO_STARTS, opened.read(4096), re.DOTALL))
+        with open(file, 'rb') as opened:
+            return bool(re.match(_VIDEO_STARTS, opened.read(4096), re.DOTALL))
     except OSError: return False
 
 # %% ../nbs/batch.ipynb #7ecc219c
@@ -156,7 +161,8 @@ def caught_warnings() -> Iterator[Callable]: # a function that returns the warni
     from microvid_nb.media.video import MediaWarning
     caught, main = {}, threading.main_thread().ident
     def show(message, category, *rest):
-        if issubclass(category, MediaWarning): caught.setdefault(threading.get_ident(), []).append(str(message))
+        if issubclass(category, MediaWarning):
+            caught.setdefault(threading.get_ident(), []).append(str(message))
     def take():
         if threading.get_ident() != main: return caught.pop(threading.get_ident(), [])
         return [text for ident in list(caught) for text in caught.pop(ident)]
@@ -180,9 +186,12 @@ def attempt(
     try:
         take()
         made = job(file, name)
-        return record | made | {'warnings': list(dict.fromkeys([*take(), *made.get('warnings', [])]))}
+        return (
+            record | made | {'warnings': list(dict.fromkeys([*take(), *made.get('warnings', [])]))}
+        )
     except MediaError as error: reason = error.reason if error.path == str(file) else str(error)
-    except OSError as error: reason = f'{error.strerror or error}' + (f' ({error.filename})' if error.filename else '')
+    except OSError as error: reason = (f'{error.strerror or error}'
+                                       + (f' ({error.filename})' if error.filename else ''))
     except MemoryError: reason = 'needs more memory than there is'
     except (ValueError, ImportError) as error: reason = str(error)
     except Exception as error: reason = f'{type(error).__name__}: {error}'.splitlines()[0]
@@ -238,5 +247,6 @@ def report(
     for line in record.get('warnings', []): note(f'warning: {line}')
     if 'error' in record: note(f'error: {record["path"]}: {record["error"]}')
     elif describe:
-        shown = {name: printable(value) if isinstance(value, str) else value for name, value in record.items()}
+        shown = {name: printable(value) if isinstance(value, str) else value
+                 for name, value in record.items()}
         tqdm.write(describe(shown))

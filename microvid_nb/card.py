@@ -15,7 +15,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from fastcore.xml import FT, H2, Div, Figure, Img, P, Section, to_xml
 
-from .answers import Answer, classify, gif, shown_in_notebook, spoken, survey, thumbnail, venue
+from .answers import (
+    Answer, classify, gif, shown_in_notebook, spoken, survey, thumbnail, venue)
 from .media.names import as_json, printable
 from .media.render import atomic_path
 from .media.survey import Survey
@@ -28,7 +29,8 @@ def card_models(
 ) -> dict[str, TaskModel]: # by task
     "A model for each question; `ValueError` names a task that does not exist, or a damaged file."
     for name in checkpoints: find_task(name)
-    return {task.name: load(checkpoints.get(task.name) or task.checkpoint, task.name) for task in all_tasks()}
+    return {task.name: load(checkpoints.get(task.name) or task.checkpoint, task.name)
+            for task in all_tasks()}
 
 # %% ../nbs/card.ipynb #7dc396e8
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def questions_of(
     "The questions that can be answered about a clip: by its models, or by networks that know photographs."
     words = shipped_topics() if topics is None and 'thumbnail' in asked else topics
     # words of the user may be unknown to the package's model of MicroWorld
-    model = asked.get('thumbnail') if topics is None or not getattr(asked.get('thumbnail'), 'shipped', True) else None
+    model = (asked.get('thumbnail')
+             if topics is None or not getattr(asked.get('thumbnail'), 'shipped', True) else None)
     found = [lambda: thumbnail(clip, words, model, lam)] if words is not None else []
     if 'gif' in asked: found.append(lambda: gif(clip, asked['gif']))
     return [
@@ -106,7 +109,8 @@ def to_dict(self:Card) -> dict: # plain data
     first = {'thumbnail': self.thumbnail.to_dict(), 'gif': self.gif.to_dict()}
     names = {'thumbnail': 'thumbnail_by_topics', 'gif': 'generated_gif'}
     rest = {names.get(answer.name, answer.name): answer.to_dict() for answer in self.answers}
-    return {'path': self.path, 'lacking': self.lacking, 'seconds': round(self.seconds, 3), **first, **rest}
+    return {'path': self.path, 'lacking': self.lacking, 'seconds': round(self.seconds, 3), **first,
+            **rest}
 
 # %% ../nbs/card.ipynb #78d4b908
 @patch
@@ -138,7 +142,8 @@ def explaining_figure(
             return [figure_element(figure, 'similarity of frames and topics')]
         if isinstance(answer.model, TaskModel) and answer.name == 'venue':
             show_estimate = import_named('microvid_nb.venue.video_to_venue.show_estimate')
-            return [figure_element(show_estimate(answer.context, answer.model.model), 'spectrogram, sounds and venues')]
+            return [figure_element(show_estimate(answer.context, answer.model.model),
+                                   'spectrogram, sounds and venues')]
     except ImportError: return []
     return []
 
@@ -158,7 +163,8 @@ def card_elements(
 ) -> list: # elements
     "Everything about one clip."
     chosen, three, clip = found.thumbnail.found, found.gif.found, found.survey
-    problems = dict.fromkeys([*found.thumbnail.warnings, *found.gif.warnings, *filter(None, [found.lacking])])
+    problems = dict.fromkeys([*found.thumbnail.warnings, *found.gif.warnings,
+                              *filter(None, [found.lacking])])
     pair = [*found.thumbnail.elements()[0].children, *found.gif.elements()]
     return [
         H2(printable(Path(found.path).name)),
@@ -209,5 +215,6 @@ def save(self:Card,
     kind = Path(path).suffix.lower()
     if kind == '.html': return write_cards(path, [card_section(self)], {}, self.seconds)
     if kind != '.json': raise ValueError(f'{path}: a card is written as .html or .json')
-    with atomic_path(path) as temporary: temporary.write_text(self.to_json() + '\n', encoding='utf-8')
+    with atomic_path(path) as temporary:
+        temporary.write_text(self.to_json() + '\n', encoding='utf-8')
     return Path(path)

@@ -85,7 +85,8 @@ def _finite(
     value, # a number, or None
 ): # the same
     "The number; an error in the command line if it is infinite or NaN."
-    if value is not None and not math.isfinite(value): raise typer.BadParameter(f'{value} is not a finite number')
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f'{value} is not a finite number')
     return value
 
 # %% ../nbs/cli.ipynb #58d660e5
@@ -105,7 +106,9 @@ Paths = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help='Folder to write to; it is made.')]
 OptionalOut = Annotated[Path | None, typer.Option(help='Folder to write to as well; it is made.')]
-Json = Annotated[bool, typer.Option('--json', help='Print one JSON list with a record for each file.')]
+Json = (
+    Annotated[bool, typer.Option('--json', help='Print one JSON list with a record for each file.')]
+)
 Start = Annotated[float | None, _number('Second at which the part to look at begins.', 0, _LONGEST)]
 End = Annotated[float | None, _number('Second at which it ends.', 0, _LONGEST)]
 Stream = Annotated[int | None, _number('Number of the video stream in the file; the default one if not given.', 0, 999)]
@@ -145,7 +148,8 @@ def one_of(
     known:tuple # what there is
 ):
     "Passes if a word is known; else a `ValueError` names the words."
-    if value not in known: raise ValueError(f'{option} should be {", ".join(known)}, found {value!r}')
+    if value not in known:
+        raise ValueError(f'{option} should be {", ".join(known)}, found {value!r}')
 
 # %% ../nbs/cli.ipynb #d10ca5d8
 def part_of(
@@ -204,18 +208,22 @@ def save_explanation(
     "Writes a picture of the topics that decided."
     import matplotlib.pyplot as plt
     figure = import_named('microvid_nb.thumbnail.popularity.explain')(answer.found, answer.context, answer.survey)
-    with output(outputs, path, source) as temporary: figure.savefig(temporary, format='png', dpi=120)
+    with output(outputs, path, source) as temporary:
+        figure.savefig(temporary, format='png', dpi=120)
     plt.close(figure)
     return str(path)
 
 # %% ../nbs/cli.ipynb #a110b1aa
 _PICTURES = 'jpg', 'png', 'webp', 'avif'
 _at = typer.Option(
-    '--at', '--time', help='Take the frame at this second, whatever its score.', min=0, max=_LONGEST, callback=_finite
+    '--at', '--time', help='Take the frame at this second, whatever its score.', min=0,
+    max=_LONGEST, callback=_finite
 )
 
 PictureFormat = Annotated[str, typer.Option(help='jpg, png, webp or avif.')]
-Crop = Annotated[str | None, typer.Option(help='Shape, around the subject: 1:1, 4:5, 16:9 or auto.')]
+Crop = (
+    Annotated[str | None, typer.Option(help='Shape, around the subject: 1:1, 4:5, 16:9 or auto.')]
+)
 
 def check_crop(
     crop:str|None, # a shape, 'auto' or nothing
@@ -239,7 +247,8 @@ def best_frames(
     scores = np.nan_to_num(answer.scores.score.to_numpy(float), nan=-np.inf)
     scores = np.where(np.isfinite(scores), scores, scores[np.isfinite(scores)].min(initial=0))
     scores[answer.index] = scores.max() + np.ptp(scores) + 1e-6
-    others = np.flatnonzero(~np.isin(kept.times, found.times)) if len(found) < count else np.empty(0, int)
+    others = (np.flatnonzero(~np.isin(kept.times, found.times)) if len(found) < count
+              else np.empty(0, int))
     times, images = [*found.times, *kept.times[others]], [*found.images, *kept.images[others]]
     chosen = diverse_frames(images, [*scores, *[scores.min()] * len(others)], count)
     return [(answer.time, answer.image), *(full_frame(answer.survey, times[k]) for k in chosen[1:])]
@@ -271,7 +280,8 @@ def picture_places(
     count:int, # pictures
 ) -> list[Path]: # NAME.jpg, NAME-2.jpg, NAME-3.jpg ...
     "The files of the pictures of one clip."
-    return [first, *(first.with_name(f'{first.stem}-{k}{first.suffix}') for k in range(2, count + 1))]
+    return [first, *(first.with_name(f'{first.stem}-{k}{first.suffix}')
+                     for k in range(2, count + 1))]
 
 # %% ../nbs/cli.ipynb #37120cd4
 def save_picture(
@@ -285,7 +295,8 @@ def save_picture(
     "Writes a picture, cut and made smaller, where nothing of the user's is."
     from microvid_nb.media.render import write_picture
     from microvid_nb.media.sprites import fit_picture
-    with output(outputs, path, source) as temporary: write_picture(temporary, fit_picture(image, crop, size))
+    with output(outputs, path, source) as temporary:
+        write_picture(temporary, fit_picture(image, crop, size))
 
 # %% ../nbs/cli.ipynb #15315d94
 def described(
@@ -298,7 +309,8 @@ def described(
 # %% ../nbs/cli.ipynb #290c4fab
 @app.command()
 def thumbnail(
-    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
+    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None,
+    json:Json=False,
     workers:Workers=1, force:Force=False, lam:Lam=.2,
     time:Annotated[float | None, _at]=None,
     count:Annotated[int, _number('How many frames, the best first; they differ from one another.', 1, 100)]=1,
@@ -320,25 +332,31 @@ def thumbnail(
         check_crop(crop)
         if time is not None and (count > 1 or cover):
             raise ValueError('--at takes one frame, without --count or --cover')
-        if model and topics is None: raise ValueError('--model goes with --topics: a CSV of word,count')
+        if model and topics is None:
+            raise ValueError('--model goes with --topics: a CSV of word,count')
         if explain and (topics is None or time is not None):
             raise ValueError('--explain goes with --topics, without --at')
         if topics is not None:
             scorer = load(model, 'thumbnail') if model else None
             counts = known_topics(topics, scorer)
-            if not scorer: scorer = import_named('microvid_nb.thumbnail.zero_shot.zero_shot_topics')()
+            if not scorer:
+                scorer = import_named('microvid_nb.thumbnail.zero_shot.zero_shot_topics')()
 
     def job(file, name):
         answer = choose(file, counts, scorer, lam, time, **part)
         pictures = [{'time': time, 'image': image} for time, image in best_frames(answer, count)]
-        if trim: pictures = [row | {'image': without_bars(row['image'], answer.survey)} for row in pictures]
+        if trim:
+            pictures = [row | {'image': without_bars(row['image'], answer.survey)}
+                        for row in pictures]
         if cover: pictures = with_cover(file, pictures, count)
         places = picture_places(out / f'{name}.{format}', len(pictures))
         for row, place in zip(pictures, places):
             save_picture(row.pop('image'), outputs, place, file, crop, size)
             row['file'] = str(place)
-        record = {'thumbnail': str(places[0]), 'cover': pictures[0]['time'] is None, 'pictures': pictures}
-        if explain: record['explanation'] = save_explanation(answer, outputs, out / f'{name}-why.png', file)
+        record = {'thumbnail': str(places[0]), 'cover': pictures[0]['time'] is None,
+                  'pictures': pictures}
+        if explain:
+            record['explanation'] = save_explanation(answer, outputs, out / f'{name}-why.png', file)
         return answer.to_dict() | record
 
     def describe(record):
@@ -352,7 +370,8 @@ def thumbnail(
 # %% ../nbs/cli.ipynb #d0b76afa
 @app.command()
 def gif(
-    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
+    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None,
+    json:Json=False,
     workers:Workers=1, force:Force=False,
     fps:Annotated[float, _number('Frames a second, sampled from the clip.', .1, 50)]=8,
     width:Annotated[int, _number('Pixels, sampled from the clip; never wider than it.', 1, 4096)]=320,
@@ -372,12 +391,14 @@ def gif(
     from microvid_nb.media.animation import write_animation
     from microvid_nb.tasks import load
     with one_line():
-        outputs, part, ranking = Outputs(force), part_of(start, end, stream), model and load(model, 'gif')
+        outputs, part, ranking = (Outputs(force), part_of(start, end, stream),
+                                  model and load(model, 'gif'))
         one_of('--format', format, ('gif', 'webp', 'mp4', 'apng'))
         if order: one_of('--order', order, ('time', 'score'))
         one_of('--dither', dither, ('none', 'bayer', 'floyd'))
         check_crop(crop)
-    wishes = {'fps': fps, 'width': width, 'order': 'score', 'max_kb': max_kb, 'loop': loop, 'crossfade': crossfade,
+    wishes = {'fps': fps, 'width': width, 'order': 'score', 'max_kb': max_kb, 'loop': loop,
+              'crossfade': crossfade,
               'crop': crop, 'dither': dither}
 
     def job(file, name):
@@ -385,19 +406,22 @@ def gif(
         found, place = answer.found, out / f'{name}.{format}'
         with output(outputs, place, file) as temporary:
             made = write_animation(temporary, answer.survey, found.times, found.seconds, **wishes)
-        written = {'gif': str(place), 'bytes': place.stat().st_size, 'gave_way': list(made.gave_way)}
+        written = {'gif': str(place), 'bytes': place.stat().st_size,
+                   'gave_way': list(made.gave_way)}
         return answer.to_dict() | written | {'times': list(made.times)}
 
     def describe(record):
         times = ', '.join(f'{time:.1f}' for time in record['times'])
         size = '; '.join([f'{record["bytes"] / 1e3:.0f} kB', *record['gave_way']])
         return f'{record["path"]}  {times} s  {record["gif"]}  {size}'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.' + format], outputs).status)
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.' + format],
+                              outputs).status)
 
 # %% ../nbs/cli.ipynb #14a523aa
 @app.command()
 def sprites(
-    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
+    paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None,
+    json:Json=False,
     workers:Workers=1, force:Force=False,
     seconds:Annotated[float | None, _number('How long a picture stands; a hundred in a clip.', .01, 1e5)]=None,
     width:Annotated[int, _number('Pixels of a picture.', 1, 4096)]=160,
@@ -417,20 +441,24 @@ def sprites(
         made = write_sprites(vtt, file, seconds, width, columns, rows, f'.{format}', place, **part)
         return {'vtt': str(vtt), 'sheets': list(map(str, made[1:]))}
 
-    def describe(record): return f'{record["path"]}  {record["vtt"]}  {len(record["sheets"])} sheets'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.vtt', '{}-1.' + format], outputs).status)
+    def describe(record):
+        return f'{record["path"]}  {record["vtt"]}  {len(record["sheets"])} sheets'
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.vtt', '{}-1.' + format],
+                              outputs).status)
 
 # %% ../nbs/cli.ipynb #31752827
 @app.command()
 def classify(
-    paths:Paths, out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
+    paths:Paths, out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None,
+    json:Json=False,
     workers:Workers=1, force:Force=False, model:Model=None,
 ):
     "Name what each clip shows: things and people, or with a model scene and behaviour; --out keeps the moments."
     with one_line():
         from microvid_nb.answers import classify as answer_question
         from microvid_nb.tasks import load
-        outputs, part, classifier = Outputs(force), part_of(start, end, stream), model and load(model, 'classify')
+        outputs, part, classifier = (Outputs(force), part_of(start, end, stream),
+                                     model and load(model, 'classify'))
 
     def job(file, name):
         answer = answer_question(file, classifier, **part)
@@ -439,7 +467,8 @@ def classify(
         return answer.to_dict() | record
 
     def describe(record): return f'{record["path"]}  {record["summary"]}'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-moments.html'], outputs).status)
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-moments.html'],
+                              outputs).status)
 
 # %% ../nbs/cli.ipynb #89e17aa6
 Sounds = Annotated[
@@ -451,14 +480,16 @@ Sounds = Annotated[
 def venue(
     paths:Paths,
     text:Annotated[str | None, typer.Option(help='Title; else NAME.txt or NAME.json beside the clip is read.')]=None,
-    out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False, workers:Workers=1,
+    out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
+    workers:Workers=1,
     force:Force=False, model:Model=None, sounds:Sounds=None,
 ):
     "Name the place where each clip was filmed, and the sounds in it, by its pictures, its sound and its title."
     with one_line():
         from microvid_nb.answers import venue as answer_question
         from microvid_nb.tasks import load
-        outputs, part, estimator = Outputs(force), part_of(start, end, stream), model and load(model, 'venue')
+        outputs, part, estimator = (Outputs(force), part_of(start, end, stream),
+                                    model and load(model, 'venue'))
 
     def job(file, name):
         answer = answer_question(file, text or title_beside(file), estimator, sounds, **part)
@@ -467,7 +498,8 @@ def venue(
         return answer.to_dict() | record
 
     def describe(record): return f'{record["path"]}  {record["summary"]}'
-    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-venue.html'], outputs).status)
+    raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}-venue.html'],
+                              outputs).status)
 
 # %% ../nbs/cli.ipynb #2ad82816
 OptionalPaths = Annotated[
@@ -477,7 +509,8 @@ OptionalPaths = Annotated[
 
 @app.command()
 def card(
-    paths:OptionalPaths=None, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
+    paths:OptionalPaths=None, out:Out=Path('out'), start:Start=None, end:End=None,
+    stream:Stream=None, json:Json=False,
     workers:Workers=1, force:Force=False, lam:Lam=.2, topics:Topics=None,
     world:Annotated[bool, typer.Option('--world', help='Ask models of MicroWorld about any clip.')]=False,
     thumbnail:Annotated[Path | None, typer.Option(help='Your checkpoint for thumbnails.')]=None,
@@ -495,18 +528,22 @@ def card(
         out.mkdir(parents=True, exist_ok=True)
         safe_output(outputs, page, out)
         yours = {'thumbnail': thumbnail, 'gif': gif, 'classify': classify, 'venue': venue}
-        models, counts = models_and_topics({task: file for task, file in yours.items() if file}, topics)
+        models, counts = models_and_topics({task: file for task, file in yours.items() if file},
+                                           topics)
         paths = paths or demo_clips(out)
     sections = {}
 
     def job(file, name):
-        record, sections[file] = answer_all(file, name, out, outputs, counts, models, lam, world, sounds, part)
+        record, sections[file] = answer_all(file, name, out, outputs, counts, models, lam, world,
+                                            sounds, part)
         return record
 
     def describe(record): return f'{record["path"]}  {record["summary"]}'
-    outcome = for_each(paths, job, describe, json, workers, ['{}.jpg', '{}.gif', '{}-generated.gif'], outputs)
+    outcome = for_each(paths, job, describe, json, workers,
+                       ['{}.jpg', '{}.gif', '{}-generated.gif'], outputs)
     with one_line():
-        ordered = [sections[file] for record in outcome.records if (file := Path(record['path'])) in sections]
+        ordered = [sections[file] for record in outcome.records
+                   if (file := Path(record['path'])) in sections]
         with output(outputs, page, out) as place:
             write_cards(place, ordered, outcome.failures, time.perf_counter() - started)
     (note if json else lambda line: print(printable(line)))(f'page: {page}')
@@ -526,14 +563,16 @@ def models_and_topics(
     return models, topics and known_topics(topics, models['thumbnail'] if 'thumbnail' in yours else None)
 
 # %% ../nbs/cli.ipynb #71581311
-_DEMO_SPLICES = {'photographs-1': ('cat', 'motorcycle', 'coffee'), 'photographs-2': ('astronaut', 'temple', 'flower')}
+_DEMO_SPLICES = {'photographs-1': ('cat', 'motorcycle', 'coffee'),
+                 'photographs-2': ('astronaut', 'temple', 'flower')}
 
 def demo_clips(
     out:Path, # folder to write to
 ) -> list[str]: # files
     "A clip of MicroWorld, and two that pan over photographs."
     from microvid_nb.data.microworld import SHOWN_VIDEOS, MicroWorld, draw_file, key_of
-    clips = [draw_file(MicroWorld(), SHOWN_VIDEOS[0], out / f'microworld-{key_of(SHOWN_VIDEOS[0])}.mp4')]
+    clips = [draw_file(MicroWorld(), SHOWN_VIDEOS[0],
+                       out / f'microworld-{key_of(SHOWN_VIDEOS[0])}.mp4')]
     for seed, (name, photographs) in enumerate(_DEMO_SPLICES.items()):
         clips.append(demo_splice(out / f'{name}.mp4', photographs, seed))
     return [str(clip) for clip in clips]
@@ -562,7 +601,8 @@ def answer_all(
 ) -> tuple[dict, str]: # the record; the part of the page
     "The card of one clip, with its pictures written."
     from microvid_nb.card import card as make_card, card_section
-    places = {key: safe_output(outputs, out / f'{name}{ending}', file) for key, ending in _CARD_FILES.items()}
+    places = {key: safe_output(outputs, out / f'{name}{ending}', file)
+              for key, ending in _CARD_FILES.items()}
     found = make_card(file, counts, title_beside(file), models, lam, world, sounds, **part)
     generated = {'generated_gif': answer for answer in found.answers if answer.name == 'gif'}
     answers = {'thumbnail': found.thumbnail, 'gif': found.gif} | generated
@@ -604,7 +644,8 @@ def features(
         from microvid_nb.features.store import extract_files, summary
         files = search(paths).files
         chosen, watched = named_values(settings), sys.stderr.isatty()
-        outcomes = extract_files(files, out, extractor, chosen, workers, scheduler, retry, progress=watched)
+        outcomes = extract_files(files, out, extractor, chosen, workers, scheduler, retry,
+                                 progress=watched)
     failed = outcomes[outcomes.outcome == 'failed']
     for row in failed.itertuples(): note(f'error: {row.path}: {row.reason}')
     if json: print(as_json(outcomes.to_dict('records')))
@@ -614,7 +655,8 @@ def features(
 # %% ../nbs/cli.ipynb #e70c0998
 @app.command()
 def candidates(
-    paths:Paths, out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
+    paths:Paths, out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None,
+    json:Json=False,
     workers:Workers=1, force:Force=False,
 ):
     "List the candidate frames of each clip; --out writes them at full size."
@@ -628,7 +670,8 @@ def candidates(
         record = seen.to_dict()
         for row in record['candidates'] if out else []:
             row['image'] = str(out / f'{name}-{row["time"]:07.2f}s.jpg')
-            with output(outputs, row['image'], file) as place: write_jpeg(place, full_frame(seen, row['time'])[1])
+            with output(outputs, row['image'], file) as place:
+                write_jpeg(place, full_frame(seen, row['time'])[1])
         return record
 
     def describe(record):
@@ -649,7 +692,8 @@ def probe(
     outputs = Outputs(force)
 
     def job(file, name):
-        facts = {key: value for key, value in asdict(probe_video(file)).items() if key not in ('path', 'orientation')}
+        facts = {key: value for key, value in asdict(probe_video(file)).items()
+                 if key not in ('path', 'orientation')}
         if out:
             with output(outputs, out / f'{name}.json', file) as place:
                 place.write_text(as_json({'path': str(file)} | facts), encoding='utf-8')
@@ -657,7 +701,8 @@ def probe(
 
     def describe(record):
         turned = f', turned by {record["rotation"]} degrees' if record['rotation'] else ''
-        size, sound = f'{record["width"]} x {record["height"]}', 'sound' if record['has_audio'] else 'no sound'
+        size, sound = (f'{record["width"]} x {record["height"]}', 'sound' if record['has_audio']
+                       else 'no sound')
         rate = f'{record["fps"]:.4g} fps, {record["codec"]}'
         return f'{record["path"]}  {record["duration"]:.2f} s, {size}, {rate}, {sound}{turned}'
     raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.json'], outputs).status)
@@ -667,7 +712,8 @@ def installed_models() -> list[dict]: # name, for, trained_on, licence, source, 
     "The checkpoints of the package, and the pretrained encoders that it knows, installed or not."
     from microvid_nb.features.pretrained import pretrained_encoders
     drawn = {
-        'trained_on': 'MicroWorld (drawn videos)', 'licence': 'Apache-2.0', 'source': 'this package',
+        'trained_on': 'MicroWorld (drawn videos)', 'licence': 'Apache-2.0',
+        'source': 'this package',
         'installed': version('microvid_nb'), 'package': 'microvid_nb',
     }
     own = [{'name': task.name, 'for': task.question, **drawn} for task in all_tasks()]
@@ -692,7 +738,8 @@ def models(
     for record in [] if json else found:
         print(f'{record["name"]:20}{record["for"]}')
         print(f'{"":20}trained on {record["trained_on"]}; {record["licence"]}; {record["source"]}')
-        if not record['installed']: print(f'{"":20}not installed: {missing_extra(record["package"])}')
+        if not record['installed']:
+            print(f'{"":20}not installed: {missing_extra(record["package"])}')
 
 # %% ../nbs/cli.ipynb #064ad415
 @app.command()
@@ -706,7 +753,8 @@ def synth(
     "Write micro-videos of MicroWorld: files, thumbnails, and tables of posts, comments and truth."
     with one_line():
         from microvid_nb.data.microworld import MicroWorld, write_files
-        posts = write_files(MicroWorld(seed=seed, gap=gap), videos, out, workers, progress=sys.stderr.isatty())
+        posts = write_files(MicroWorld(seed=seed, gap=gap), videos, out, workers,
+                            progress=sys.stderr.isatty())
     print(printable(f'{len(posts)} videos, {posts.duration.sum() / 60:.1f} min: {out}'))
 
 # %% ../nbs/cli.ipynb #f64a7867
@@ -780,7 +828,8 @@ def train(
     "Train a model, on MicroWorld, clips of yours (--data) or Open Images (AMUSE); its file is safe to open."
     with one_line():
         if source or target or vectors:
-            if not (source and target and vectors): raise ValueError('--source, --target and --vectors come together')
+            if not (source and target and vectors):
+                raise ValueError('--source, --target and --vectors come together')
             path = train_on_photographs(task, source, target, vectors, out, weights, seed, settings)
         elif task == 'sounds': path = train_on_sounds(data, out, seed, half, force, settings)
         elif data:
@@ -793,7 +842,8 @@ def train(
             check_model_file(out, chosen.name, _TRAINED * chosen.checkpoint.stat().st_size, force)
             states = out.with_name(f'.{out.stem}-{chosen.name}-{scale}-{seed}-training')
             with import_named('microvid_nb.training.resumable')(states):
-                path = train_model(chosen.name, out, scale, seed, half, progress=sys.stderr.isatty())
+                path = train_model(chosen.name, out, scale, seed, half,
+                                   progress=sys.stderr.isatty())
     print(printable(f'model: {path}'))
 
 # %% ../nbs/cli.ipynb #2a342898
@@ -807,7 +857,8 @@ def train_on_photographs(
 ) -> Path: # the checkpoint
     "Trains AMUSE on Open Images, or goes on where it was stopped."
     from microvid_nb.thumbnail.training_open_images import OpenImagesTraining, train_open_images
-    if find_task(task).name != 'thumbnail': raise ValueError(f'only amuse is trained on Open Images, not {task}')
+    if find_task(task).name != 'thumbnail':
+        raise ValueError(f'only amuse is trained on Open Images, not {task}')
     chosen = OpenImagesTraining(**{'seed': seed} | typed_settings(OpenImagesTraining, settings))
     start = {'published': True, 'none': False}.get(weights, weights)
     train_open_images(source, target, vectors, out, chosen, start, progress=sys.stderr.isatty())
@@ -821,7 +872,8 @@ def train_on_sounds(
     settings:list[str]|None, # NAME=VALUE, of `EarsSettings`
 ) -> Path: # the checkpoint
     "Trains a recogniser of sounds."
-    if data is None: raise ValueError('sounds are learned from files of your own: name them with --data')
+    if data is None:
+        raise ValueError('sounds are learned from files of your own: name them with --data')
     check_model_file(out, 'sounds', 2_000_000, force)
     chosen = typed_settings(import_named('microvid_nb.features.ears.EarsSettings'), settings)
     train = import_named('microvid_nb.features.ears.train_sounds')
@@ -836,7 +888,8 @@ def typed_settings(
     from dataclasses import fields
     types = {field.name: field.type for field in fields(kind) if field.type in (int, float, str)}
     values = named_values(settings)
-    if unknown := set(values) - set(types): raise ValueError(f'--set {min(unknown)}: there are {", ".join(types)}')
+    if unknown := set(values) - set(types):
+        raise ValueError(f'--set {min(unknown)}: there are {", ".join(types)}')
     return {name: types[name](value) for name, value in values.items()}
 
 # %% ../nbs/cli.ipynb #15bd6637

@@ -49,7 +49,8 @@ def learning_rates(
     from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
     if schedule is None: return None
     if schedule == 'cosine': return CosineAnnealingLR(optimizer, epochs)
-    if schedule == 'one cycle': return LambdaLR(optimizer, lambda epoch: one_cycle_factor(epoch, epochs))
+    if schedule == 'one cycle':
+        return LambdaLR(optimizer, lambda epoch: one_cycle_factor(epoch, epochs))
     raise ValueError(f'no schedule {schedule!r}; there are cosine and one cycle, and None for a constant rate')
 
 # %% ../nbs/experiments.ipynb #6c6dcd18
@@ -73,7 +74,8 @@ def fit_scheduled(
     if 'mixed_precision' not in options and torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         options['mixed_precision'] = 'bf16'
     return fit(
-        model, loader, loss, stepper, epochs, scheduler=learning_rates(schedule, stepper, epochs), **options
+        model, loader, loss, stepper, epochs, scheduler=learning_rates(schedule, stepper, epochs),
+        **options
     )
 
 # %% ../nbs/experiments.ipynb #5c1b7d21
@@ -90,9 +92,11 @@ def fit_labels(
     "The history of a network that learns which labels are true of its inputs."
     from torch.nn.functional import binary_cross_entropy_with_logits
     from torch.utils.data import DataLoader, TensorDataset
-    def loss(model, batch): return binary_cross_entropy_with_logits(model(augment(batch[0])), batch[1])
+    def loss(model, batch):
+        return binary_cross_entropy_with_logits(model(augment(batch[0])), batch[1])
     loader = DataLoader(TensorDataset(inputs, labels), 32, shuffle=True, drop_last=True)
-    return fit_scheduled(network, loader, loss, epochs, rate, 'AdamW', weight_decay=weight_decay, **options)
+    return fit_scheduled(network, loader, loss, epochs, rate, 'AdamW', weight_decay=weight_decay,
+                         **options)
 
 # %% ../nbs/experiments.ipynb #e468f60f
 @contextmanager
@@ -136,7 +140,8 @@ def run_rounds(
     from microvid_nb.data.files import in_parallel
     if workers is None and torch.cuda.is_available(): workers = 1
     jobs = [(one_round, arguments, seed) for seed in seeds]
-    return stack_tables(list(in_parallel(single_threaded, jobs, workers, progress=progress, unit='round')))
+    return stack_tables(list(in_parallel(single_threaded, jobs, workers, progress=progress,
+                                         unit='round')))
 
 # %% ../nbs/experiments.ipynb #8e348766
 def write_items(
@@ -147,8 +152,10 @@ def write_items(
     from microvid_nb.media.render import atomic_path
     path = Path(path)
     kinds = {name: 'float32' for name in items.select_dtypes('float64')}
-    kinds |= {name: 'category' for name in items.select_dtypes(exclude=['number', 'bool', 'category'])}
-    with atomic_path(path) as temporary: items.astype(kinds).to_parquet(temporary, index=False, compression='zstd')
+    kinds |= {name: 'category'
+              for name in items.select_dtypes(exclude=['number', 'bool', 'category'])}
+    with atomic_path(path) as temporary:
+        items.astype(kinds).to_parquet(temporary, index=False, compression='zstd')
     return path
 
 # %% ../nbs/experiments.ipynb #5d1f7b02
@@ -166,9 +173,11 @@ def mean_sd(
     "Mean and standard deviation of each figure over rounds, in the order in which the methods appear."
     groups = table.groupby(by, sort=False)
     mean, deviation = groups.mean(), groups.std()
-    def text(m, s): return f'{m:.{digits}f}' if math.isnan(s) else f'{m:.{digits}f} ± {s:.{digits}f}'
+    def text(m, s):
+        return f'{m:.{digits}f}' if math.isnan(s) else f'{m:.{digits}f} ± {s:.{digits}f}'
     return pd.DataFrame(
-        {name: [text(m, s) for m, s in zip(mean[name], deviation[name])] for name in mean}, index=mean.index
+        {name: [text(m, s) for m, s in zip(mean[name], deviation[name])] for name in mean},
+        index=mean.index
     )
 
 # %% ../nbs/experiments.ipynb #e61c957c
@@ -184,10 +193,12 @@ def beside_paper(
     "A table as the paper prints it; empty where one of the two has no figure. `KeyError` where a column is missing."
     digits = figures if isinstance(figures, Mapping) else dict.fromkeys(figures, 2)
     ours = rows.set_index(['round', by])
-    table = pd.concat([mean_sd(ours[[name]], places, by) for name, places in digits.items()], axis=1)
+    table = pd.concat([mean_sd(ours[[name]], places, by) for name, places in digits.items()],
+                      axis=1)
     table = table.replace('nan', np.nan).add_suffix(f', {data}')
     if methods is not None: table = table.reindex(methods)
-    if paper is not None: table = table.join(paper.astype(object).add_suffix(f', paper ({paper_data})'))
+    if paper is not None:
+        table = table.join(paper.astype(object).add_suffix(f', paper ({paper_data})'))
     return table.fillna('').rename_axis(by)
 
 # %% ../nbs/experiments.ipynb #f0a5e4f2
@@ -209,7 +220,8 @@ def corrected_t(
     d = np.asarray(differences, float)
     if d.ndim != 1 or len(d) < 2 or not np.isfinite(d).all():
         raise ValueError(f'expected finite differences of two or more rounds, found {d.tolist()}')
-    if not 0 <= test_to_train < math.inf: raise ValueError(f'expected test_to_train from 0 on, found {test_to_train}')
+    if not 0 <= test_to_train < math.inf:
+        raise ValueError(f'expected test_to_train from 0 on, found {test_to_train}')
     mean, error = float(d.mean()), math.sqrt((1/len(d) + test_to_train)*d.var(ddof=1))
     if error == 0: return Comparison(mean, mean, mean, math.nan if mean == 0 else 0., len(d))
     half = float(student.ppf(.975, len(d) - 1))*error
@@ -255,8 +267,10 @@ def compare_items(
     "A paired bootstrap and Wilcoxon's test over items; `ValueError` where the methods share fewer than two items."
     from scipy.stats import wilcoxon
     chosen = items[items[by].isin([one, other])]
-    wide = chosen.groupby(['item', by], observed=True)[figure].mean().unstack().reindex(columns=[one, other]).dropna()
-    if len(wide) < 2: raise ValueError(f'{figure}: {one} and {other} share {len(wide)} items, a test needs two or more')
+    wide = chosen.groupby(['item', by],
+                          observed=True)[figure].mean().unstack().reindex(columns=[one, other]).dropna()
+    if len(wide) < 2:
+        raise ValueError(f'{figure}: {one} and {other} share {len(wide)} items, a test needs two or more')
     d = (wide[one] - wide[other]).to_numpy(float)
     if not d.any(): return Comparison(0., 0., 0., math.nan, len(d))
     low, high = np.quantile(bootstrap_means(d, draws, seed), [.025, .975])
@@ -299,13 +313,17 @@ def shown_differences(
 ) -> pd.DataFrame: # a comparison a row: difference (95 % interval), p (Holm), shown: 'above', 'below' or 'no'
     "Differences as text; shown is what has a p of at most .05 after Holm's correction."
     values = zip(table.difference, table.low, table.high)
-    texts = [f'{middle:+.{digits}f} ({low:.{digits}f} to {high:.{digits}f})' for middle, low, high in values]
-    shown = np.where(table['p (Holm)'] <= .05, np.where(table.difference > 0, 'above', 'below'), 'no')
+    texts = [f'{middle:+.{digits}f} ({low:.{digits}f} to {high:.{digits}f})'
+             for middle, low, high in values]
+    shown = np.where(table['p (Holm)'] <= .05,
+                     np.where(table.difference > 0, 'above', 'below'), 'no')
     labels = list(table.columns[:table.columns.get_loc('difference')])
-    found = {'difference (95 % interval)': texts, 'p (Holm)': table['p (Holm)'].map(p_text), 'shown': shown}
+    found = {'difference (95 % interval)': texts, 'p (Holm)': table['p (Holm)'].map(p_text),
+             'shown': shown}
     whole = table[labels].assign(**found).set_index(labels)
     if not by: return whole
-    parts = {name: part.droplevel(by).add_prefix(f'{name}: ') for name, part in whole.groupby(by, sort=False)}
+    parts = {name: part.droplevel(by).add_prefix(f'{name}: ')
+             for name, part in whole.groupby(by, sort=False)}
     return pd.concat(parts.values(), axis=1).fillna('')
 
 # %% ../nbs/experiments.ipynb #5d1f7a03
@@ -318,11 +336,14 @@ def draw_differences(
     labels = [name for name in table.columns[:table.columns.get_loc('difference')] if name != by]
     panels = list(table.groupby(by, sort=False)) if by else [('difference', table)]
     between = ' - ' if 'against' in labels else ', '
-    rows = {title: [between.join(map(str, row)) for row in part[labels].to_numpy()] for title, part in panels}
-    width, height = max(len(name) for names in rows.values() for name in names), max(map(len, rows.values()))
+    rows = {title: [between.join(map(str, row)) for row in part[labels].to_numpy()]
+            for title, part in panels}
+    width, height = (max(len(name) for names in rows.values() for name in names),
+                     max(map(len, rows.values())))
     size = .3 + .06*width + 2.4*len(panels), .6 + .19*height
     alike = all(names == rows[panels[0][0]] for names in rows.values())
-    fig, axes = plt.subplots(1, len(panels), figsize=size, layout='constrained', sharey=alike, squeeze=False)
+    fig, axes = plt.subplots(1, len(panels), figsize=size, layout='constrained', sharey=alike,
+                             squeeze=False)
     for ax, (title, part) in zip(axes[0], panels):
         for place, row in enumerate(part.itertuples()):
             fill = 'tab:blue' if table['p (Holm)'][row.Index] <= .05 else 'white'
@@ -352,7 +373,8 @@ def drawn_survey(
     frames = world_frames(film, np.arange(.5/rate, story.duration, 1/rate))
     grey = frames.images.mean(-1, dtype=np.float32)/255
     change = np.r_[0, np.abs(np.diff(grey, axis=0)).mean((1, 2))].astype(np.float32)
-    return survey.Survey(frames, True, story.duration, frames.times, change, find_transitions(frames))
+    return survey.Survey(frames, True, story.duration, frames.times, change,
+                         find_transitions(frames))
 
 # %% ../nbs/experiments.ipynb #36bd93bc
 def visible_concepts(

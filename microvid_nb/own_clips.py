@@ -35,7 +35,8 @@ from .thumbnail.popularity import topic_model
 from .training import evaluating, load_model, save_checkpoint
 
 # %% ../nbs/own_clips.ipynb #c11b0065
-_CLIP_FILES = '.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.gif', '.mpg', '.mpeg', '.3gp', '.ts', '.ogv', '.flv'
+_CLIP_FILES = ('.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.gif', '.mpg', '.mpeg', '.3gp',
+               '.ts', '.ogv', '.flv')
 
 def listed_clips(
     table:Path, # labels.csv
@@ -48,8 +49,10 @@ def listed_clips(
         raise ValueError(f'{table.name}, row {twice.index[0] + 2}: {twice.iloc[0]} is listed twice')
     paths = [table.parent/path for path in clips.path]
     for row, path in enumerate(paths, 2):
-        if not path.is_file(): raise FileNotFoundError(f'{table.name}, row {row}: {clips.path[row - 2]} is not there')
-    return clips.assign(path=paths, title=clips.title if 'title' in clips else '')[['path', 'label', 'title']]
+        if not path.is_file():
+            raise FileNotFoundError(f'{table.name}, row {row}: {clips.path[row - 2]} is not there')
+    return clips.assign(path=paths,
+                        title=clips.title if 'title' in clips else '')[['path', 'label', 'title']]
 
 # %% ../nbs/own_clips.ipynb #c11b0075
 _FEWEST = 2 # clips of a class, so that one can be left out
@@ -65,8 +68,10 @@ def labelled_clips(
     else:
         files = [file for file in sorted(folder.glob('*/*')) if file.suffix.lower() in _CLIP_FILES
                  and not file.name.startswith('.') and not file.parent.name.startswith('.')]
-        clips = pd.DataFrame([(file, file.parent.name, '') for file in files], columns=['path', 'label', 'title'])
-    words = [[w.strip() for w in label.split(';') if w.strip()] if several else [label] for label in clips.label]
+        clips = pd.DataFrame([(file, file.parent.name, '') for file in files],
+                             columns=['path', 'label', 'title'])
+    words = [[w.strip() for w in label.split(';') if w.strip()] if several else [label]
+             for label in clips.label]
     sizes = pd.Series([w for each in words for w in each], dtype=object).value_counts()
     if len(sizes) < 2:
         raise ValueError(f'{folder}: expected clips of two classes or more, a folder for each or a labels.csv with the '
@@ -88,7 +93,8 @@ def heard_in(
     "How a clip sounds; `ImportError` names what to install."
     from microvid_nb.features.ears import ear_descriptors, windows
     samples = first_minutes(clip.path, *clip.part[:2])
-    return None if samples is None else ear_descriptors([samples[a:b] for a, b in windows(samples, 5., 5.)])
+    return (None if samples is None
+            else ear_descriptors([samples[a:b] for a, b in windows(samples, 5., 5.)]))
 
 # %% ../nbs/own_clips.ipynb #c11b00c5
 def described(
@@ -134,9 +140,12 @@ class ClipClassifier(nn.Module):
         labels:Sequence[int]|None=None, # their classes
     ) -> MultimodalBatch: # standardised
         "Clips as the fusion takes them; `ValueError` for one without any modality."
-        def units(name, x): return (x - getattr(self, f'{name}_mean'))/getattr(self, f'{name}_deviation')
-        names, labels = self.settings.fusion.modalities, [0]*len(descriptions) if labels is None else labels
-        parts = [{name: None if x[name] is None else units(name, x[name]) for name in names} for x in descriptions]
+        def units(name, x):
+            return (x - getattr(self, f'{name}_mean'))/getattr(self, f'{name}_deviation')
+        names, labels = (self.settings.fusion.modalities, [0]*len(descriptions) if labels is None
+                         else labels)
+        parts = [{name: None if x[name] is None else units(name, x[name]) for name in names}
+                 for x in descriptions]
         return multimodal_batch([MultimodalItem(*item) for item in zip(parts, labels)],
                                 dict(zip(names, self.settings.fusion.dims)))
 
@@ -161,12 +170,14 @@ def train_classifier(
 ) -> ClipClassifier: # trained
     "A classifier of clips."
     there = [name for name in _WIDTHS if any(x[name] is not None for x in descriptions)]
-    fusion = MultimodalSettings(tuple(there), tuple(_WIDTHS[name] for name in there), len(classes), 'attention',
+    fusion = MultimodalSettings(tuple(there), tuple(_WIDTHS[name] for name in there), len(classes),
+                                'attention',
                                 hidden=_HIDDEN)
     settings = ClipClassifierSettings(task, tuple(classes), least, fusion)
     model = new_model(lambda: ClipClassifier(settings), seed)
     model.measure(descriptions)
-    fit_scheduled(model.fusion, [model.batch(descriptions, labels)], smoothed_loss, _EPOCHS, _RATE, 'AdamW',
+    fit_scheduled(model.fusion, [model.batch(descriptions, labels)], smoothed_loss, _EPOCHS, _RATE,
+                  'AdamW',
                   weight_decay=_DECAY, seed=seed, progress=False)
     return model.eval()
 
@@ -178,7 +189,8 @@ def probabilities(self:ClipClassifier,
 ) -> tuple[Tensor, Tensor]: # of the classes [C]; weights of the moments [T]
     "How probable each class is, and which moments decided."
     batch = self.batch([description])
-    with evaluating(self): chances, weights = self.fusion(batch).softmax(1)[0], self.fusion.attended(batch)
+    with evaluating(self):
+        chances, weights = self.fusion(batch).softmax(1)[0], self.fusion.attended(batch)
     return chances, weights.elements['visual'][0]
 
 # %% ../nbs/own_clips.ipynb #c11b0155
@@ -192,11 +204,14 @@ def left_out(
     labels, rows = np.asarray(labels), []
     folds = StratifiedKFold(min(_FOLDS, np.bincount(labels).min()), shuffle=True, random_state=seed)
     for kept, others in folds.split(labels, labels):
-        model = train_classifier(task, classes, [descriptions[i] for i in kept], labels[kept].tolist(), seed)
+        model = train_classifier(task, classes, [descriptions[i] for i in kept],
+                                 labels[kept].tolist(), seed)
         for i in others:
             chances = model.probabilities(descriptions[i])[0]
             rows.append((float(chances.max()), int(chances.argmax()) == labels[i]))
-    return pd.DataFrame(rows, columns=['confidence', 'correct']).sort_values('confidence', ascending=False)
+    return pd.DataFrame(rows,
+                        columns=['confidence',
+                                 'correct']).sort_values('confidence', ascending=False)
 
 # %% ../nbs/own_clips.ipynb #6fca0d75
 def least_confidence(
@@ -239,8 +254,10 @@ def estimate_clip(self:ClipClassifier,
     table = table.sort_values('probability', ascending=False, ignore_index=True, kind='stable')
     missing = tuple(name for name in self.settings.fusion.modalities if found[name] is None)
     best, least = table.probability[0], self.settings.least
-    unsure = '' if best >= least else f'the most probable class has {best:.0%}, one is said from {least:.0%} on'
-    return ClipEstimate(table, pd.DataFrame(columns=['concept', 'strength']), missing, unsure, weights.numpy(),
+    unsure = ('' if best >= least
+              else f'the most probable class has {best:.0%}, one is said from {least:.0%} on')
+    return ClipEstimate(table, pd.DataFrame(columns=['concept', 'strength']), missing, unsure,
+                        weights.numpy(),
                         moments.times, moments.images)
 
 # %% ../nbs/own_clips.ipynb #c11b01a5
@@ -260,14 +277,17 @@ def train_topics(
     seed:int, # of the weights and chance in training
 ): # a `TopicModel`
     "AMUSE on the frames of clips."
-    space, frames = SemanticSpace(words, words_space().prototype(words)), [x['visual'] for x in descriptions]
-    settings = AMUSESettings(tuple(words), space.vectors.shape[1], 256, 'eyes', 1/16, layers=('fc7', 'fc8'),
+    space, frames = (SemanticSpace(words, words_space().prototype(words)),
+                     [x['visual'] for x in descriptions])
+    settings = AMUSESettings(tuple(words), space.vectors.shape[1], 256, 'eyes', 1/16,
+                             layers=('fc7', 'fc8'),
                              frozen=('eyes',), mu=0., objective='probabilities')
     model = new_model(lambda: new_amuse(settings, space), seed)
     model.network.standard.measure(torch.cat(frames))
     shown = torch.cat([torch.from_numpy(row).expand(len(x), -1) for row, x in zip(labels, frames)])
     source = TensorDataset(torch.cat(frames)[..., None, None], shown)
-    pairs, rng = PairedPictures(source, source, range(len(words))), torch.Generator().manual_seed(seed)
+    pairs, rng = (PairedPictures(source, source, range(len(words))),
+                  torch.Generator().manual_seed(seed))
     parts = torch.randperm(len(source), generator=rng).split(_TOPIC_BATCH)
     batches = [pairs.joined(source[part], source[part]) for part in parts]
     with above_frozen(model):
@@ -285,7 +305,8 @@ def topic_trials(
         model = train_topics(words, [descriptions[i] for i in kept], labels[kept], seed).amuse
         with above_frozen(model), evaluating(model), torch.no_grad():
             for i in others:
-                scores = model(descriptions[i]['visual'][..., None, None], model.prototypes()).mean(0)
+                scores = model(descriptions[i]['visual'][..., None, None],
+                               model.prototypes()).mean(0)
                 right.append(labels[i][int(scores.argmax())])
     return float(np.mean(right))
 
@@ -304,14 +325,16 @@ def train_on_clips(
     """
     from tqdm.auto import tqdm
     task = find_task(task).name
-    if task == 'gif': raise ValueError('shots of a GIF have no classes: --data goes with classify, venue and thumbnail')
+    if task == 'gif':
+        raise ValueError('shots of a GIF have no classes: --data goes with classify, venue and thumbnail')
     clips = labelled_clips(folder, task == 'thumbnail')
     names = sorted({word for words in clips.words for word in words})
     pairs = tqdm(zip(clips.path, clips.title), total=len(clips), disable=not progress, desc='clips')
     found = [described(survey_video(path), title) for path, title in pairs]
     shown = np.array([[name in words for name in names] for words in clips.words])
     if task == 'thumbnail':
-        model, right = train_topics(names, found, shown, seed), topic_trials(names, found, shown, seed)
+        model, right = (train_topics(names, found, shown, seed),
+                        topic_trials(names, found, shown, seed))
     else:
         labels = shown.argmax(1).tolist()
         trials = left_out(task, names, found, labels, seed)

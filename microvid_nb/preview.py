@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.xml import (
-    FT, NotStr, B, Body, Code, Div, Figcaption, Figure, Footer, H1, H2, Head, Header, Html, I, Img, Li, Main, Meta,
-    P, Section, Small, Span, Strong, Style, Title, Ul, to_xml)
+    FT, NotStr, B, Body, Code, Div, Figcaption, Figure, Footer, H1, H2, Head, Header, Html, I, Img,
+    Li, Main, Meta, P, Section, Small, Span, Strong, Style, Title, Ul, to_xml)
 
 from .gif.select import GIFThumbnail, select_gif
 from .media.names import printable
@@ -57,7 +57,8 @@ def make_preview(
         thumbnail = pool.submit(lambda: select_thumbnail(survey, lam=lam))
         write_gif(gif_path, gif.shots, width=gif.shots[0].shape[2])
         write_jpeg(jpeg_path, thumbnail.result().image)
-    return Preview(survey, thumbnail.result(), gif, Path(jpeg_path), Path(gif_path), time.perf_counter() - started)
+    return Preview(survey, thumbnail.result(), gif, Path(jpeg_path), Path(gif_path),
+                   time.perf_counter() - started)
 
 # %% ../nbs/preview.ipynb #d0692212
 _STYLE = '''
@@ -117,7 +118,8 @@ def picture(
     alt:str # read aloud in its place
 ) -> FT: # an element
     "A picture element with its JPEG inside."
-    return Img(src=data_url(jpeg_bytes(resize_stack(image[None], min(width, image.shape[1]))[0], 85), 'jpeg'), alt=alt)
+    return Img(src=data_url(jpeg_bytes(resize_stack(image[None], min(width, image.shape[1]))[0],
+                                       85), 'jpeg'), alt=alt)
 
 # %% ../nbs/preview.ipynb #6d512c01
 def gif_element(
@@ -136,7 +138,8 @@ def bars(
 ) -> FT: # an element
     "Names with bars, and the share of each."
     rows = [
-        (Span(printable(row.iloc[0])), I(style=f'width:{100 * row.iloc[-1]:.0f}%'), Span(f'{row.iloc[-1]:.0%}'))
+        (Span(printable(row.iloc[0])), I(style=f'width:{100 * row.iloc[-1]:.0f}%'),
+         Span(f'{row.iloc[-1]:.0%}'))
         for _, row in table[:count].iterrows()
     ]
     return Div(*(part for row in rows for part in row), cls='bars')
@@ -154,7 +157,8 @@ def timeline(
     def bar(time, chosen, height):
         place = f'left:{percent(time - start)};width:{percent(.94 * survey.shot_length)};height:{height:.0f}%'
         return I(cls='shown' if chosen else None, title=f'{time:.1f} s', style=place)
-    mark = B(style=f'left:{percent(thumbnail.time - start)}', title=f'thumbnail, {thumbnail.time:.2f} s')
+    mark = B(style=f'left:{percent(thumbnail.time - start)}',
+             title=f'thumbnail, {thumbnail.time:.2f} s')
     return Div(*map(bar, shots.time, shots.place, heights), mark, cls='line')
 
 # %% ../nbs/preview.ipynb #38409761
@@ -166,7 +170,8 @@ def candidate_strip(
     "The candidates with their scores; the chosen one has a frame."
     scores = thumbnail.scores
     def candidate(i, row):
-        parts = ', '.join(f'{name} {value:.2f}' for name, value in row.items() if name not in ('time', 'score'))
+        parts = ', '.join(f'{name} {value:.2f}' for name, value in row.items()
+                          if name not in ('time', 'score'))
         return Div(
             picture(survey.candidates.images[i], width, f'candidate at {row.time:.2f} s'),
             Div(cls='bar', style=f'width:{100 * max(row.score, 0) / max(scores.score.max(), 1e-9):.0f}%'),
@@ -191,11 +196,13 @@ def preview_section(
 ) -> FT: # an element
     "Thumbnail, GIF, timeline and candidates of one clip."
     gif, chosen, info = preview.gif, preview.thumbnail, preview.survey.frames.info
-    problems = [P(text, cls='warning') for text in dict.fromkeys(filter(None, (chosen.warning, gif.warning)))]
+    problems = [P(text, cls='warning')
+                for text in dict.fromkeys(filter(None, (chosen.warning, gif.warning)))]
     shots = ', '.join(f'{time:.1f}' for time in gif.times)
     caption = f'GIF of the shots at {shots} s, {preview.gif_path.stat().st_size / 1e3:.0f} kB'
     pair = Div(
-        Figure(picture(chosen.image, 640, 'the thumbnail'), Figcaption(f'Thumbnail at {chosen.time:.2f} s')),
+        Figure(picture(chosen.image, 640, 'the thumbnail'),
+               Figcaption(f'Thumbnail at {chosen.time:.2f} s')),
         gif_element(preview.gif_path.read_bytes(), caption, info.height > info.width),
         cls='pair',
     )
@@ -220,7 +227,8 @@ def failed_files(
 ) -> list: # elements
     "What could not be used; nothing where all went well."
     if not failures: return []
-    rows = [Li(Code(printable(Path(name).name)), ' ', printable(reason)) for name, reason in failures.items()]
+    rows = [Li(Code(printable(Path(name).name)), ' ', printable(reason))
+            for name, reason in failures.items()]
     return [Section(H2('Could not be used'), Ul(*rows))]
 
 # %% ../nbs/preview.ipynb #c9135217
@@ -243,7 +251,8 @@ def write_page(
     )
     count = f'{len(sections)} clip{"s" if len(sections) != 1 else ""} in {seconds:.1f} s'
     main = Main(NotStr(''.join(sections)), *failed_files(failures))
-    body = Body(Header(H1(title), P(f'{count}. {explained}')), main, Footer(P(footer)), cls='microvid page')
+    body = Body(Header(H1(title), P(f'{count}. {explained}')), main, Footer(P(footer)),
+                cls='microvid page')
     with atomic_path(path) as temporary:
         temporary.write_text(to_xml(Html(head, body, lang='en')), encoding='utf-8')
     return Path(path)

@@ -18,8 +18,8 @@ from .answers import classify, survey, venue
 from .data.files import read_table
 from .extras import require
 from microvid_nb.features.eyes import (
-    _LEAST, agreed_probabilities, face_scores_of, features_of, imagenet_labels, name_chances, names_to_say,
-    said_names)
+    _LEAST, agreed_probabilities, face_scores_of, features_of, imagenet_labels, name_chances,
+    names_to_say, said_names)
 from .features.words import LabelTopics, SentenceSpace, means_people
 from .media.survey import Survey
 from .thumbnail.ratings import footage, read_notes
@@ -33,9 +33,11 @@ def visible_things(
     found = {}
     for notes in read_notes(folder, {'clip', 'things'}):
         for clip, part in notes.groupby('clip'):
-            counts = Counter(thing for things in part.things for thing in things.split(';') if thing)
+            counts = Counter(thing for things in part.things for thing in things.split(';')
+                             if thing)
             seen = found.setdefault(clip, {})
-            for thing, count in counts.items(): seen[thing] = max(seen.get(thing, 0), count/len(part))
+            for thing, count in counts.items():
+                seen[thing] = max(seen.get(thing, 0), count/len(part))
     return found
 
 # %% ../nbs/real_data.ipynb #a8e92945
@@ -63,7 +65,8 @@ def draw_quadruples(
     for _ in range(1000*count):
         four = [clips[i] for i in rng.choice(len(clips), 4, replace=False)]
         others = set().union(*(things[clip] for clip in four[1:]))
-        topics = [t for t, share in sorted(things[four[0]].items()) if share >= .5 and not related[t] & others]
+        topics = [t for t, share in sorted(things[four[0]].items())
+                  if share >= .5 and not related[t] & others]
         if not topics or len(set(map(footage, four))) < 4: continue
         found.append((four, topics[rng.integers(len(topics))]))
         if len(found) == count: return found
@@ -102,7 +105,8 @@ def reproduce_topics(
     for draw in range(seed, seed + 5):
         questions = draw_quadruples(things, related, 600, draw)
         for method, of in scores.items():
-            right = [max(four, key=lambda clip: of[clip][topic]) == four[0] for four, topic in questions]
+            right = [max(four, key=lambda clip: of[clip][topic]) == four[0]
+                     for four, topic in questions]
             rows.append({'method': method, 'draw': draw, 'correct': np.mean(right)})
         rows.append({'method': 'chance', 'draw': draw, 'correct': .25})
     return {'topics': pd.DataFrame(rows)}
@@ -130,12 +134,14 @@ def right_names(
     "The names that are right for a clip."
     names, labels, seen = names_to_say(), imagenet_labels(), list(seen)
     if not seen: return np.zeros(len(names), bool)
-    alike = ((space.prototype([name.name for name in names]) @ space.prototype(seen).T) >= _ALIKE).any(1)
+    alike = ((space.prototype([name.name for name in names]) @ space.prototype(seen).T)
+             >= _ALIKE).any(1)
     kinds = {name.name: set(name.classes) for name in names if name.level == 'kind'}
     def words(name):
         inside = {kind for kind, classes in kinds.items() if classes <= set(name.classes)}
         return inside | {synonym.split()[-1] for i in name.classes for synonym in labels[i].split(', ')}
-    return np.array([bool(near) or bool(words(name) & set(seen)) for near, name in zip(alike.tolist(), names)])
+    return np.array([bool(near) or bool(words(name) & set(seen))
+                     for near, name in zip(alike.tolist(), names)])
 
 # %% ../nbs/real_data.ipynb #7e091d4f
 _PLAIN = {'kind': .2, 'group': 2., 'label': .2} # borders of the usual rule: groups are never said
@@ -161,17 +167,21 @@ def names_said(
     "How many names are said of each clip, and how many of them are right, by each rule."
     torch, rows, counts = require('torch', 'models'), [], {}
     for clip, (found, seen) in clips.items():
-        p, shares = features_of(found).probabilities, torch.tensor(found.candidates.representativeness).float()
+        p, shares = (features_of(found).probabilities,
+                     torch.tensor(found.candidates.representativeness).float())
         face, right = float(face_scores_of(found).max()), right_names(seen, space)
         people = bool(len(seen) and means_people(seen, space).any())
-        agreed, plain = map(name_chances, (agreed_probabilities(p, shares), shares/shares.sum() @ p))
+        agreed, plain = map(name_chances,
+                            (agreed_probabilities(p, shares), shares/shares.sum() @ p))
         rows.append(('usual mean, from .2', clip, *counted(plain, face, right, people, _PLAIN)))
         rows.append(('agreement and groups', clip, *counted(agreed, face, right, people, _LEAST)))
         counts[clip] = np.array([counted(agreed, face, right, people, least) for least in _BORDERS])
     for clip in clips:
-        others = np.stack([count for other, count in counts.items() if footage(other) != footage(clip)])
+        others = np.stack([count for other, count in counts.items()
+                           if footage(other) != footage(clip)])
         worth = (others[:, :, 1] > 0).sum(0) - 2*(others[:, :, 0] - others[:, :, 1]).sum(0)
-        rows.append(('agreement and groups, borders of other clips', clip, *counts[clip][worth.argmax()]))
+        rows.append(('agreement and groups, borders of other clips', clip,
+                     *counts[clip][worth.argmax()]))
     return pd.DataFrame(rows, columns=['method', 'clip', 'names', 'right'])
 
 # %% ../nbs/real_data.ipynb #9fde2039
@@ -184,14 +194,17 @@ def reproduce_things(
     "The tables of things, for `microvid reproduce classify --data things`"
     from tqdm.auto import tqdm
     things, space = visible_things(folder), SentenceSpace()
-    shown = {clip: [t for t, share in parts.items() if share >= .5] for clip, parts in things.items()}
+    shown = {clip: [t for t, share in parts.items() if share >= .5]
+             for clip, parts in things.items()}
     clips, names, looked = [clip for clip, parts in sorted(shown.items()) if parts], {}, {}
     for clip in tqdm(sorted(shown), disable=not progress, desc='clips'):
         answer = classify(survey(Path(folder)/clip))
-        looked[clip], names[clip] = (answer.survey, [*things[clip]]), [*answer.things.thing, *answer.things.label]
+        looked[clip], names[clip] = ((answer.survey, [*things[clip]]),
+                                     [*answer.things.thing, *answer.things.label])
     rows = []
     for clip in clips:
-        others = [names_one(names[other], shown[clip], space) for other in clips if footage(other) != footage(clip)]
+        others = [names_one(names[other], shown[clip], space) for other in clips
+                  if footage(other) != footage(clip)]
         for method, correct in (('labels and faces', names_one(names[clip], shown[clip], space)),
                                 ('names of another clip', np.mean(others) if others else np.nan)):
             rows.append({'method': method, 'clip': clip, 'correct': float(correct)})
@@ -222,6 +235,7 @@ def reproduce_places(
         if not right: continue
         groups = venue(Path(folder)/row.clip).found.venues.venue
         chance = 1 - comb(len(_PLACES) - len(right), 3)/comb(len(_PLACES), 3)
-        for method, correct in (('labels and sounds', any(group in right for group in groups[:3])), ('chance', chance)):
+        for method, correct in (('labels and sounds', any(group in right for group in groups[:3])),
+                                ('chance', chance)):
             rows.append({'method': method, 'clip': row.clip, 'correct': float(correct)})
     return {'places': pd.DataFrame(rows)}

@@ -51,7 +51,8 @@ def save_result(
         raise ValueError(f'{path} exists and is no table of this tool: name another folder with --out')
     if path.suffix == '.parquet': write_items(path, labelled)
     else:
-        with atomic_path(path) as temporary: labelled.to_csv(temporary, index=False, float_format='%.6g')
+        with atomic_path(path) as temporary:
+            labelled.to_csv(temporary, index=False, float_format='%.6g')
     stamp(path, maker)
     return path
 
@@ -98,9 +99,12 @@ def real_tables(
     folder, # of clips and sounds, with notes
 ) -> list[tuple[str, str, Path]]: # task, data set, and its folder
     "The tables that can be made from real clips and sounds; `ValueError` where there is none."
-    if folder is None: raise ValueError('real: say in which folder the clips and the notes about them are')
-    found = [(task, data, (Path(folder)/notes).parent) for task, data, notes in _REAL if (Path(folder)/notes).is_file()]
-    if not found: raise ValueError(f'{folder}: holds none of {", ".join(dict.fromkeys(notes for *_, notes in _REAL))}')
+    if folder is None:
+        raise ValueError('real: say in which folder the clips and the notes about them are')
+    found = [(task, data, (Path(folder)/notes).parent) for task, data, notes in _REAL
+             if (Path(folder)/notes).is_file()]
+    if not found:
+        raise ValueError(f'{folder}: holds none of {", ".join(dict.fromkeys(notes for *_, notes in _REAL))}')
     return found
 
 # %% ../nbs/reproduce.ipynb #d7156b9f
@@ -118,11 +122,13 @@ def reproduce(
     if task == 'claims': return [write_ledger(out)]
     if task == 'real':
         tables = real_tables(folder)
-        return [path for name, of, place in tables for path in reproduce(name, of, scale, seed, out, place, progress)]
+        return [path for name, of, place in tables
+                for path in reproduce(name, of, scale, seed, out, place, progress)]
     task = find_task(task)
     if data not in task.data:
         raise ValueError(f'{task.name} has no experiments on {data!r}; there are {", ".join(task.data)}')
-    if data != 'microworld' and folder is None: raise ValueError(f'{data}: say in which folder the published files are')
+    if data != 'microworld' and folder is None:
+        raise ValueError(f'{data}: say in which folder the published files are')
     if features is not None and data != 'gif_thumbnails':
         raise ValueError(f'features of shots are read for gif_thumbnails only, not for {data}')
     require('pyarrow')

@@ -21,7 +21,8 @@ def import_named(
     "What a dotted name stands for; `ImportError` names the extra that brings a missing package."
     module, _, attribute = name.rpartition('.')
     try: return getattr(import_module(module), attribute)
-    except ModuleNotFoundError as error: raise ImportError(missing_extra(error), name=error.name) from error
+    except ModuleNotFoundError as error: raise ImportError(missing_extra(error),
+                                                           name=error.name) from error
 
 # %% ../nbs/tasks.ipynb #63fe4075
 def weights_folder() -> Path: # of the checkpoints
@@ -88,7 +89,8 @@ class TaskModel:
     @property
     def trained_on(self) -> str: # a part of a sentence
         "What the model has learned from."
-        eyes = 'with eyes that know photographs' if self.task.name == 'thumbnail' else 'it has never seen a photograph'
+        eyes = ('with eyes that know photographs' if self.task.name == 'thumbnail'
+                else 'it has never seen a photograph')
         if self.shipped: return f'MicroWorld, a drawn world; {eyes}'
         return self.note or 'data that its checkpoint does not name'
 
@@ -152,7 +154,8 @@ def load(
     if task: return find_task(task).load(checkpoint)
     about = import_named('microvid_nb.training.load_checkpoint')(checkpoint)[1]
     for each in _TASKS:
-        if is_own(about, each.name) or about.model in _MODEL_CLASSES[each.name]: return each.load(checkpoint)
+        if is_own(about, each.name) or about.model in _MODEL_CLASSES[each.name]:
+            return each.load(checkpoint)
     raise ValueError(f'{checkpoint}: holds a {about.model}, which answers none of the four questions by itself')
 
 # %% ../nbs/tasks.ipynb #f3c9a1d0

@@ -61,7 +61,8 @@ class Precision:
         name:str|None, # 'bf16', 'fp16' or nothing
         device:torch.device, # of the run
     ):
-        if name not in (None, *_HALVES): raise ValueError(f'mixed_precision should be bf16 or fp16, found {name!r}')
+        if name not in (None, *_HALVES):
+            raise ValueError(f'mixed_precision should be bf16 or fp16, found {name!r}')
         self.name, self.device = name or 'no', device.type
         self.scaler = torch.amp.GradScaler(self.device) if name == 'fp16' else None
 
@@ -105,14 +106,16 @@ class Objectives(nn.Module):
     ) -> dict[str, Tensor]: # scalars by name, 'loss' among them
         "The k-th loss of a batch and its parts."
         with self.autocast(): parts = named_parts(self.losses[k](self.model, batch))
-        return {name: part.float() if part.dtype in _HALVES.values() else part for name, part in parts.items()}
+        return {name: part.float() if part.dtype in _HALVES.values() else part
+                for name, part in parts.items()}
 
 # %% ../nbs/training.ipynb #590d5892
 def random_state() -> dict: # tensors, numbers and tuples
     "The state of the global generators of Python, NumPy and PyTorch, the GPU's too."
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     _, key, *rest = np.random.get_state()
-    return {'python': random.getstate(), 'numpy': ('MT19937', key.tolist(), *rest), 'torch': torch.get_rng_state(),
+    return {'python': random.getstate(), 'numpy': ('MT19937', key.tolist(), *rest),
+            'torch': torch.get_rng_state(),
             'device': None if device is None else torch.get_device_module(device).get_rng_state()}
 
 # %% ../nbs/training.ipynb #590d5801
@@ -153,8 +156,10 @@ def loader_generators(
     found = []
     for name in ('generator', 'sampler', 'batch_sampler', 'dataset'):
         part = getattr(loader, name, None)
-        inner = [part] if isinstance(part, torch.Generator) else [] if part is None else loader_generators(part)
-        found += [generator for generator in inner if all(generator is not other for other in found)]
+        inner = ([part] if isinstance(part, torch.Generator) else [] if part is None
+                 else loader_generators(part))
+        found += [generator for generator in inner
+                  if all(generator is not other for other in found)]
     return found
 
 # %% ../nbs/training.ipynb #4ebf60bf
@@ -202,7 +207,8 @@ def sort_metadata(
         header = json.loads(file.read(size))
         header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
         text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
-        if len(text) > size: raise ValueError(f'{path}: the header of safetensors has another form than expected')
+        if len(text) > size:
+            raise ValueError(f'{path}: the header of safetensors has another form than expected')
         file.seek(8)
         file.write(text.ljust(size))
 
@@ -216,11 +222,13 @@ def write_tensors(
 
     `ValueError` where a tensor holds NaN or infinity, `OSError` where the disk is full.
     """
-    tensors = {name: tensor.detach().to('cpu', copy=True).contiguous() for name, tensor in tensors.items()}
+    tensors = {name: tensor.detach().to('cpu', copy=True).contiguous()
+               for name, tensor in tensors.items()}
     refuse_bad_numbers(tensors, path)
     text = json.dumps(about)
     with atomic_path(path) as temporary:
-        try: save_file(tensors, temporary, metadata={'microvid_nb': text, 'sha256': checksum(tensors, text)})
+        try: save_file(tensors, temporary,
+                       metadata={'microvid_nb': text, 'sha256': checksum(tensors, text)})
         except SafetensorError as error: raise OSError(f'{path}: cannot be written ({error})') from None
         sort_metadata(temporary)
 
@@ -284,7 +292,8 @@ def save_checkpoint(
         weights,
         {
             'kind': 'model',
-            **asdict(CheckpointInfo(type(model).__name__, asdict(settings), version('microvid_nb'), note)),
+            **asdict(CheckpointInfo(type(model).__name__, asdict(settings), version('microvid_nb'),
+                                    note)),
         },
     )
     return Path(path)
@@ -344,15 +353,19 @@ def is_of_type(
 ) -> bool: # does it fit?
     "Whether a value fits the annotation of a settings field; whole numbers also are floats."
     origin = typing.get_origin(kind)
-    if origin in (typing.Union, UnionType): return any(is_of_type(value, inner) for inner in typing.get_args(kind))
+    if origin in (typing.Union, UnionType):
+        return any(is_of_type(value, inner) for inner in typing.get_args(kind))
     if isinstance(value, bool): return kind is bool
     return isinstance(value, (int, float) if kind is float else origin or kind)
 
 # %% ../nbs/training.ipynb #88012deb
 _BOUNDS = {
-    'samples': (0, 100_000), 'frames': (1, 1000), 'side': (1, 4096), 'size': (1, 4096), 'width': (1e-3, 16),
-    'epochs': (0, 100_000), 'layer_epochs': (0, 100_000), 'dim': (1, 100_000), 'negative': (0, 1000), 'shots': (1, 100),
-    'dropout': (0, 1), 'corruption': (0, 1), 'sample': (0, 1), 'seconds': (.01, 3600), 'seed': (0, 2**63 - 1),
+    'samples': (0, 100_000), 'frames': (1, 1000), 'side': (1, 4096), 'size': (1, 4096),
+    'width': (1e-3, 16),
+    'epochs': (0, 100_000), 'layer_epochs': (0, 100_000), 'dim': (1, 100_000),
+    'negative': (0, 1000), 'shots': (1, 100),
+    'dropout': (0, 1), 'corruption': (0, 1), 'sample': (0, 1), 'seconds': (.01, 3600),
+    'seed': (0, 2**63 - 1),
     'counts': (0, 2**62),
 }
 _ANY = 0, 10_000_000 # bounds of all other numbers
@@ -376,12 +389,15 @@ def rebuild_settings(
 ): # an instance of the dataclass
     "Settings from a file; `ValueError` where a field is missing, unknown, of another type or out of bounds."
     def tuples(value): return tuple(map(tuples, value)) if isinstance(value, list) else value
-    expected, values = typing.get_type_hints(kind), {name: tuples(value) for name, value in values.items()}
+    expected, values = (typing.get_type_hints(kind),
+                        {name: tuples(value) for name, value in values.items()})
     if values.keys() != expected.keys():
         raise ValueError(f'{path}: {kind.__name__} has the fields {list(expected)}, the file has {list(values)}')
     for name, value in values.items():
-        inner = [each for each in (expected[name], *typing.get_args(expected[name])) if is_dataclass(each)]
-        if inner and isinstance(value, dict): values[name] = value = rebuild_settings(inner[0], value, path)
+        inner = [each for each in (expected[name], *typing.get_args(expected[name]))
+                 if is_dataclass(each)]
+        if inner and isinstance(value, dict):
+            values[name] = value = rebuild_settings(inner[0], value, path)
         if not is_of_type(value, expected[name]):
             found = reprlib.repr(value)
             raise ValueError(f'{path}: {name} of {kind.__name__} should be {expected[name]}, found {found}')
@@ -411,7 +427,8 @@ def load_model(
     """
     weights, info = load_checkpoint(path)
     named = {kind.__name__: kind for kind in classes}
-    if info.model not in named: raise ValueError(f'{path}: holds a {info.model}, expected {" or ".join(named)}')
+    if info.model not in named:
+        raise ValueError(f'{path}: holds a {info.model}, expected {" or ".join(named)}')
     kind = named[info.model]
     settings = rebuild_settings(classes[kind], with_older(info.settings, older), path)
     try:
@@ -434,7 +451,8 @@ def split_tensors(
         tensors[name] = tree
         return {'tensor': name}
     if isinstance(tree, Mapping):
-        return {'dict': [[key, split_tensors(value, tensors, f'{name}/{key}')] for key, value in tree.items()]}
+        return {'dict': [[key, split_tensors(value, tensors, f'{name}/{key}')]
+                         for key, value in tree.items()]}
     if isinstance(tree, (list, tuple)):
         items = [split_tensors(value, tensors, f'{name}/{i}') for i, value in enumerate(tree)]
         return items if isinstance(tree, list) else {'tuple': items}
@@ -489,7 +507,9 @@ class TrainingRun:
                 f'several processes share the batches of a DataLoader, not those of a {type(loader).__name__}'
             )
         self.loader = accelerator.prepare(loader) if isinstance(loader, DataLoader) else loader
-        self.objectives, self.stepper = accelerator.prepare(Objectives(model, losses, precision.autocast), optimizer)
+        self.objectives, self.stepper = (
+            accelerator.prepare(Objectives(model, losses, precision.autocast), optimizer)
+        )
         self.plan = self.describe(seed)
 
 # %% ../nbs/training.ipynb #a20eb8d0
@@ -508,7 +528,8 @@ def step(self:TrainingRun,
                 f'{where}: the loss is not finite: {", ".join(f"{name} {value:.4g}" for name, value in values.items())}'
             )
         self.stepper.zero_grad()
-        self.precision.step(parts['loss'], self.accelerator, self.stepper, self.model.parameters(), self.clip)
+        self.precision.step(parts['loss'], self.accelerator, self.stepper, self.model.parameters(),
+                            self.clip)
         loss = values.pop('loss')
         row['loss'] += loss
         add_columns(row, values if len(self.losses) == 1 else {f'loss_{k + 1}': loss, **values})
@@ -535,7 +556,8 @@ def train_epoch(self:TrainingRun,
     self.model.train()
     number, sums = 0, Counter()
     for number, batch in enumerate(self.loader, 1):
-        row = self.step(send_to_device(batch, self.accelerator.device), f'epoch {epoch}, batch {number}')
+        row = self.step(send_to_device(batch, self.accelerator.device),
+                        f'epoch {epoch}, batch {number}')
         sums.update(row)
         bar.update()
         bar.set_postfix(epoch=epoch, loss=f'{row["loss"]:.4g}', refresh=False)
@@ -544,7 +566,8 @@ def train_epoch(self:TrainingRun,
             f'the loader gave no batch in epoch {epoch}: '
             'it should be iterable once for each epoch, as a list or a DataLoader is'
         )
-    return pd.DataFrame(gather_object([{name: total/number for name, total in sums.items()}])).mean().to_dict()
+    return pd.DataFrame(gather_object([{name: total/number
+                                        for name, total in sums.items()}])).mean().to_dict()
 
 # %% ../nbs/training.ipynb #fcb1aa1c
 @patch
@@ -561,7 +584,8 @@ def finish_epoch(self:TrainingRun,
             figures = {name: float(value) for name, value in validate(self.model).items()}
         add_columns(row, gather_object([figures])[0])
     if self.best_by is not None: self.keep_best(row)
-    add_columns(row, {'learning_rate': self.optimizer.param_groups[0]['lr'], 'seconds': time.perf_counter() - started})
+    add_columns(row, {'learning_rate': self.optimizer.param_groups[0]['lr'],
+                      'seconds': time.perf_counter() - started})
     if self.scheduler is not None: step_scheduler(self.scheduler, row)
     self.history.append(row)
 
@@ -586,7 +610,8 @@ def keep_best(self:TrainingRun,
     if math.isnan(row[name]): return
     if self.best is None or row[name] != self.best.value and choose(row[name], self.best.value) == row[name]:
         self.best = Best(
-            row[name], {key: tensor.detach().to('cpu', copy=True) for key, tensor in self.model.state_dict().items()}
+            row[name], {key: tensor.detach().to('cpu', copy=True)
+                        for key, tensor in self.model.state_dict().items()}
         )
 
 # %% ../nbs/training.ipynb #6f53fec1
@@ -654,7 +679,8 @@ def resume(self:TrainingRun,
     except (KeyError, TypeError, ValueError):
         raise ValueError(f'{path}: refused, it is not the checkpoint of a training run') from None
     other = [
-        f'{name} was {plan[name]}, now {value}' for name, value in self.plan.items() if plan.get(name, value) != value
+        f'{name} was {plan[name]}, now {value}' for name, value in self.plan.items()
+        if plan.get(name, value) != value
     ]
     if other:
         raise ValueError(
@@ -667,7 +693,8 @@ def resume(self:TrainingRun,
     if self.precision.scaler is not None: self.precision.scaler.load_state_dict(state['scaler'])
     chance = state['chance'][self.accelerator.process_index]
     set_random_state(chance['global'])
-    for generator, kept in zip(loader_generators(self.loader), chance['loader'], strict=True): generator.set_state(kept)
+    for generator, kept in zip(loader_generators(self.loader), chance['loader'], strict=True):
+        generator.set_state(kept)
     self.history, self.best = state['history'], state['best'] and Best(*state['best'])
 
 # %% ../nbs/training.ipynb #b296e4d7
@@ -724,7 +751,8 @@ def fit(
     from accelerate.utils import set_seed
     # Accelerate binds a process to the precision of its first run; so precision is left to autocast
     accelerator = Accelerator(
-        mixed_precision='no', kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+        mixed_precision='no',
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
     )
     precision = Precision(mixed_precision, accelerator.device)
     if watched := checkpoint is None and _run_folder.get(): checkpoint = watched.next()
@@ -732,7 +760,8 @@ def fit(
     with separate_randomness():
         set_seed(seed, device_specific=True)
         losses = tuple(loss) if isinstance(loss, Sequence) else (loss,)
-        run = TrainingRun(model, loader, losses, optimizer, scheduler, clip, best, accelerator, precision, seed)
+        run = TrainingRun(model, loader, losses, optimizer, scheduler, clip, best, accelerator,
+                          precision, seed)
         if file and file.is_file(): run.resume(file)
         if len(run.history) > epochs:
             raise ValueError(f'{file}: has {len(run.history)} epochs already, more than the {epochs} asked for')
@@ -749,7 +778,8 @@ def fit(
             for epoch in range(len(run.history) + 1, epochs + 1):
                 started = time.perf_counter()
                 run.finish_epoch({'epoch': epoch, **run.train_epoch(epoch, bar)}, validate, started)
-                if file and (not watched or epoch == epochs or time.monotonic() - written > _WRITE_EVERY):
+                if file and (not watched or epoch == epochs
+                             or time.monotonic() - written > _WRITE_EVERY):
                     run.write(file)
                     written = time.monotonic()
     if run.best is not None: model.load_state_dict(run.best.weights)

@@ -82,7 +82,8 @@ def even_subset(
     "Frames of an action, evenly spaced from the first to the last."
     chosen = [action[k] for k in np.linspace(0, len(action) - 1, frames).round().astype(int)]
     times, images = zip(*chosen)
-    return ActionFrames(torch.from_numpy(np.stack(images)).permute(3, 0, 1, 2).contiguous(), np.array(times))
+    return ActionFrames(torch.from_numpy(np.stack(images)).permute(3, 0, 1, 2).contiguous(),
+                        np.array(times))
 
 # %% ../../nbs/classify/03_conv3d.ipynb #cfcaf243
 def read_actions(
@@ -94,7 +95,8 @@ def read_actions(
 ) -> Iterator[ActionFrames]: # one after the other
     "The actions of a video as clips for a network; `MediaError` if there is no picture in the file."
     looks = ((time, middle_square(image)) for time, image in iter_frames(path, fps, size))
-    for action in continuous_actions(without_repetitions(looks), longest): yield even_subset(action, frames)
+    for action in continuous_actions(without_repetitions(looks), longest):
+        yield even_subset(action, frames)
 
 # %% ../../nbs/classify/03_conv3d.ipynb #1e7d75b7
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class ClipClassifier(nn.Module):
         self.settings, s = settings, settings
         self.convolutions = nn.Sequential(*blocks)
         connected = nn.Linear(s.channels[-1], s.hidden)
-        self.classify = nn.Sequential(connected, nn.ReLU(), nn.Dropout(s.dropout), nn.Linear(s.hidden, s.classes))
+        self.classify = nn.Sequential(connected, nn.ReLU(), nn.Dropout(s.dropout),
+                                      nn.Linear(s.hidden, s.classes))
         he(self)
 
     def feature_and_scores(self,
@@ -155,7 +158,8 @@ class Conv3DClassifier(ClipClassifier):
     ):
         pairs = zip((3, *settings.channels), settings.channels)
         super().__init__(
-            settings, [layer for k, (a, b) in enumerate(pairs) for layer in self.block(a, b, time=2 if k else 1)]
+            settings, [layer for k, (a, b) in enumerate(pairs)
+                       for layer in self.block(a, b, time=2 if k else 1)]
         )
 
     def features(self,
@@ -171,7 +175,8 @@ def block2d(
     outputs:int, # channels
 ) -> list[nn.Module]: # layers
     "Convolution, pooling, BN and ReLU with squares."
-    convolution, pooling = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.MaxPool2d(2, ceil_mode=True)
+    convolution, pooling = (nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+                            nn.MaxPool2d(2, ceil_mode=True))
     return [convolution, pooling, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 # %% ../../nbs/classify/03_conv3d.ipynb #df778f01
@@ -197,7 +202,8 @@ def block_c3d(
     time:int, # frames of which the maximum is taken
 ) -> list[nn.Module]: # layers
     "Convolution, ReLU and pooling with cubes."
-    return [nn.Conv3d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool3d((time, 2, 2), ceil_mode=True)]
+    return [nn.Conv3d(inputs, outputs, 3, padding=1), nn.ReLU(),
+            nn.MaxPool3d((time, 2, 2), ceil_mode=True)]
 
 # %% ../../nbs/classify/03_conv3d.ipynb #641d1eaf
 class C3DClassifier(Conv3DClassifier):
@@ -225,7 +231,8 @@ class ShiftedClassifier(Conv2DClassifier):
         "The mean over frames and place of what the convolutions see."
         frames, layers = x.transpose(1, 2), len(block2d(1, 1))
         for start in range(0, len(self.convolutions), layers):
-            flat = shift_channels(frames).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            flat = shift_channels(frames).flatten(0,
+                                                  1).contiguous(memory_format=torch.channels_last)
             frames = self.convolutions[start:start + layers](flat).unflatten(0, (len(x), -1))
         return frames.mean((1, 3, 4))
 
@@ -235,18 +242,21 @@ def count_weights(
     settings:ConvSettings, # sizes
 ) -> int: # how many numbers it learns
     "The size of a network, which isn't built for that."
-    with torch.device('meta'): return sum(parameter.numel() for parameter in kind(settings).parameters())
+    with torch.device('meta'):
+        return sum(parameter.numel() for parameter in kind(settings).parameters())
 
 # %% ../../nbs/classify/03_conv3d.ipynb #b4d51f01
 def flat_settings(
     settings:ConvSettings, # of a 3D network
 ) -> ConvSettings: # of the 2D network that has nearly as many weights
     "The same sizes but for more channels, all by one factor between 1 and 3, near the square root of 3."
-    def widened(factor): return replace(settings, channels=tuple(round(c*factor) for c in settings.channels))
+    def widened(factor):
+        return replace(settings, channels=tuple(round(c*factor) for c in settings.channels))
     def size(factor): return count_weights(Conv2DClassifier, widened(factor))
     factors, wanted = np.linspace(1, 3, 401), count_weights(Conv3DClassifier, settings)
     place = bisect_left(factors, wanted, lo=1, hi=400, key=size)
-    return widened(min(factors[place - 1], factors[place], key=lambda factor: abs(size(factor) - wanted)))
+    return widened(min(factors[place - 1], factors[place],
+                       key=lambda factor: abs(size(factor) - wanted)))
 
 # %% ../../nbs/classify/03_conv3d.ipynb #376d1e75
 class ClipBatch(NamedTuple):
@@ -261,4 +271,5 @@ def clip_loss(
 ) -> dict: # scalars: loss, and the share of clips that are classified rightly
     "Cross-entropy of a batch."
     scores = model(batch.clips)
-    return {'loss': F.cross_entropy(scores, batch.labels), 'right': (scores.argmax(1) == batch.labels).float().mean()}
+    return {'loss': F.cross_entropy(scores, batch.labels),
+            'right': (scores.argmax(1) == batch.labels).float().mean()}

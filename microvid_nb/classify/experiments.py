@@ -20,10 +20,12 @@ from tqdm.auto import tqdm
 
 from .conv3d import read_actions
 from .systems import (
-    NETWORKS, SCALES, Clips, ClassifyScale, RawPost, confusions, convergence, draw_posts, frame_features,
+    NETWORKS, SCALES, Clips, ClassifyScale, RawPost, confusions, convergence, draw_posts,
+    frame_features,
     fusion_figures, inference_time, per_class, post_items, scores_of, train_fusion, train_network)
-from .video import (
-    MIRRORED, VideoToClass, draw_moments, mean_outcomes, story_moments, train_classifier, video_outcomes)
+from microvid_nb.classify.video import (
+    MIRRORED, VideoToClass, draw_moments, mean_outcomes, story_moments, train_classifier,
+    video_outcomes)
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.motions import ACTIONS
 from ..data.world.scenes import SCENES
@@ -39,7 +41,8 @@ PAPER_TABLE1 = pd.DataFrame(
     {'2D': [0.936, 0.737, 1.42 * 3600, 57.0], '3D': [0.952, 0.762, 1.03 * 3600, 52.0]},
     index=['training precision', 'validation precision', 'convergence seconds', 'inference ms'],
 )  # UCF101, machine not named
-PAPER_TABLE2 = pd.DataFrame({0.: [.953, .831], .25: [.952, .846], .5: [.971, .882], .75: [.944, .825]},
+PAPER_TABLE2 = pd.DataFrame({0.: [.953, .831], .25: [.952, .846], .5: [.971, .882],
+                             .75: [.944, .825]},
     index=['training precision', 'validation precision']) # UCF101
 DROPOUTS = tuple(PAPER_TABLE2)
 
@@ -81,7 +84,8 @@ def run_network(
     }
     what = {'round': seed, 'task': task, 'network': name, 'dropout': dropout}
     return {
-        table: pd.concat([pd.DataFrame([what] * len(rows), rows.index), rows], axis=1) for table, rows in tables.items()
+        table: pd.concat([pd.DataFrame([what] * len(rows), rows.index), rows], axis=1)
+        for table, rows in tables.items()
     }
 
 # %% ../../nbs/classify/06_experiments.ipynb #b7757603
@@ -94,7 +98,8 @@ def clip_round(
     "Tables 1 and 2 and the curves for one split: the 3D network with each dropout, and the others."
     plan = [('3D', dropout) for dropout in DROPOUTS]
     plan += [(name, scale.network.dropout) for name in NETWORKS if name != '3D']
-    return stack_tables([run_network(data, task, name, dropout, scale, scale.epochs, seed) for name, dropout in plan])
+    return stack_tables([run_network(data, task, name, dropout, scale, scale.epochs, seed)
+                         for name, dropout in plan])
 
 # %% ../../nbs/classify/06_experiments.ipynb #b10284a8
 class WorldClips(NamedTuple):
@@ -111,10 +116,12 @@ def draw_clips(
 ) -> WorldClips: # train + other of them
     "Clips of one action in one scene."
     drawn = draw_all(
-        ActionClips(world, range(scale.train + scale.other), scale.frames, scale.fps, scale.side), progress=progress
+        ActionClips(world, range(scale.train + scale.other), scale.frames, scale.fps, scale.side),
+        progress=progress
     )
     return WorldClips(
-        torch.stack([clip.clip for clip in drawn]), *(torch.tensor([clip[k] for clip in drawn]) for k in (1, 2))
+        torch.stack([clip.clip for clip in drawn]),
+        *(torch.tensor([clip[k] for clip in drawn]) for k in (1, 2))
     )
 
 # %% ../../nbs/classify/06_experiments.ipynb #b1028402
@@ -141,7 +148,8 @@ def world_round(
 
 # %% ../../nbs/classify/06_experiments.ipynb #eeccbe9e
 FUSED_MODALITIES = ('visual', 'audio', 'title')
-FUSIONS = tuple(names for count in (1, 2, 3) for names in combinations(FUSED_MODALITIES, count)) # each, pairs, all
+# each, pairs, all
+FUSIONS = tuple(names for count in (1, 2, 3) for names in combinations(FUSED_MODALITIES, count))
 
 # %% ../../nbs/classify/06_experiments.ipynb #228d791c
 POOLINGS = ('mean', 'attention', 'netvlad', 'plain netvlad')
@@ -157,7 +165,8 @@ def fusion_round(
     order = np.random.default_rng(seed).permutation(len(posts))
     train, other = np.split(order, [scale.posts])
     items = post_items(posts, visual, train, scale, seed)
-    plan = [(names, pooling) for names in FUSIONS for pooling in (POOLINGS if len(names) == 3 else ('netvlad',))]
+    plan = [(names, pooling) for names in FUSIONS
+            for pooling in (POOLINGS if len(names) == 3 else ('netvlad',))]
     rows = []
     for names, pooling in plan:
         model = train_fusion([items[k] for k in train], names, pooling, scale, seed)
@@ -189,13 +198,18 @@ def reproduce_microworld(
     "Table 1 and 2, curves, classes, the ablation of the fusion, and whole videos, on MicroWorld."
     world = MicroWorld(seed)
     seeds = range(seed, seed + scale.rounds)
-    tables = run_rounds(world_round, (draw_clips(world, scale, progress), scale), seeds, progress=progress)
+    tables = run_rounds(world_round, (draw_clips(world, scale, progress), scale), seeds,
+                        progress=progress)
     model = train_microworld_model(scale, seed, progress)
     posts = draw_posts(world, range(scale.posts + scale.other_posts), scale.post, progress)
-    tables |= run_rounds(fusion_round, (posts, frame_features(model, posts), scale), seeds, progress=progress)
-    items = video_outcomes(model, draw_moments(story_moments, world, range(scale.judged), model.settings, progress))
+    tables |= run_rounds(fusion_round, (posts, frame_features(model, posts), scale), seeds,
+                         progress=progress)
+    items = video_outcomes(model,
+                           draw_moments(story_moments, world, range(scale.judged), model.settings,
+                                        progress))
     videos = mean_outcomes(items).reset_index()
-    return printed_tables(tables) | {'fusion': tables['fusion'], 'videos': videos, 'items_videos': items}
+    return (printed_tables(tables)
+            | {'fusion': tables['fusion'], 'videos': videos, 'items_videos': items})
 
 # %% ../../nbs/classify/06_experiments.ipynb #91204beb
 def printed_tables(
@@ -229,7 +243,8 @@ def longest_action(
     size:int, # S, pixels
 ) -> np.ndarray: # uint8 [3, T, S, S]
     "The clip of the longest continuous action in a video; `MediaError` if there is no picture in the file."
-    return max(read_actions(path, frames, size), key=lambda action: action.times[-1] - action.times[0]).clip.numpy()
+    return max(read_actions(path, frames, size),
+               key=lambda action: action.times[-1] - action.times[0]).clip.numpy()
 
 # %% ../../nbs/classify/06_experiments.ipynb #532a3401
 def keep_clip(
@@ -276,7 +291,8 @@ def prepare_ucf101(
             f'{", ".join(absent[:3])}; they are published at {UCF101_PAGE}'
         )
     kept = [folder/f'clips_{scale.frames}x{scale.side}'/f'{path}.npy' for path in named.path]
-    jobs = [(folder/'UCF-101'/path, file, scale.frames, scale.side) for path, file in zip(named.path, kept)]
+    jobs = [(folder/'UCF-101'/path, file, scale.frames, scale.side)
+            for path, file in zip(named.path, kept)]
     problems = list(in_parallel(keep_clip, jobs, progress=progress, unit='video'))
     return named.assign(kept=kept, problem=problems).set_index('path')
 
@@ -315,7 +331,8 @@ def reproduce_real(
 
 # %% ../../nbs/classify/06_experiments.ipynb #5500d6d1
 TABLE1_FIGURES = {
-    'training precision': 3, 'validation precision': 3, 'convergence epochs': 1, 'convergence seconds': 1,
+    'training precision': 3, 'validation precision': 3, 'convergence epochs': 1,
+    'convergence seconds': 1,
     'inference ms': 2, 'weights': 0,
 } # measure -> digits after the point
 
@@ -326,7 +343,9 @@ def table1_beside_paper(
 ) -> pd.DataFrame: # a row a measure and data set, a column a network
     "Table 1; the paper's rows are of UCF101 and another machine."
     rows = table1[table1.task == task]
-    names = ['2D', '3D', *(name for name in NETWORKS if name not in ('2D', '3D') and (rows.network == name).any())]
+    names = ['2D', '3D',
+             *(name for name in NETWORKS
+               if name not in ('2D', '3D') and (rows.network == name).any())]
     return beside_paper(
         rows, TABLE1_FIGURES, PAPER_TABLE1.T, data, 'UCF101', by='network', methods=names
     ).T.rename_axis('measure')

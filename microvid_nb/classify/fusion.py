@@ -78,11 +78,13 @@ def check_item(
 ):
     "Passes a video that has a modality, and features of the right width; else a `ValueError` says what is wrong."
     for modality, x in item.features.items():
-        if modality not in dims: raise ValueError(f'{name} has a modality {modality!r}, expected {", ".join(dims)}')
+        if modality not in dims:
+            raise ValueError(f'{name} has a modality {modality!r}, expected {", ".join(dims)}')
         if x is None: continue
         if x.ndim != 2 or x.shape[1] != dims[modality]:
             raise ValueError(f'{name}: expected {modality} features [L, {dims[modality]}], found {list(x.shape)}')
-        if not x.isfinite().all(): raise ValueError(f'{name}: its {modality} features are not all finite')
+        if not x.isfinite().all():
+            raise ValueError(f'{name}: its {modality} features are not all finite')
     if not any(x is not None and len(x) for x in item.features.values()):
         raise ValueError(f'{name} has no {", no ".join(dims)}: nothing to classify it by')
 
@@ -103,7 +105,8 @@ def multimodal_batch(
 ) -> MultimodalBatch: # of these videos
     "Videos padded to a batch; `ValueError` names the one that doesn't fit or has no modality at all."
     for k, item in enumerate(items): check_item(item, dims, f'video {k}')
-    pairs = {name: padded([item.features.get(name) for item in items], dim) for name, dim in dims.items()}
+    pairs = {name: padded([item.features.get(name) for item in items], dim)
+             for name, dim in dims.items()}
     features, masks = ({name: pair[part] for name, pair in pairs.items()} for part in (0, 1))
     return MultimodalBatch(features, masks, torch.tensor([item.label for item in items]))
 
@@ -129,9 +132,11 @@ class ModalityEncoder(nn.Module):
     ):
         super().__init__()
         s, width = settings, dim*settings.clusters if settings.pooling == 'netvlad' else dim
-        kinds = {'netvlad': lambda: NetVLAD(dim, s.clusters, s.intra), 'attention': lambda: AttentionPooling(dim),
+        kinds = {'netvlad': lambda: NetVLAD(dim, s.clusters, s.intra),
+                 'attention': lambda: AttentionPooling(dim),
                  'mean': GlobalPooling}
-        if s.pooling not in kinds: raise ValueError(f'{s.pooling!r} is no pooling; there are {", ".join(kinds)}')
+        if s.pooling not in kinds:
+            raise ValueError(f'{s.pooling!r} is no pooling; there are {", ".join(kinds)}')
         self.pool = kinds[s.pooling]()
         self.out = nn.Sequential(nn.Linear(width, s.hidden), nn.LayerNorm(s.hidden), nn.ReLU())
 
@@ -152,7 +157,8 @@ class MultimodalClassifier(nn.Module):
         self.settings, s = settings, settings
         if len(s.modalities) != len(s.dims):
             raise ValueError(f'{len(s.modalities)} modalities need as many widths, found {len(s.dims)}')
-        self.encoders = nn.ModuleDict({name: ModalityEncoder(dim, s) for name, dim in zip(s.modalities, s.dims)})
+        self.encoders = nn.ModuleDict({name: ModalityEncoder(dim, s)
+                                       for name, dim in zip(s.modalities, s.dims)})
         self.attention = AttentionPooling(s.hidden, length=len(s.modalities))
         self.classify = nn.Sequential(nn.Dropout(s.dropout), nn.Linear(s.hidden, s.classes))
 
@@ -160,8 +166,10 @@ class MultimodalClassifier(nn.Module):
         batch:MultimodalBatch, # videos
     ) -> tuple[Tensor, Tensor]: # X, [b, modalities, H], and which of them are there, bool [b, modalities]
         "The modalities' vectors as rows, one under the other."
-        rows = [encoder(batch.features[name], batch.masks[name]) for name, encoder in self.encoders.items()]
-        return torch.stack(rows, 1), torch.stack([batch.masks[name].any(1) for name in self.encoders], 1)
+        rows = [encoder(batch.features[name], batch.masks[name])
+                for name, encoder in self.encoders.items()]
+        return (torch.stack(rows, 1),
+                torch.stack([batch.masks[name].any(1) for name in self.encoders], 1))
 
     def forward(self,
         batch:MultimodalBatch, # videos
@@ -203,5 +211,6 @@ def attended(self:MultimodalClassifier,
 ) -> AttentionWeights: # of these videos
     "The weights by which modalities and their elements enter the decision."
     elements = {name: encoder.pool.weights(*only_real(batch.features[name], batch.masks[name]))
-                for name, encoder in self.encoders.items() if isinstance(encoder.pool, GlobalPooling)}
+                for name, encoder in self.encoders.items()
+                if isinstance(encoder.pool, GlobalPooling)}
     return AttentionWeights(self.attention.weights(*self.encode(batch)), elements)

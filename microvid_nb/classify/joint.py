@@ -63,7 +63,8 @@ class SceneNetwork(nn.Module):
     ):
         super().__init__()
         self.settings, s = settings, settings
-        self.branches = nn.ModuleDict({name: backbone(name, width=s.width, classes=s.scenes) for name in s.backbones})
+        self.branches = nn.ModuleDict({name: backbone(name, width=s.width, classes=s.scenes)
+                                       for name in s.backbones})
 
     def forward(self,
         pictures:Tensor, # uint8 or float in [0, 1], [B, 3, H, W]
@@ -94,8 +95,10 @@ def start_from_imagenet(
 
     `FileNotFoundError` says what to download where there is no network, `ValueError` is for another width.
     """
-    if network.settings.width != 1: raise ValueError(f'published weights are of width 1, not {network.settings.width}')
-    names = getattr(network.settings, 'backbones', None) or [network.settings.backbone]*len(network.branches)
+    if network.settings.width != 1:
+        raise ValueError(f'published weights are of width 1, not {network.settings.width}')
+    names = (getattr(network.settings, 'backbones', None)
+             or [network.settings.backbone]*len(network.branches))
     for name, branch in zip(names, network.branches.values()):
         load_published(branch, imagenet_weights(name), new_head=True)
     return network
@@ -123,7 +126,8 @@ class TwoStream(nn.Module):
     ):
         super().__init__()
         self.settings, s = settings, settings
-        self.branches = nn.ModuleDict({name: backbone(s.backbone, width=s.width, classes=s.actions, channels=channels)
+        self.branches = nn.ModuleDict({name: backbone(s.backbone, width=s.width, classes=s.actions,
+                                                      channels=channels)
                                        for name, channels in (('rgb', 3), ('flow', 2*s.length))})
 
     def forward(self,
@@ -131,7 +135,8 @@ class TwoStream(nn.Module):
         stacks:Tensor, # float in [-1, 1], [B, 2 L, H, W], from `two_stream_input`
     ) -> tuple[Tensor, Tensor]: # scores of the streams, [B, Na] each
         "Scores of the behaviours by appearance and by motion."
-        return class_scores(self.branches['rgb'], pictures), class_scores(self.branches['flow'], stacks)
+        return (class_scores(self.branches['rgb'], pictures),
+                class_scores(self.branches['flow'], stacks))
 
     def probabilities(self,
         pictures:Tensor, # at n moments of each video, [b, n, 3, H, W]
@@ -163,5 +168,6 @@ def two_stream_loss(
     batch:Moments, # of training videos
 ) -> dict: # scalars: loss, rgb, flow
     "Cross-entropy of the behaviours, by each stream and their sum."
-    rgb, flow = (F.cross_entropy(scores, batch.action) for scores in model(batch.pictures, batch.stacks))
+    rgb, flow = (F.cross_entropy(scores, batch.action)
+                 for scores in model(batch.pictures, batch.stacks))
     return {'loss': rgb + flow, 'rgb': rgb, 'flow': flow}

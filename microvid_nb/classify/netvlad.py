@@ -79,8 +79,10 @@ def start_from_kmeans(self:NetVLAD,
     if features.ndim != 2 or features.shape[1] != dim:
         raise ValueError(f'expected features [n, {dim}], found {list(features.shape)}')
     different = len(features.unique(dim=0))
-    if different < clusters: raise ValueError(f'{clusters} clusters need as many different frames, found {different}')
-    found = KMeans(clusters, n_init=3, random_state=seed).fit(features.detach().cpu().double().numpy())
+    if different < clusters:
+        raise ValueError(f'{clusters} clusters need as many different frames, found {different}')
+    found = KMeans(clusters, n_init=3,
+                   random_state=seed).fit(features.detach().cpu().double().numpy())
     centres = torch.from_numpy(found.cluster_centers_).to(features)
     return self.set_centres(centres, steepness(features, centres))
 

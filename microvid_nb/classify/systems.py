@@ -19,11 +19,12 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from microvid_nb.classify.conv3d import (
-    C3DClassifier, ClipBatch, ClipClassifier, Conv2DClassifier, Conv3DClassifier, ConvSettings, ShiftedClassifier,
-    clip_loss, flat_settings)
-from .fusion import (
-    MultimodalBatch, MultimodalClassifier, MultimodalItem, MultimodalSettings, multimodal_batch, multimodal_loss)
+from .conv3d import (
+    C3DClassifier, ClipBatch, ClipClassifier, Conv2DClassifier, Conv3DClassifier, ConvSettings,
+    ShiftedClassifier, clip_loss, flat_settings)
+from microvid_nb.classify.fusion import (
+    MultimodalBatch, MultimodalClassifier, MultimodalItem, MultimodalSettings, multimodal_batch,
+    multimodal_loss)
 from .joint import SceneSettings, TwoStreamSettings
 from .video import (
     VideoToClass, VideoToClassSettings, VideoTraining, as_is, feature_and_scores)
@@ -140,7 +141,8 @@ def per_class(
     precision, recall, _, clips = precision_recall_fscore_support(
         truth, predicted, labels=range(len(names)), zero_division=0
     )
-    return pd.DataFrame({'class': list(names), 'precision': precision, 'recall': recall, 'clips': clips})
+    return pd.DataFrame({'class': list(names), 'precision': precision, 'recall': recall,
+                         'clips': clips})
 
 # %% ../../nbs/classify/05_systems.ipynb #1f706a01
 def confusions(
@@ -163,7 +165,9 @@ def mean_precision(
     classes:int, # how many there are
 ) -> float: # 0..1
     "The mean precision of the classes that there are examples of."
-    precision, _, _, clips = precision_recall_fscore_support(truth, predicted, labels=range(classes), zero_division=0)
+    precision, _, _, clips = (
+        precision_recall_fscore_support(truth, predicted, labels=range(classes), zero_division=0)
+    )
     return float(precision[clips > 0].mean())
 
 # %% ../../nbs/classify/05_systems.ipynb #d8765afc
@@ -180,7 +184,8 @@ class Clips(Dataset):
     def __getitem__(self, k): return self.__getitems__([k])
 
     def __getitems__(self, chosen):
-        clips, labels = torch.stack([self.source[int(k)] for k in chosen]), self.labels[torch.as_tensor(chosen)]
+        clips, labels = (torch.stack([self.source[int(k)] for k in chosen]),
+                         self.labels[torch.as_tensor(chosen)])
         if self.mirrored is None: return ClipBatch(clips, labels)
         there = torch.rand(len(labels)) < .5
         return ClipBatch(
@@ -198,7 +203,8 @@ def scores_of(
     "What a network says about clips, as they are."
     device, still = next(model.parameters()).device, Clips(clips.source, clips.labels)
     parts = [
-        still.__getitems__(list(range(start, min(start + batch, len(still))))) for start in range(0, len(still), batch)
+        still.__getitems__(list(range(start, min(start + batch, len(still)))))
+        for start in range(0, len(still), batch)
     ]
     return torch.cat([model(part.clips.to(device)).cpu() for part in parts]), clips.labels
 
@@ -224,7 +230,8 @@ def clock() -> float: # seconds
 
 # %% ../../nbs/classify/05_systems.ipynb #76e71e51
 NETWORKS = {
-    '3D': Conv3DClassifier, '2D': Conv2DClassifier, '2D + shift': ShiftedClassifier, 'C3D': C3DClassifier,
+    '3D': Conv3DClassifier, '2D': Conv2DClassifier, '2D + shift': ShiftedClassifier,
+    'C3D': C3DClassifier,
 } # name in the tables -> class
 
 
@@ -240,10 +247,13 @@ def train_network(
 ) -> tuple[ClipClassifier, pd.DataFrame]: # trained; epoch, precision and loss of both parts, seconds
     "A network and its history."
     kind = NETWORKS[name]
-    model = new_model(lambda: kind(settings if issubclass(kind, Conv3DClassifier) else flat_settings(settings)), seed)
-    some = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:len(validation)]
+    model = new_model(lambda: kind(settings if issubclass(kind, Conv3DClassifier)
+                                   else flat_settings(settings)), seed)
+    some = torch.randperm(len(train),
+                          generator=torch.Generator().manual_seed(seed))[:len(validation)]
     parts, times = (
-        {'training': Clips([train.source[int(k)] for k in some], train.labels[some]), 'validation': validation},
+        {'training': Clips([train.source[int(k)] for k in some], train.labels[some]),
+         'validation': validation},
         [],
     )
     started = clock()
@@ -262,7 +272,8 @@ def train_network(
         num_workers=8 if torch.cuda.is_available() else 0,
     )
     history = fit_scheduled(
-        model, loader, clip_loss, epochs, scale.rate, 'AdamW', 'one cycle', weight_decay=.01, validate=judge, seed=seed,
+        model, loader, clip_loss, epochs, scale.rate, 'AdamW', 'one cycle', weight_decay=.01,
+        validate=judge, seed=seed,
         progress=progress,
     )
     return model, history[['epoch', *(f'{part} {what}' for what in ('precision', 'loss') for part in parts)]].assign(
@@ -293,7 +304,8 @@ def inference_time(
     return 1000*float(np.median(taken[3:]))
 
 # %% ../../nbs/classify/05_systems.ipynb #21ef7a29
-CATEGORIES = tuple(dict.fromkeys(venue.group for venue in VENUES.values())) # names of the nine classes
+# names of the nine classes
+CATEGORIES = tuple(dict.fromkeys(venue.group for venue in VENUES.values()))
 SPECTRUM = 2*513 # numbers of a descriptor that come before its cepstrum
 
 
@@ -312,9 +324,11 @@ def draw_post(
 ) -> RawPost: # with its category
     "A micro-video of the world as raw modalities."
     post = VenuePosts(world, [i], *sizes)[0]
-    seconds = [] if post.sound is None else [part for part in post.sound.split(SOUND_RATE) if len(part) > SOUND_RATE/4]
+    seconds = ([] if post.sound is None
+               else [part for part in post.sound.split(SOUND_RATE) if len(part) > SOUND_RATE/4])
     heard = acoustic_descriptors(seconds, SOUND_RATE)[:, SPECTRUM:] if seconds else None
-    return RawPost(post.frames, heard, post.text, CATEGORIES.index(list(VENUES.values())[post.venue].group))
+    return RawPost(post.frames, heard, post.text,
+                   CATEGORIES.index(list(VENUES.values())[post.venue].group))
 
 # %% ../../nbs/classify/05_systems.ipynb #af3c8838
 def draw_posts(
@@ -324,7 +338,8 @@ def draw_posts(
     progress:bool=True, # show a bar
 ) -> list[RawPost]: # one for each number
     "Many micro-videos, drawn in parallel."
-    return list(in_parallel(draw_post, [(world, int(i), sizes) for i in numbers], progress=progress, unit='post'))
+    return list(in_parallel(draw_post, [(world, int(i), sizes) for i in numbers], progress=progress,
+                            unit='post'))
 
 # %% ../../nbs/classify/05_systems.ipynb #31da2c6f
 @torch.no_grad()
@@ -336,7 +351,8 @@ def frame_features(
     device = model.attention.w.device
     return [
         torch.cat(
-            [feature_and_scores(branch, post.frames.to(device))[0] for branch in model.scene.branches.values()], 1
+            [feature_and_scores(branch, post.frames.to(device))[0]
+             for branch in model.scene.branches.values()], 1
         ).cpu()
         for post in posts
     ]
@@ -369,9 +385,11 @@ def post_items(
     seed:int=0, # of the word vectors
 ) -> list: # of `MultimodalItem`
     "Posts as local features of three modalities."
-    space = SemanticSpace.train([posts[k].text for k in train], SkipGramSettings(scale.words, epochs=20, seed=seed))
+    space = SemanticSpace.train([posts[k].text for k in train],
+                                SkipGramSettings(scale.words, epochs=20, seed=seed))
     words = [word_features(space, post.text) for post in posts]
-    blocks = [standardised(rows, train) for rows in (visual, [post.cepstrum for post in posts], words)]
+    blocks = [standardised(rows, train)
+              for rows in (visual, [post.cepstrum for post in posts], words)]
     return [
         MultimodalItem(dict(zip(scale.fusion.modalities, features)), post.category)
         for post, *features in zip(posts, *blocks)
@@ -387,7 +405,8 @@ class Items(Dataset):
         self.batch = multimodal_batch(
             items,
             {
-                name: next(item.features[name].shape[1] for item in items if item.features[name] is not None)
+                name: next(item.features[name].shape[1] for item in items
+                           if item.features[name] is not None)
                 for name in names
             },
         )
@@ -398,7 +417,8 @@ class Items(Dataset):
     def __getitems__(self, chosen):
         rows = torch.as_tensor(chosen)
         return MultimodalBatch(
-            *({name: part[name][rows] for name in part} for part in self.batch[:2]), self.batch.labels[rows]
+            *({name: part[name][rows] for name in part} for part in self.batch[:2]),
+            self.batch.labels[rows]
         )
 
 # %% ../../nbs/classify/05_systems.ipynb #1ed7e601
@@ -426,13 +446,15 @@ def train_fusion(
     widths = tuple(rows.batch.features[name].shape[2] for name in names)
     kind, intra = pooling.removeprefix('plain '), not pooling.startswith('plain ')
     settings = replace(
-        scale.fusion, modalities=tuple(names), dims=widths, classes=len(CATEGORIES), pooling=kind, intra=intra
+        scale.fusion, modalities=tuple(names), dims=widths, classes=len(CATEGORIES), pooling=kind,
+        intra=intra
     )
     model = new_model(lambda: MultimodalClassifier(settings), seed)
     model.start_from_kmeans(rows[list(range(min(300, len(rows))))], seed)
     loader = DataLoader(rows, scale.batch, shuffle=True, collate_fn=as_is)
     fit_scheduled(
-        model, loader, multimodal_loss, scale.fusion_epochs, scale.fusion_rate, 'AdamW', weight_decay=.2, seed=seed,
+        model, loader, multimodal_loss, scale.fusion_epochs, scale.fusion_rate, 'AdamW',
+        weight_decay=.2, seed=seed,
         progress=False,
     )
     return model
@@ -448,8 +470,10 @@ def fusion_figures(
     there = torch.tensor([any(item.features[name] is not None for name in names) for item in items])
     nothing = model.classify(torch.zeros_like(model.attention.w)).argmax().cpu()
     truth, predicted = torch.tensor([item.label for item in items]), nothing.repeat(len(items))
-    if there.any(): predicted[there] = model(Items(with_any(items, names), names).batch).argmax(1).cpu()
+    if there.any():
+        predicted[there] = model(Items(with_any(items, names), names).batch).argmax(1).cpu()
     precision, recall, _, _ = precision_recall_fscore_support(
         truth, predicted, labels=truth.unique(), average='macro', zero_division=0
     )
-    return {'precision': precision, 'recall': recall, 'accuracy': (predicted == truth).float().mean().item()}
+    return {'precision': precision, 'recall': recall,
+            'accuracy': (predicted == truth).float().mean().item()}

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from .conv3d import Conv3DClassifier, ConvSettings, clip_loss, continuous_actions
+from .conv3d import (
+    Conv3DClassifier, ConvSettings, clip_loss, continuous_actions)
 from .fusion import AttentionPooling
-from .joint import (
-    SceneNetwork, SceneSettings, TwoStream, TwoStreamSettings, joint_feature, scene_loss, top_joint, two_stream_loss)
+from microvid_nb.classify.joint import (
+    SceneNetwork, SceneSettings, TwoStream, TwoStreamSettings, joint_feature, scene_loss, top_joint,
+    two_stream_loss)
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.motions import ACTIONS
 from ..data.world.scenes import SCENES
@@ -37,7 +39,8 @@ from ..experiments import fit_scheduled
 from ..training import evaluating, load_model
 
 # %% ../../nbs/classify/04_video.ipynb #735427fb
-STREAMS = 'appearance', 'motion', '3D'  # what says something of behaviour, in the order of their shares
+# what says something of behaviour, in the order of their shares
+STREAMS = 'appearance', 'motion', '3D'
 
 # %% ../../nbs/classify/04_video.ipynb #d7a44498
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def windows(
 ) -> Iterator[list]: # of length + 1 frames, or fewer at the end of an action
     "Stretches of frames without a cut in them."
     for action in continuous_actions(frames):
-        for start in range(0, max(1, len(action) - length), hop): yield action[start:start + length + 1]
+        for start in range(0, max(1, len(action) - length), hop):
+            yield action[start:start + length + 1]
 
 # %% ../../nbs/classify/04_video.ipynb #96b39660
 def first_frames(
@@ -126,7 +130,8 @@ def moments_of(
     "The moments of a video; frames are squeezed to squares, so that nothing is cut off."
     size, rows = (settings.side, settings.side), []
     for window in thinned(windows(frames, settings.streams.length, settings.hop), settings.moments):
-        squares = np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for _, image in window])
+        squares = np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+                            for _, image in window])
         rows.append((*whole_window(as_tensor(squares).transpose(0, 1), settings), *window[0]))
     clips, stacks, times, images = zip(*rows)
     return VideoMoments(torch.stack(clips), torch.stack(stacks), np.array(times), list(images))
@@ -140,7 +145,8 @@ def read_moments(
 ) -> VideoMoments: # at least one
     "The moments of a file; `MediaError` if there is no picture in it."
     path, part = (path.path, path.part) if isinstance(path, Survey) else (path, ())
-    return moments_of(iter_frames(path, settings.fps, max(SHORT_SIDE, settings.side), *part), settings)
+    return moments_of(iter_frames(path, settings.fps, max(SHORT_SIDE, settings.side), *part),
+                      settings)
 
 # %% ../../nbs/classify/04_video.ipynb #fcc598f5
 class LocalFeatures(NamedTuple):
@@ -170,13 +176,15 @@ class VideoToClass(nn.Module):
     ):
         super().__init__()
         self.settings, s = settings, settings
-        counts = [('scenes', s.scenes, s.scene.scenes), ('behaviours', s.behaviours, s.streams.actions)]
+        counts = [('scenes', s.scenes, s.scene.scenes),
+                  ('behaviours', s.behaviours, s.streams.actions)]
         if s.clip: counts.append(('behaviours', s.behaviours, s.clip.classes))
         for what, names, count in counts:
             if len(names) != count: raise ValueError(f'{len(names)} names for {count} {what}')
         self.scene, self.streams = SceneNetwork(s.scene), TwoStream(s.streams)
         self.clip = Conv3DClassifier(s.clip) if s.clip else None
-        width = sum(network.feature_dim for network in self.networks()) + (s.clip.hidden if s.clip else 0)
+        width = (sum(network.feature_dim for network in self.networks())
+                 + (s.clip.hidden if s.clip else 0))
         self.attention = AttentionPooling(width)
 
     def networks(self) -> list: # of `Backbone`
@@ -199,9 +207,11 @@ class VideoToClass(nn.Module):
         mask:Tensor|None=None, # bool [b, L], which moments are real; all if not given
     ) -> tuple[LocalFeatures, Tensor]: # of whole videos [b, ...], and the weights of moments [b, L]
         "Moments brought together by attention (Eq. 11 and 13)."
-        mask = torch.ones(local.x.shape[:2], dtype=torch.bool, device=local.x.device) if mask is None else mask
+        mask = (torch.ones(local.x.shape[:2], dtype=torch.bool, device=local.x.device)
+                if mask is None else mask)
         weights = self.attention.weights(local.x, mask)
-        return LocalFeatures(*(torch.einsum('bl,bl...->b...', weights, part) for part in local)), weights
+        return (LocalFeatures(*(torch.einsum('bl,bl...->b...', weights, part) for part in local)),
+                weights)
 
 # %% ../../nbs/classify/04_video.ipynb #ef832395
 def mixed(
@@ -209,7 +219,8 @@ def mixed(
     shares:Sequence[float], # of the streams
 ) -> Tensor: # f^A, [..., Na]; rows sum to 1
     "The behaviours by all streams together (Eq. 4 and 5 with shares)."
-    return torch.einsum('k,...ka->...a', torch.tensor(shares, dtype=probabilities.dtype), probabilities.cpu())
+    return torch.einsum('k,...ka->...a', torch.tensor(shares, dtype=probabilities.dtype),
+                        probabilities.cpu())
 
 # %% ../../nbs/classify/04_video.ipynb #715f102e
 class Classification(NamedTuple):
@@ -228,7 +239,8 @@ def table(
     columns:dict, # name -> values, the first of them names of classes
 ) -> pd.DataFrame: # sorted by the last column
     "A table of classes, the most probable first."
-    return pd.DataFrame(columns).sort_values(list(columns)[-1], ascending=False, ignore_index=True, kind='stable')
+    return pd.DataFrame(columns).sort_values(list(columns)[-1], ascending=False, ignore_index=True,
+                                             kind='stable')
 
 # %% ../../nbs/classify/04_video.ipynb #7a67a5d4
 @patch
@@ -313,9 +325,11 @@ def story_moments(
     seen = moments_of(zip(times, film.frames(times)), settings)
     names, on = list(SCENES), dict.fromkeys(SCENES, 0.)
     for shot in story.shots: on[shot.scene] += shot.end - shot.start
-    then = torch.tensor([names.index(story.shots[shot_at(story, time)].scene) for time in seen.times])
+    then = torch.tensor([names.index(story.shots[shot_at(story, time)].scene)
+                         for time in seen.times])
     return StoryMoments(
-        seen.clips, seen.stacks.half(), then, names.index(max(on, key=on.get)), list(ACTIONS).index(story.action)
+        seen.clips, seen.stacks.half(), then, names.index(max(on, key=on.get)),
+        list(ACTIONS).index(story.action)
     )
 
 # %% ../../nbs/classify/04_video.ipynb #7dbe5644
@@ -325,9 +339,11 @@ def clip_moment(
     settings:VideoToClassSettings, # sizes
 ) -> StoryMoments: # with one moment
     "The first moment of a clip of one action in one scene."
-    made = ActionClips(world, [i], settings.streams.length + 1, settings.fps, settings.side, gap=world.gap)[0]
+    made = ActionClips(world, [i], settings.streams.length + 1, settings.fps, settings.side,
+                       gap=world.gap)[0]
     frames, stack = whole_window(made.clip, settings)
-    return StoryMoments(frames[None], stack[None].half(), torch.tensor([made.scene]), made.scene, made.action)
+    return StoryMoments(frames[None], stack[None].half(), torch.tensor([made.scene]), made.scene,
+                        made.action)
 
 # %% ../../nbs/classify/04_video.ipynb #4e2f1a9b
 def draw_moments(
@@ -338,7 +354,8 @@ def draw_moments(
     progress:bool=True, # show a bar
 ) -> list: # of `StoryMoments`
     "The moments of many micro-videos or clips, drawn in parallel."
-    return list(in_parallel(function, [(world, int(i), settings) for i in numbers], progress=progress, unit='video'))
+    return list(in_parallel(function, [(world, int(i), settings) for i in numbers],
+                            progress=progress, unit='video'))
 
 # %% ../../nbs/classify/04_video.ipynb #ca7ad01d
 class MomentBatch(NamedTuple):
@@ -357,7 +374,8 @@ class MomentBatch(NamedTuple):
 # %% ../../nbs/classify/04_video.ipynb #01d86750
 # action -> that in the mirror
 MIRRORED = tuple(
-    list(ACTIONS).index(name.replace('left', '*').replace('right', 'left').replace('*', 'right')) for name in ACTIONS
+    list(ACTIONS).index(name.replace('left', '*').replace('right', 'left').replace('*', 'right'))
+    for name in ACTIONS
 )
 
 # %% ../../nbs/classify/04_video.ipynb #f137f7db
@@ -366,7 +384,8 @@ def mirror(
     chosen:Tensor, # bool [B], which are mirrored
 ) -> MomentBatch: # the others stay
     "Moments in the mirror."
-    turned = batch.stacks.flip(-1)*torch.tensor([-1., 1.]).repeat(batch.stacks.shape[1]//2)[:, None, None]
+    turned = (batch.stacks.flip(-1)
+              *torch.tensor([-1., 1.]).repeat(batch.stacks.shape[1]//2)[:, None, None])
     rows = chosen[:, None, None, None]
     return batch._replace(
         clips=torch.where(rows[..., None], batch.clips.flip(-1), batch.clips),
@@ -384,7 +403,8 @@ def shorten(
     there = torch.arange(length) < fields[:, None]
     frames = torch.minimum(torch.arange(length + 1), fields[:, None])
     clips = batch.clips.gather(2, frames[:, None, :, None, None].expand_as(batch.clips))
-    return batch._replace(clips=clips, stacks=batch.stacks*there.repeat_interleave(2, 1)[:, :, None, None])
+    return batch._replace(clips=clips,
+                          stacks=batch.stacks*there.repeat_interleave(2, 1)[:, :, None, None])
 
 # %% ../../nbs/classify/04_video.ipynb #f4c421dd
 class VariedMoments(Dataset):
@@ -392,7 +412,8 @@ class VariedMoments(Dataset):
     def __init__(self,
         stories:Sequence[StoryMoments], # any
     ):
-        self.clips, self.stacks, self.scene = (torch.cat([story[k] for story in stories]) for k in range(3))
+        self.clips, self.stacks, self.scene = (torch.cat([story[k] for story in stories])
+                                               for k in range(3))
         self.action = torch.cat([torch.full_like(story.scenes, story.action) for story in stories])
 
     def __len__(self): return len(self.scene)
@@ -400,9 +421,11 @@ class VariedMoments(Dataset):
 
     def __getitems__(self, chosen):
         rows = torch.as_tensor(chosen)
-        batch = MomentBatch(self.clips[rows], self.stacks[rows].float(), self.scene[rows], self.action[rows])
+        batch = MomentBatch(self.clips[rows], self.stacks[rows].float(), self.scene[rows],
+                            self.action[rows])
         length = self.clips.shape[2] - 1
-        fields = torch.where(torch.rand(len(rows)) < .25, torch.randint(1, length + 1, (len(rows),)), length)
+        fields = torch.where(torch.rand(len(rows)) < .25,
+                             torch.randint(1, length + 1, (len(rows),)), length)
         return shorten(mirror(batch, torch.rand(len(rows)) < .5), fields)
 
 # %% ../../nbs/classify/04_video.ipynb #0e28ad7e
@@ -435,7 +458,8 @@ def train_networks(
 ) -> dict: # 'scene', 'streams' and, where there is a 3D network, 'clip': histories
     "Trains the two VGGs, the two streams and the 3D network on moments."
     loader, histories = (
-        DataLoader(VariedMoments(stories), training.batch, shuffle=True, drop_last=True, collate_fn=as_is),
+        DataLoader(VariedMoments(stories), training.batch, shuffle=True, drop_last=True,
+                   collate_fn=as_is),
         {},
     )
     plan = {
@@ -445,7 +469,8 @@ def train_networks(
     if model.clip: plan['clip'] = model.clip, clip_loss, training.clip_rate, training.clip_epochs
     for name, (network, loss, rate, epochs) in plan.items():
         histories[name] = fit_scheduled(
-            network, loader, loss, epochs, rate, 'AdamW', 'one cycle', weight_decay=.01, clip=1., seed=seed,
+            network, loader, loss, epochs, rate, 'AdamW', 'one cycle', weight_decay=.01, clip=1.,
+            seed=seed,
             progress=progress,
         )
     return histories
@@ -466,12 +491,14 @@ def video_batch(
 ) -> VideoBatch: # all of them
     "Local features of stories, and what is true of them."
     device = model.attention.w.device
-    def moved(story): return MomentBatch(story.clips.to(device), story.stacks.to(device).float(), None, None)
+    def moved(story):
+        return MomentBatch(story.clips.to(device), story.stacks.to(device).float(), None, None)
     with evaluating(model): features = [model.local_features(moved(story)) for story in stories]
     lengths = torch.tensor([len(story.scenes) for story in stories], device=device)
     local = LocalFeatures(*(pad_sequence(list(part), batch_first=True) for part in zip(*features)))
     truth = (torch.tensor([story[k] for story in stories], device=device) for k in (3, 4))
-    return VideoBatch(local, torch.arange(local.x.shape[1], device=device) < lengths[:, None], *truth)
+    return VideoBatch(local, torch.arange(local.x.shape[1], device=device) < lengths[:, None],
+                      *truth)
 
 # %% ../../nbs/classify/04_video.ipynb #72d77ff0
 def best_shares(
@@ -525,7 +552,8 @@ def rows_of(
     chosen, # int64 [n]
 ) -> VideoBatch: # of these
     "Some videos of a batch."
-    return VideoBatch(LocalFeatures(*(part[chosen] for part in batch.local)), *(part[chosen] for part in batch[1:]))
+    return VideoBatch(LocalFeatures(*(part[chosen] for part in batch.local)),
+                      *(part[chosen] for part in batch[1:]))
 
 # %% ../../nbs/classify/04_video.ipynb #81d58c02
 class VideoRows(Dataset):
@@ -554,13 +582,15 @@ def train_attention(
     def judge(model): return {'held out': attention_loss(model, held)}
     try:
         return fit_scheduled(
-            model, loader, attention_loss, training.attention_epochs, training.attention_rate, schedule=None,
+            model, loader, attention_loss, training.attention_epochs, training.attention_rate,
+            schedule=None,
             validate=judge, best=('held out', min), seed=seed, progress=progress,
         )
     finally: model.requires_grad_(True)
 
 # %% ../../nbs/classify/04_video.ipynb #217f7bd9
-LEARNED = 2_000_000 # number of the first story and clip to learn from; the experiments judge by others
+# number of the first story and clip to learn from; the experiments judge by others
+LEARNED = 2_000_000
 
 def train_classifier(
     world:MicroWorld, # the world
@@ -570,9 +600,11 @@ def train_classifier(
     progress:bool=True, # show bars
 ) -> VideoToClass: # ready for `classify_video`
     "Networks and attention, trained on stories of a world."
-    clips = draw_moments(clip_moment, world, range(LEARNED, LEARNED + training.clips), settings, progress)
+    clips = draw_moments(clip_moment, world, range(LEARNED, LEARNED + training.clips), settings,
+                         progress)
     drawn = draw_moments(
-        story_moments, world, range(LEARNED, LEARNED + training.stories + training.weighed), settings, progress
+        story_moments, world, range(LEARNED, LEARNED + training.stories + training.weighed),
+        settings, progress
     )
     torch.manual_seed(seed)
     model = VideoToClass(settings)
@@ -605,13 +637,16 @@ def video_outcomes(
         'mean': batch.mask / batch.mask.sum(1, keepdim=True),
         'attention': model(batch.local, batch.mask)[1],
     }.items():
-        whole = LocalFeatures(*(torch.einsum('bl,bl...->b...', weights, part) for part in batch.local))
+        whole = LocalFeatures(*(torch.einsum('bl,bl...->b...', weights, part)
+                                for part in batch.local))
         right = {
-            what: (found == (batch.scene if what == 'scene' else batch.action).cpu()).double().numpy()
+            what: (found == (batch.scene if what == 'scene'
+                             else batch.action).cpu()).double().numpy()
             for what, found in answers_of(whole, model.settings.shares).items()
         }
         nats = -log_likelihoods(whole, batch, model.settings.shares).double().cpu().numpy()
-        parts.append(pd.DataFrame({'item': range(len(stories)), 'pooling': name, **right, 'nats': nats}))
+        parts.append(pd.DataFrame({'item': range(len(stories)), 'pooling': name, **right,
+                                   'nats': nats}))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/classify/04_video.ipynb #6997be01

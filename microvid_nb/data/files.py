@@ -25,7 +25,8 @@ def real_folder(
 ) -> Path|None: # its path, or None where it is not on this machine
     "The place of a real data set, where there is one."
     here = Path.cwd()
-    shared = [above/'shared'/variable.removeprefix('MICROVID_').lower() for above in (here, *here.parents)]
+    shared = [above/'shared'/variable.removeprefix('MICROVID_').lower()
+              for above in (here, *here.parents)]
     folders = [Path(os.environ[variable])] if variable in os.environ else shared
     return next((folder/name for folder in folders if (folder/name).exists()), None)
 
@@ -113,4 +114,5 @@ def in_parallel(
         # joblib says so when it replaces a worker that has imported much
         warnings.filterwarnings('ignore', 'A worker stopped while', UserWarning)
         pool = Parallel(min(workers or cpu_count(), len(jobs)) or 1, return_as='generator')
-        yield from tqdm(pool(delayed(function)(*job) for job in jobs), total=len(jobs), disable=not progress, unit=unit)
+        yield from tqdm(pool(delayed(function)(*job) for job in jobs), total=len(jobs),
+                        disable=not progress, unit=unit)

@@ -104,7 +104,8 @@ def pieces_of(
     now:float=0. # seconds since 1970
 ) -> Iterator[bytes]: # up to `PIECE` bytes each
     "The body of an answer as it arrives; `PassingError` if less came than was announced"
-    if urlsplit(url).scheme not in ('http', 'https'): raise FreesoundError(f'{url[:100]}: not a web address')
+    if urlsplit(url).scheme not in ('http', 'https'):
+        raise FreesoundError(f'{url[:100]}: not a web address')
     what, request, received = (
         urlsplit(url)._replace(query='').geturl(),
         Request(url, headers={'User-Agent': 'microvid_nb'}),
@@ -142,13 +143,16 @@ class RequestLog:
         text = self.path.read_text(errors='replace') if self.path.exists() else ''
         # a line that was being written when the power went is no time
         times = [float(line) for line in text.split() if re.fullmatch(r'\d+\.\d+', line)]
-        self.times = deque((when for when in times if when <= clock()), maxlen=max(count for count, _ in LIMITS))
-        with atomic_path(self.path) as temporary: temporary.write_text(''.join(f'{when!r}\n' for when in self.times))
+        self.times = deque((when for when in times if when <= clock()),
+                           maxlen=max(count for count, _ in LIMITS))
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(''.join(f'{when!r}\n' for when in self.times))
 
     def pause(self) -> float: # seconds, 0 or more
         "How long the limits ask to wait now"
         now = self.clock()
-        return max([0.] + [self.times[-count] + seconds - now for count, seconds in LIMITS if len(self.times) >= count])
+        return max([0.] + [self.times[-count] + seconds - now for count, seconds in LIMITS
+                           if len(self.times) >= count])
 
     def wait(self,
              patience:float): # seconds
@@ -203,9 +207,11 @@ def persist(
     for attempt in range(TRIES):
         try: return action()
         except PassingError as error:
-            if attempt == TRIES - 1: raise FreesoundError(f'{error} (tried {TRIES} times)') from None
+            if attempt == TRIES - 1:
+                raise FreesoundError(f'{error} (tried {TRIES} times)') from None
             be_patient(
-                2.0**attempt if error.wait is None else error.wait, self.patience, self.clock, self.sleep, str(error)
+                2.0**attempt if error.wait is None else error.wait, self.patience, self.clock,
+                self.sleep, str(error)
             )
 
 # %% ../../nbs/data/10_freesound.ipynb #ac00a7be
@@ -215,7 +221,8 @@ def page(
     query:str # of the address: query, fields, page size and number
 ) -> dict: # the answer
     "One page of results, from disk or else from the server"
-    name = re.sub(r'\W+', '-', parse_words(query))[:40] + '-' + hashlib.sha256(query.encode()).hexdigest()[:16]
+    name = (re.sub(r'\W+', '-', parse_words(query))[:40] + '-'
+            + hashlib.sha256(query.encode()).hexdigest()[:16])
     path = self.folder / 'pages' / f'{name}.json'
     answer = read_page(path) or self.persist(lambda: self.request(query))
     if not path.exists():
@@ -228,7 +235,8 @@ def parse_words(
     query:str # of an address
 ) -> str: # what was searched for
     "The words of a query, for a file name that a person recognises"
-    return re.sub(r'%..|\+', '-', dict(part.partition('=')[::2] for part in query.split('&')).get('query', ''))
+    return re.sub(r'%..|\+', '-',
+                  dict(part.partition('=')[::2] for part in query.split('&')).get('query', ''))
 
 # %% ../../nbs/data/10_freesound.ipynb #82fc1601
 def read_page(
@@ -263,7 +271,8 @@ def request(
     "Asks the server for one page; `PassingError` where another try may help"
     token = freesound_token()
     self.log.wait(self.patience)
-    body = b''.join(pieces_of(f'{self.site}/apiv2/search/?{query}', self.timeout, token, self.clock())).decode(
+    body = b''.join(pieces_of(f'{self.site}/apiv2/search/?{query}', self.timeout, token,
+                              self.clock())).decode(
         'utf-8', 'replace'
     )
     try: answer = json.loads(body.replace(token, '(token)'))
@@ -282,7 +291,8 @@ def clip_record(
 ) -> dict: # id, name, tags, duration, license, username, preview
     "One clip as a flat record; `FreesoundError` names what is missing"
     missing = [name for name in FIELDS.split(',') if name not in result]
-    if missing: raise FreesoundError(f'clip {result.get("id", "without id")} comes without {", ".join(missing)}')
+    if missing:
+        raise FreesoundError(f'clip {result.get("id", "without id")} comes without {", ".join(missing)}')
     if not str(result['id']).isdecimal():
         raise FreesoundError(f'the id of a clip is a whole number, not {str(result["id"])[:40]!r}')
     record = {name: result[name] for name in FIELDS.split(',') if name != 'previews'}
@@ -298,7 +308,8 @@ def search(
     "Clips for a concept; `FreesoundError` where the server refuses, `ValueError` for a concept without a word"
     words = re.sub(r'[\s_"+-]+', ' ', concept).strip()   # quotes, + and - are operators there
     if not words: raise ValueError(f'a concept to search for needs a word, found {concept!r}')
-    query, done, clips = urlencode({'query': words, 'fields': FIELDS, 'page_size': PAGE_SIZE}), set(), []
+    query, done, clips = (urlencode({'query': words, 'fields': FIELDS, 'page_size': PAGE_SIZE}),
+                          set(), [])
     while query and len(clips) < limit:
         if query in done: raise FreesoundError(f'the pages for {concept!r} go round in a circle')
         done.add(query)
@@ -317,7 +328,8 @@ def download_previews(
     "Fetches the previews that are not on disk yet"
     folder = self.folder / 'previews' if folder is None else Path(folder)
     rows = []
-    for clip in tqdm(list(clips[['id', 'preview']].itertuples(index=False)), unit='clip', disable=None):
+    for clip in tqdm(list(clips[['id', 'preview']].itertuples(index=False)), unit='clip',
+                     disable=None):
         path, problem = folder / f'{int(clip.id)}.ogg', ''
         try:
             if not path.exists(): self.persist(lambda: self.fetch(clip.preview, path))

@@ -16,7 +16,8 @@ def comment_peaks(
 ) -> np.ndarray: # int64 [peaks], seconds in order
     "The seconds with more comments than both neighbours, without start and end; `ValueError` for another shape."
     counts = np.asarray(counts)
-    if counts.ndim != 1: raise ValueError(f'counts must be one number a second, [n], not of shape {counts.shape}')
+    if counts.ndim != 1:
+        raise ValueError(f'counts must be one number a second, [n], not of shape {counts.shape}')
     middle = counts[1:-1]
     peaks = 1 + np.flatnonzero((middle > counts[:-2]) & (middle > counts[2:]))
     edge = PEAK_MARGIN*len(counts)
@@ -33,10 +34,12 @@ def gif_proposals(
 ) -> np.ndarray: # int64 [n, shots], seconds at which shots start, in the order of the GIF
     "GIFs of disjoint shots sampled from the peaks by their comments; `ValueError` for too few seconds."
     counts = np.asarray(counts)
-    if len(counts) < shots: raise ValueError(f'{shots} disjoint shots need as many seconds, not {len(counts)}')
+    if len(counts) < shots:
+        raise ValueError(f'{shots} disjoint shots need as many seconds, not {len(counts)}')
     places = comment_peaks(counts)
     if len(places) < shots: places = np.arange(len(counts))
-    weights = counts[places] + 1e-9*(1 + counts.max())        # a second without comments is the last resort
+    # a second without comments is the last resort
+    weights = counts[places] + 1e-9*(1 + counts.max())
     # Efraimidis and Spirakis: the largest keys are a weighted sample without replacement
     keys = np.log(rng.random((n, len(places))))/weights
     chosen = places[np.argsort(-keys, axis=1)[:, :shots]]

@@ -35,14 +35,16 @@ def as_dict(
     fields:Sequence[str]=(), # keys that it must have
 ) -> dict: # key -> value
     "The pairs as a dictionary; `ValueError` for no object, a key given twice or unprintable, or a missing field."
-    if type(pairs) is not tuple: raise ValueError(f'{where}: expected an object in braces, found {pairs!r:.80}')
+    if type(pairs) is not tuple:
+        raise ValueError(f'{where}: expected an object in braces, found {pairs!r:.80}')
     twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
     if twice: raise ValueError(f'{where}: expected each key once, found {twice[0]!r} twice')
     found = dict(pairs)
     if odd := [key for key in found if not key.isprintable()]:
         raise ValueError(f'{where}: expected keys that can be printed, found {odd[0]!r:.80}')
     missing = [field for field in fields if field not in found]
-    if missing: raise ValueError(f'{where}: expected the fields {", ".join(fields)}, found no {missing[0]!r}')
+    if missing:
+        raise ValueError(f'{where}: expected the fields {", ".join(fields)}, found no {missing[0]!r}')
     return found
 
 # %% ../../nbs/data/02_gif_thumbnails.ipynb #bcd4ccc1
@@ -52,7 +54,8 @@ def whole_numbers(
     least:int=0, # the smallest allowed
 ) -> np.ndarray: # int64 [n]
     "The numbers as an array; `ValueError` names the first that is not a whole number from `least` up."
-    if type(values) is not list: raise ValueError(f'{where}: expected a list of numbers, found {values!r:.80}')
+    if type(values) is not list:
+        raise ValueError(f'{where}: expected a list of numbers, found {values!r:.80}')
     for i, value in enumerate(values):
         if type(value) not in (int, float) or not least <= value < 2**31 or value != int(value):
             raise ValueError(
@@ -81,9 +84,11 @@ def video_row(
     fps, url = video['fps'], video['video_url']
     if type(fps) not in (int, float) or not 0 < fps < 2**31:
         raise ValueError(f'{where}: expected a positive fps, found {fps!r:.80}')
-    if type(url) is not str: raise ValueError(f'{where}: expected a video_url in quotes, found {url!r:.80}')
+    if type(url) is not str:
+        raise ValueError(f'{where}: expected a video_url in quotes, found {url!r:.80}')
     frames, width, height = (
-        int(whole_numbers([video[name]], f'{where}, {name}', 1)[0]) for name in ('frames', 'width', 'height')
+        int(whole_numbers([video[name]], f'{where}, {name}', 1)[0])
+        for name in ('frames', 'width', 'height')
     )
     return frames / fps, float(fps), width, height, url
 
@@ -126,7 +131,8 @@ def flag_gifs(
     "The GIFs, each with whether a second comes twice and whether one has no comment count."
     shots = np.sort(gifs[SHOT_COLUMNS].to_numpy(np.int64).reshape(-1, 3), axis=1)
     seconds = np.array([len(counts[key]) for key in gifs.key], np.int64)
-    return gifs.assign(repeated=(np.diff(shots, axis=1) == 0).any(1), out_of_range=shots[:, -1] >= seconds)
+    return gifs.assign(repeated=(np.diff(shots, axis=1) == 0).any(1),
+                       out_of_range=shots[:, -1] >= seconds)
 
 # %% ../../nbs/data/02_gif_thumbnails.ipynb #4fd22ce8
 def find_problems(
@@ -146,7 +152,8 @@ def find_problems(
     of_videos = {
         'no GIF': ~videos.index.isin(gifs.key),
         'empty comment list': seconds == 0,
-        'comment list ends before the video': (0 < seconds) & (seconds < np.floor(videos.duration.to_numpy(float))),
+        'comment list ends before the video': (0 < seconds)
+        & (seconds < np.floor(videos.duration.to_numpy(float))),
     }
     rows = [
         (key, gif, what)
@@ -177,7 +184,8 @@ def load_gif_thumbnails(
     "The published annotations, checked and unchanged; `ValueError` names the video and GIF that is malformed."
     videos, gifs = read_annotations(folder)
     counts = read_comment_counts(folder)
-    both = (videos.index, 'annotated_data.json', 'annotations'), (counts, 'annotated_dm_count.json', 'comment counts')
+    both = ((videos.index, 'annotated_data.json', 'annotations'),
+            (counts, 'annotated_dm_count.json', 'comment counts'))
     for (having, source, _), (other, file, wanted) in (both, both[::-1]):
         lacking = [key for key in having if key not in other]
         if lacking:
@@ -186,7 +194,8 @@ def load_gif_thumbnails(
                 f'found none for {lacking[0]} ({len(lacking)} such)'
             )
     gifs = flag_gifs(gifs, counts)
-    return GIFThumbnails(videos, gifs, {key: counts[key] for key in videos.index}, find_problems(videos, gifs, counts))
+    return GIFThumbnails(videos, gifs, {key: counts[key] for key in videos.index},
+                         find_problems(videos, gifs, counts))
 
 # %% ../../nbs/data/02_gif_thumbnails.ipynb #10a6e839
 def split_videos(
@@ -196,7 +205,8 @@ def split_videos(
     "All keys in three disjoint lists, 857 : 106 : 107 as of 1070; `ValueError` for a key given twice or no text."
     keys = list(keys)
     odd = [key for key, times in Counter(keys).items() if type(key) is not str or times > 1]
-    if odd: raise ValueError(f'expected texts that differ as keys, found {odd[0]!r} {keys.count(odd[0])} times')
+    if odd:
+        raise ValueError(f'expected texts that differ as keys, found {odd[0]!r} {keys.count(odd[0])} times')
     order = sorted(keys, key=lambda key: sha256(f'{seed}:{key}'.encode()).digest())
     train, valid = (round(len(order) * videos / 1070) for videos in (857, 857 + 106))
     return order[:train], order[train:valid], order[valid:]
@@ -217,8 +227,10 @@ def load_unannotated_videos(
         video = as_dict(entry, where, ('seconds', 'video_url'))
         if type(video['video_url']) is not str:
             raise ValueError(f'{where}: expected a video_url in quotes, found {video["video_url"]!r:.80}')
-        rows[key] = float(whole_numbers([video['seconds']], f'{where}, seconds', 1)[0]), video['video_url']
-    return pd.DataFrame.from_dict(rows, orient='index', columns=['duration', 'url']).rename_axis('key')
+        rows[key] = (float(whole_numbers([video['seconds']], f'{where}, seconds', 1)[0]),
+                     video['video_url'])
+    return pd.DataFrame.from_dict(rows, orient='index',
+                                  columns=['duration', 'url']).rename_axis('key')
 
 # %% ../../nbs/data/02_gif_thumbnails.ipynb #7787c9da
 class ShotFeatures(Mapping):
@@ -260,7 +272,8 @@ def read_shot_features(
     "Features of the shots of videos from a folder; `ValueError` where no video has a file, or one has two."
     keys, paths = set(keys), {}
     for path in sorted(Path(folder).rglob('*.npy')):
-        if path.stem in paths: raise ValueError(f'{folder}: {paths[path.stem]} and {path} are of one video')
+        if path.stem in paths:
+            raise ValueError(f'{folder}: {paths[path.stem]} and {path} are of one video')
         if path.stem in keys: paths[path.stem] = path
     if not paths:
         raise ValueError(f'{folder}: expected a file KEY.npy for each video, such as {min(keys)}.npy, found none')

@@ -40,7 +40,8 @@ def checked_numbers(
 ) -> pd.DataFrame: # the same
     "The table; `ValueError` if a column is missing, or a number is missing or negative"
     missing = [name for name in columns if name not in table]
-    if missing: raise ValueError(f'{what}: no column {", ".join(missing)}; found {", ".join(map(str, table.columns))}')
+    if missing:
+        raise ValueError(f'{what}: no column {", ".join(missing)}; found {", ".join(map(str, table.columns))}')
     for name in (name for name, number in columns.items() if number):
         wrong = ~(pd.to_numeric(table[name], errors='coerce') >= 0)
         if wrong.any():
@@ -55,7 +56,9 @@ def choose_publishers(
 ) -> pd.DataFrame: # the rows with few, but not too few, followers
     "Publishers whose fame does not explain their clicks"
     checked_numbers(publishers, {'publisher': False, 'followers': True}, 'publishers')
-    return publishers[publishers.followers.between(settings.least_followers, settings.most_followers)]
+    return (
+        publishers[publishers.followers.between(settings.least_followers, settings.most_followers)]
+    )
 
 # %% ../../nbs/data/06_instagram.ipynb #f964e201
 def choose_posts(
@@ -92,7 +95,8 @@ BREAK = '|'  # where a phrase ends
 
 # %% ../../nbs/data/06_instagram.ipynb #6748737b
 # vowel signs and accents inside a word
-MARKS = ''.join(chr(code) for code in range(0x300, 0xFE00) if unicodedata.category(chr(code)) in ('Mn', 'Mc'))
+MARKS = ''.join(chr(code) for code in range(0x300, 0xFE00)
+                if unicodedata.category(chr(code)) in ('Mn', 'Mc'))
 TOKEN = re.compile(
     rf"https?://\S+|www\.\S+|@[\w.]+|[^\W_](?:[^\W_]|[{MARKS}]|['’](?=[^\W_]))*|[^\w\s'’‘-]+|(?<!\w)-+|-+(?!\w)"
 )
@@ -227,7 +231,8 @@ class WordCounts:
         for left, word, own, right in zip(classes, words[1:], classes[1:], classes[2:]):
             if own is not None and own != 'either': continue
             seen.add(word)
-            if said := noun_evidence(left, right): (self.noun if said > 0 else self.other)[word] += abs(said)
+            if said := noun_evidence(left, right):
+                (self.noun if said > 0 else self.other)[word] += abs(said)
         self.texts.update(seen)
         self.both.update(word for word in seen if (word[-1] == 's' or word in IRREGULAR)
                          and singular(word, seen) != word and singular(word, seen) in seen)
@@ -244,10 +249,12 @@ def count_words(
     most:int=MOST_WORDS # different words kept
 ) -> WordCounts: # of all texts
     "Counts the words of many texts, in memory of a fixed size; `ValueError` names a text that is none"
-    if isinstance(texts, str): raise ValueError('expected many texts, found one: put it into a list')
+    if isinstance(texts, str):
+        raise ValueError('expected many texts, found one: put it into a list')
     counts = WordCounts()
     for i, text in enumerate(tqdm(texts, unit='text', disable=None)):
-        if not isinstance(text, str): raise ValueError(f'text {i} should be a string, found {text!r}')
+        if not isinstance(text, str):
+            raise ValueError(f'text {i} should be a string, found {text!r}')
         counts.add(text)
         if len(counts.texts) > most: counts.prune()
     return counts
@@ -266,7 +273,8 @@ def noun_prior(
     if word.endswith('ly') and any(base in known or base in CLASS_OF for base in bases): return .25
     return (
         0.25
-        if len(word) > 5 and word.endswith(('ous', 'ful', 'less', 'able', 'ible', 'ive', 'ical', 'ish', 'iest'))
+        if len(word) > 5 and word.endswith(('ous', 'ful', 'less', 'able', 'ible', 'ive', 'ical',
+                                            'ish', 'iest'))
         else 0.75
     )
 
@@ -305,11 +313,13 @@ def popular_topics(
     "The entity words that most texts name (thumbnail data set paper, section 3.3)"
     counts = count_words(texts)
     merged = merge_plurals(
-        {word: count for word, count in counts.texts.items() if nounness(word, counts) > 0.5}, counts.both
+        {word: count for word, count in counts.texts.items() if nounness(word, counts) > 0.5},
+        counts.both
     )
     order = sorted(merged.items(), key=lambda item: (-item[1], item[0]))[:most]
     return pd.DataFrame(
-        {'word': [word for word, _ in order], 'count': np.array([count for _, count in order], np.int64)}
+        {'word': [word for word, _ in order],
+         'count': np.array([count for _, count in order], np.int64)}
     )
 
 # %% ../../nbs/data/06_instagram.ipynb #fbb55f00
@@ -335,7 +345,8 @@ def write_topics(
 ) -> Path: # the file
     "Writes topics as a CSV, if `read_topics` would accept it"
     path = Path(path)
-    table = checked_topics(checked_numbers(topics, {'word': False, 'count': False}, path.name), path)
+    table = checked_topics(checked_numbers(topics, {'word': False, 'count': False},
+                                           path.name), path)
     with atomic_path(path) as temporary: table.to_csv(temporary, index=False, encoding='utf-8')
     return path
 

@@ -47,12 +47,15 @@ def load_tensors_only(
     path:str|Path, # a file that `torch.save` wrote
 ) -> object: # tensors, numbers, text and containers of them; memory-mapped where the file is of the zip kind
     "What a checkpoint holds, with nothing of it executed; `ValueError` where it asks for more than data or is damaged."
-    path = require_file(path, 'a 3D-ResNet-50 checkpoint', 'https://github.com/kenshohara/3D-ResNets-PyTorch')
+    path = require_file(path, 'a 3D-ResNet-50 checkpoint',
+                        'https://github.com/kenshohara/3D-ResNets-PyTorch')
     try:
         refuse_uncovered_kinds(path)
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # on pickle protocols; what cannot be read is an error below
-            return torch.load(str(path), map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
+            # on pickle protocols; what cannot be read is an error below
+            warnings.simplefilter('ignore')
+            return torch.load(str(path), map_location='cpu', weights_only=True,
+                              mmap=zipfile.is_zipfile(path))
     except ValueError as error: why = str(error)
     except Exception as error:  # a damaged pickle can fail in any way
         asked = re.search(r'GLOBAL ([\w.]+)', str(error))
@@ -70,14 +73,17 @@ def unwrap_state_dict(
 ) -> dict[str, torch.Tensor]: # weights by name, without `module.` and without batch counters
     "The weights inside a checkpoint; `ValueError` where there are none, or where one is not made of real numbers."
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
-        found = f'keys {list(checkpoint)[:5]}' if isinstance(checkpoint, dict) else f'a {type(checkpoint).__name__}'
+        found = (f'keys {list(checkpoint)[:5]}' if isinstance(checkpoint, dict)
+                 else f'a {type(checkpoint).__name__}')
         raise ValueError(f'{path}: expected a dictionary with "state_dict", found {found}')
     weights = {}
     for key, tensor in checkpoint['state_dict'].items():
         name = str(key).removeprefix('module.')
         if name.endswith('num_batches_tracked'): continue
-        if name in weights: raise ValueError(f'{path}: {name} is there twice, with and without "module."')
-        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or tensor.layout != torch.strided:
+        if name in weights:
+            raise ValueError(f'{path}: {name} is there twice, with and without "module."')
+        if not isinstance(tensor,
+                          torch.Tensor) or not tensor.is_floating_point() or tensor.layout != torch.strided:
             raise ValueError(
                 f'{path}: {name}: expected a tensor of real numbers, '
                 f'found {getattr(tensor, "dtype", type(tensor).__name__)}'
@@ -107,7 +113,8 @@ def check_resnet3d50(
         for kind, names in problems.items()
         if names
     ]
-    if said: raise ValueError(f'{path}: these are not the weights of a 3D-ResNet-50: {"; ".join(said)}')
+    if said:
+        raise ValueError(f'{path}: these are not the weights of a 3D-ResNet-50: {"; ".join(said)}')
     for name, tensor in weights.items():
         if not tensor.isfinite().all(): raise ValueError(f'{path}: {name} holds NaN or infinity')
 

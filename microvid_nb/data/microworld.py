@@ -17,12 +17,13 @@ import pandas as pd
 
 from .files import in_parallel, read_json
 from .instagram import popular_topics, write_topics
-from .world.pictures import NAMES, Camera, Picture, camera_look, source_picture, target_picture
+from .world.pictures import (
+    NAMES, Camera, Picture, camera_look, source_picture, target_picture)
 from .world.stories import Film, Story, sound_track, write_story
 from .world.synthesis import SOUND_RATE, SoundLibrary
-from microvid_nb.data.world.viewers import (
-    Post, Seen, annotate_gifs, crowd_of, draw_followers, publish, second_interest, time_sync_counts, watch,
-    write_comments)
+from .world.viewers import (
+    Post, Seen, annotate_gifs, crowd_of, draw_followers, publish, second_interest,
+    time_sync_counts, watch, write_comments)
 from ..media.render import atomic_path, write_jpeg, write_video
 
 # %% ../../nbs/data/00_microworld.ipynb #adafa887
@@ -53,7 +54,8 @@ class MicroWorld:
         long:bool=False, # a longer video, for GIFs
     ) -> Story: # everything that is true of it
         "The script of video i."
-        if long: return write_story((self.seed, LONG, i), self.gap, self.long_duration, self.long_shots)
+        if long:
+            return write_story((self.seed, LONG, i), self.gap, self.long_duration, self.long_shots)
         return write_story((self.seed, MICRO, i), self.gap, self.duration, self.shots)
 
     def source_picture(self,
@@ -71,7 +73,8 @@ class MicroWorld:
         gap:float|None=None, # the world's if not given
     ) -> Picture: # image, labels, scene
         "Picture i as a phone takes it."
-        return target_picture(self.rng(TARGET, i), self.gap if gap is None else gap, size, size, list(names))
+        return target_picture(self.rng(TARGET, i), self.gap if gap is None else gap, size, size,
+                              list(names))
 
     def library(self,
         clips:int=4000, # how many
@@ -116,7 +119,8 @@ def long_reception(
     i:int, # number of the longer video
 ) -> LongReception: # comments per second and GIFs
     "What came of longer video i."
-    crowd, rng, story = crowd_of(world.seed, world.viewers), world.rng(LIFE, LONG, i), world.story(i, long=True)
+    crowd, rng, story = (crowd_of(world.seed, world.viewers), world.rng(LIFE, LONG, i),
+                         world.story(i, long=True))
     seen = watch(story, np.arange(.125, story.duration, .25))
     interest = second_interest(seen, crowd)
     counts = time_sync_counts(interest, rng)
@@ -137,7 +141,8 @@ def posted_thumbnail(
     tall, wide = round(part*film.height), round(part*film.width)
     top, left = (int(rng.uniform(0, free)) for free in (film.height - tall, film.width - wide))
     cropped = cv2.resize(
-        image[top : top + tall, left : left + wide], (film.width, film.height), interpolation=cv2.INTER_LINEAR
+        image[top : top + tall, left : left + wide], (film.width, film.height),
+        interpolation=cv2.INTER_LINEAR
     )
     return Camera(camera_look(rng, .6), film.height, film.width).take(cropped, rng)
 
@@ -167,7 +172,8 @@ def draw_file(
     story = world.story(i)
     film = Film(story, frame_size(story)[0], compress=False)
     times = np.arange(0, story.duration, 1/story.fps)
-    path = write_video(path, film.frames(times), story.fps, samples=sound_track(story), sr=SOUND_RATE,
+    path = write_video(path, film.frames(times), story.fps, samples=sound_track(story),
+                       sr=SOUND_RATE,
                        crf=20 + (95 - story.look.quality)//10)
     if path.suffix in ('.mp4', '.mov'):
         with path.open('ab') as file: file.write(_DRAWN)
@@ -196,7 +202,8 @@ def describe(
 ) -> tuple: # rows for posts, comments, seconds and truth
     "What the tables say about micro-video i."
     (seen, post, comments), key, (height, width) = received, key_of(i), frame_size(story)
-    counts = time_sync_counts(second_interest(seen, crowd_of(world.seed, world.viewers)), world.rng(LIFE, MICRO, i, 1))
+    counts = time_sync_counts(second_interest(seen, crowd_of(world.seed, world.viewers)),
+                              world.rng(LIFE, MICRO, i, 1))
     row = dict(
         key=key,
         publisher=f'publisher{publisher_of(i):06d}',
@@ -213,9 +220,11 @@ def describe(
     shown = sorted({player.actor.name for shot in story.shots for player in shot.players})
     truth = dict(key=key, venue=story.venue,
                  scene=max((s.scene for s in story.shots),
-                           key=lambda scene: sum(s.end - s.start for s in story.shots if s.scene == scene)),
+                           key=lambda scene: sum(s.end - s.start for s in story.shots
+                                                 if s.scene == scene)),
                  action=story.action, theme=list(story.theme), concepts=shown,
-                 sounds=sorted({name for name, *_ in story.sounds}), cuts=[shot.start for shot in story.shots[1:]],
+                 sounds=sorted({name for name, *_ in story.sounds}),
+                 cuts=[shot.start for shot in story.shots[1:]],
                  posted=post.posted, best=float(seen.times[post.click_rate.argmax()]))
     return (row, [dict(key=key, comment=text) for text in comments],
             [dict(key=key, second=s, comments=int(n)) for s, n in enumerate(counts)], truth)
@@ -225,7 +234,8 @@ def _make(world:MicroWorld, i:int, folder:Path) -> tuple:
     "One video of `write_files`, in a worker: its files, if they are not there yet, and its rows."
     video, thumbnail = folder/'videos'/f'{key_of(i)}.mp4', folder/'thumbnails'/f'{key_of(i)}.jpg'
     story, received = world.story(i), reception(world, i)
-    if not thumbnail.exists(): write_jpeg(thumbnail, posted_thumbnail(world, i, received.post, frame_size(story)[0]))
+    if not thumbnail.exists():
+        write_jpeg(thumbnail, posted_thumbnail(world, i, received.post, frame_size(story)[0]))
     if not video.exists(): draw_file(world, i, video)
     return describe(world, i, story, received)
 
@@ -251,11 +261,13 @@ def write_files(
     "Writes the first micro-videos of a world, with thumbnails and tables, into a folder."
     folder = Path(folder)
     claim_folder(world, folder)
-    rows = list(in_parallel(_make, [(world, i, folder) for i in range(videos)], workers, progress, 'video'))
+    rows = list(in_parallel(_make, [(world, i, folder) for i in range(videos)], workers, progress,
+                            'video'))
     posts, comments, seconds, truth = zip(*rows) if rows else ((),)*4
     tables = {'posts': posts, 'comments': [row for part in comments for row in part],
               'seconds': [row for part in seconds for row in part], 'truth': truth}
     for name, table in tables.items():
-        with atomic_path(folder/f'{name}.parquet') as temporary: pd.DataFrame(table).to_parquet(temporary, index=False)
+        with atomic_path(folder/f'{name}.parquet') as temporary:
+            pd.DataFrame(table).to_parquet(temporary, index=False)
     write_topics(folder/'topics.csv', popular_topics(row['comment'] for row in tables['comments']))
     return pd.DataFrame(posts)

@@ -34,14 +34,17 @@ def read_class_descriptions(
 ) -> pd.Series: # display names, by class id such as /m/0bt9lr
     "The names of the classes; `ValueError` names the line that is not an id and a name, or repeats an id."
     names = {}
-    for line, row in read_rows(require_file(path, 'the class descriptions of Open Images', OPEN_IMAGES_PAGE)):
+    for line, row in read_rows(require_file(path, 'the class descriptions of Open Images',
+                                            OPEN_IMAGES_PAGE)):
         if line == 1 and row[:1] == ['LabelName'] or not row: continue
         place = f'{path}, line {line}'
         if len(row) != 2 or not row[0].startswith('/') or not row[1]:
             raise ValueError(f'{place}: expected a class id and a name such as "/m/0bt9lr,Dog", found {row}')
-        if row[0] in names: raise ValueError(f'{place}: the class {row[0]} was there before, as {names[row[0]]!r}')
+        if row[0] in names:
+            raise ValueError(f'{place}: the class {row[0]} was there before, as {names[row[0]]!r}')
         names[row[0]] = row[1]
-    if not names: raise ValueError(f'{path}: expected a class id and a name in each line, found none')
+    if not names:
+        raise ValueError(f'{path}: expected a class id and a name in each line, found none')
     return pd.Series(names, name='class_name', dtype='str').rename_axis('class_id')
 
 # %% ../../nbs/data/05_open_images.ipynb #de61859c
@@ -51,7 +54,8 @@ def find_classes(
 ) -> tuple[pd.DataFrame, list[str]]: # word, class_id, class_name of each match; words without a class
     "The classes that words name, and the words that are unseen."
     named = {}
-    for class_id, name in classes.items(): named.setdefault(name.casefold(), []).append((class_id, name))
+    for class_id, name in classes.items():
+        named.setdefault(name.casefold(), []).append((class_id, name))
     words = dict.fromkeys(words)
     rows = [(word, *match) for word in words for match in named.get(word.strip().casefold(), [])]
     return (pd.DataFrame(rows, columns=['word', 'class_id', 'class_name']),
@@ -66,7 +70,8 @@ def csv_blocks(
 ) -> Iterator[tuple[int, pa.RecordBatch]]: # row of the block's first line (the header is row 1), the columns as text
     "A CSV file in blocks of a quarter of a megabyte; `ValueError` names the missing column or the malformed row."
     path = require_file(path, what, OPEN_IMAGES_PAGE)
-    options = dict(read_options=ReadOptions(use_threads=False, block_size=2**18),   # one thread knows its row
+    # one thread knows its row
+    options = dict(read_options=ReadOptions(use_threads=False, block_size=2**18),
                    parse_options=ParseOptions(newlines_in_values=True))
     row = 2
     try:
@@ -74,9 +79,11 @@ def csv_blocks(
         if missing := [name for name in columns if name not in found]:
             raise ValueError(f'lacks the columns {", ".join(missing)}; found {", ".join(found)[:80]}')
         wanted = [*columns, *(name for name in optional if name in found)]
-        as_text = ConvertOptions(include_columns=wanted, column_types={name: pa.string() for name in wanted})
+        as_text = ConvertOptions(include_columns=wanted,
+                                 column_types={name: pa.string() for name in wanted})
         with open_csv(str(path), convert_options=as_text, **options) as reader:
-            for block in tqdm(reader, desc=path.name, unit=' MB', unit_scale=.25, delay=2, leave=False):
+            for block in tqdm(reader, desc=path.name, unit=' MB', unit_scale=.25, delay=2,
+                              leave=False):
                 yield row, block
                 row += len(block)
     except ValueError as error: raise ValueError(f'{path}: {str(error).splitlines()[0]}') from None
@@ -88,7 +95,8 @@ def of_distinct(
 ) -> np.ndarray: # numbers [n]
     "`convert` of each text, called once for each distinct one."
     coded = texts.dictionary_encode()
-    return np.array([convert(text) for text in coded.dictionary.to_pylist()])[coded.indices.to_numpy()]
+    return np.array([convert(text)
+                     for text in coded.dictionary.to_pylist()])[coded.indices.to_numpy()]
 
 # %% ../../nbs/data/05_open_images.ipynb #bb68bf01
 def number_of(
@@ -121,13 +129,17 @@ def decode_labels(
     column = of_distinct(block['LabelName'], lambda name: column_of.get(name, -2))
     refuse(column == -2, row, block['LabelName'], 'a LabelName of the class descriptions')
     confidence = of_distinct(block['Confidence'], number_of)
-    refuse(~((confidence >= 0) & (confidence <= 1)), row, block['Confidence'], 'a Confidence from 0 to 1')
-    right = pc.match_substring_regex(block['ImageID'], '^[0-9a-f]{16}$').to_numpy(zero_copy_only=False)
+    refuse(~((confidence >= 0) & (confidence <= 1)), row, block['Confidence'],
+           'a Confidence from 0 to 1')
+    right = pc.match_substring_regex(block['ImageID'],
+                                     '^[0-9a-f]{16}$').to_numpy(zero_copy_only=False)
     refuse(~right, row, block['ImageID'], 'an ImageID of 16 hexadecimal digits')
-    absent = (confidence == 0) & ~of_distinct(block['Source'], 'machine'.__eq__)   # only people verify
+    # only people verify
+    absent = (confidence == 0) & ~of_distinct(block['Source'], 'machine'.__eq__)
     keep = (column >= 0) & ((confidence >= min_confidence) | absent)
     digits = ''.join(block['ImageID'].filter(pa.array(keep)).to_pylist())
-    return np.frombuffer(bytes.fromhex(digits), '>u8').astype(np.uint64), column[keep].astype(np.int32), ~absent[keep]
+    return (np.frombuffer(bytes.fromhex(digits), '>u8').astype(np.uint64),
+            column[keep].astype(np.int32), ~absent[keep])
 
 # %% ../../nbs/data/05_open_images.ipynb #b6ae89ad
 @dataclass(frozen=True)
@@ -154,7 +166,8 @@ def conflicts(
 ) -> pd.DataFrame: # image_id, class_id, class_name
     "The pairs of image and class that are labelled both present and absent."
     rows, columns = self.present.multiply(self.absent).nonzero()
-    return pd.DataFrame({'image_id': self.image_ids[rows], 'class_id': np.array(self.class_ids)[columns],
+    return pd.DataFrame({'image_id': self.image_ids[rows],
+                         'class_id': np.array(self.class_ids)[columns],
                          'class_name': np.array(self.class_names)[columns]})
 
 # %% ../../nbs/data/05_open_images.ipynb #139aa801
@@ -170,7 +183,8 @@ def read_open_images(
     class_ids = list(classes.index if class_ids is None else dict.fromkeys(class_ids))
     if strange := [name for name in class_ids if name not in classes]:
         raise ValueError(f'the class {strange[0]} is not in the class descriptions')
-    column_of = dict.fromkeys(classes.index, -1) | {name: column for column, name in enumerate(class_ids)}
+    column_of = (dict.fromkeys(classes.index, -1)
+                 | {name: column for column, name in enumerate(class_ids)})
     parts = [(np.zeros(0, np.uint64), np.zeros(0, np.int32), np.zeros(0, bool))]
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         for row, block in csv_blocks(
@@ -184,13 +198,16 @@ def read_open_images(
     numbers, rows = np.unique(images, return_inverse=True)
     def matrix(kept):
         return csr_matrix(
-            (np.ones(kept.sum(), bool), (rows[kept], columns[kept])), shape=(len(numbers), len(class_ids))
+            (np.ones(kept.sum(), bool), (rows[kept], columns[kept])),
+            shape=(len(numbers), len(class_ids))
         )
     ids = pd.Index([f'{number:016x}' for number in numbers.tolist()], dtype='str', name='image_id')
-    return OpenImages(ids, class_ids, classes[class_ids].tolist(), matrix(present), matrix(~present))
+    return OpenImages(ids, class_ids, classes[class_ids].tolist(), matrix(present),
+                      matrix(~present))
 
 # %% ../../nbs/data/05_open_images.ipynb #3d036f0b
-IMAGE_COLUMNS = {'Subset': 'subset', 'OriginalURL': 'url', 'License': 'license', 'Author': 'author', 'Title': 'title'}
+IMAGE_COLUMNS = {'Subset': 'subset', 'OriginalURL': 'url', 'License': 'license', 'Author': 'author',
+                 'Title': 'title'}
 
 
 def read_image_list(
@@ -200,8 +217,10 @@ def read_image_list(
     "Where images come from and how to turn them; `ValueError` names file, row and value of what is wrong."
     wanted, parts = None if image_ids is None else set(image_ids), []
     columns = ['ImageID', *IMAGE_COLUMNS]
-    for row, block in csv_blocks(path, columns, 'an image list of Open Images', optional=['Rotation']):
-        texts = block['Rotation'] if 'Rotation' in block.schema.names else pa.array([''] * len(block))
+    for row, block in csv_blocks(path, columns, 'an image list of Open Images',
+                                 optional=['Rotation']):
+        texts = (block['Rotation'] if 'Rotation' in block.schema.names
+                 else pa.array([''] * len(block)))
         rotation = of_distinct(texts, number_of)
         unknown = of_distinct(texts, lambda text: text in ('', 'nan'))
         wrong = ~(np.isin(rotation, (0, 90, 180, 270)) | unknown)
@@ -210,7 +229,8 @@ def read_image_list(
         part = block.select(['ImageID', *IMAGE_COLUMNS]).to_pandas().assign(rotation=rotation)
         parts.append(part if wanted is None else part[[name in wanted for name in part.ImageID]])
     if not parts: raise ValueError(f'{path}: expected a row for each image, found none')
-    table = pd.concat(parts).rename(columns=IMAGE_COLUMNS | {'ImageID': 'image_id'}).set_index('image_id')
+    table = pd.concat(parts).rename(columns=IMAGE_COLUMNS
+                                    | {'ImageID': 'image_id'}).set_index('image_id')
     if table.index.has_duplicates:
         raise ValueError(f'{path}: the image {table.index[table.index.duplicated()][0]} is there more than once')
     return table
@@ -225,12 +245,14 @@ def image_paths(
     folder = require_file(folder, 'the folder of pictures', OPEN_IMAGES_PAGE)
     here = {entry.name for entry in os.scandir(folder)}
     names = [f'{name}.jpg' for name in self.image_ids]
-    return pd.DataFrame({'path': [str(folder/name) for name in names], 'exists': [name in here for name in names]},
+    return pd.DataFrame({'path': [str(folder/name) for name in names],
+                         'exists': [name in here for name in names]},
                         index=self.image_ids)
 
 # %% ../../nbs/data/05_open_images.ipynb #d207f3bb
 # counter-clockwise
-TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180,
+         270: Image.Transpose.ROTATE_270}
 
 
 def open_image(
@@ -261,7 +283,8 @@ class OpenImagesDataset(Dataset):
         self.missing = files.index[~files.exists].tolist()
         rows = np.flatnonzero(files.exists)
         self.paths, self.transform = files.path.iloc[rows].tolist(), transform
-        self.rotation = np.zeros(len(rows)) if rotation is None else rotation.reindex(files.index[rows]).to_numpy(float)
+        self.rotation = (np.zeros(len(rows)) if rotation is None
+                         else rotation.reindex(files.index[rows]).to_numpy(float))
         self.present, self.known = labels.present[rows], labels.known[rows]
 
     def __len__(self): return len(self.paths)
@@ -269,4 +292,5 @@ class OpenImagesDataset(Dataset):
     def __getitem__(self, index):
         image = open_image(self.paths[index], self.rotation[index])
         present, known = (matrix[[index]].toarray()[0] for matrix in (self.present, self.known))
-        return image if self.transform is None else self.transform(image), present.astype(np.float32), known
+        return (image if self.transform is None else self.transform(image),
+                present.astype(np.float32), known)

@@ -41,7 +41,8 @@ def checked_clip(
     concept:str # that it was found for
 ) -> dict: # the same, id as text, tags normal and once each
     "A clip as it is kept; `ValueError` names what is wrong with it"
-    missing = [key for key in ('id', 'name', 'tags', 'duration', 'license', 'username') if key not in record]
+    missing = [key for key in ('id', 'name', 'tags', 'duration', 'license', 'username')
+               if key not in record]
     if missing:
         raise ValueError(f'clip {record.get("id", "without id")} found for {concept!r} has no {", ".join(missing)}')
     if isinstance(record['tags'], str):
@@ -77,7 +78,8 @@ def tag_counts(
     return clips.tags.explode().dropna().value_counts().sort_index().sort_values(ascending=False, kind='stable')
 
 # %% ../../nbs/data/09_sounds.ipynb #7a994d75
-SYNONYMS = [line.split() for line in '''child kid youngster|baby infant newborn|man guy|woman lady|people crowd|\
+SYNONYMS = [line.split()
+            for line in '''child kid youngster|baby infant newborn|man guy|woman lady|people crowd|\
 voice vocal vocals|speech talk talking speaking|laugh laughter laughing|
 cry crying weeping|scream screaming|shout shouting yell|whisper whispering|cheer cheering|\
 applause clap clapping handclap|footstep step walking|run running|breath breathing|cough coughing|
@@ -89,8 +91,10 @@ thunder thunderclap|storm thunderstorm|wind breeze|fire flame|forest wood woods|
 telephone phone|television tv|clock timepiece|
 shop store|drum drums drumming|explosion blast|gun firearm|gunshot gunfire
 |photograph photo'''.replace('\n', '').split('|')]
-IRREGULAR = {'children': 'child', 'men': 'man', 'women': 'woman', 'feet': 'foot', 'teeth': 'tooth', 'mice': 'mouse',
-             'geese': 'goose', 'wives': 'wife', 'knives': 'knife', 'wolves': 'wolf', 'leaves': 'leaf',
+IRREGULAR = {'children': 'child', 'men': 'man', 'women': 'woman', 'feet': 'foot', 'teeth': 'tooth',
+             'mice': 'mouse',
+             'geese': 'goose', 'wives': 'wife', 'knives': 'knife', 'wolves': 'wolf',
+             'leaves': 'leaf',
              'shelves': 'shelf', 'policemen': 'policeman', 'firemen': 'fireman'}
 
 def singular(
@@ -99,7 +103,8 @@ def singular(
 ) -> str: # the singular, if `known` has it, else the word
     "A plural's singular: kids -> kid, where *kid* is known"
     if word in IRREGULAR: return IRREGULAR[word]
-    guesses = [word[:-3] + 'y', word[:-1]] if word.endswith('ies') else [word[:-1]] if re.search('[^s]s$', word) else []
+    guesses = ([word[:-3] + 'y', word[:-1]] if word.endswith('ies') else [word[:-1]]
+               if re.search('[^s]s$', word) else [])
     if re.search('(s|x|z|ch|sh|o)es$', word): guesses.append(word[:-2])
     return next((guess for guess in guesses if len(guess) > 2 and guess in known), word)
 
@@ -151,7 +156,8 @@ def concept_labels(
     column = {tag: concepts.index(concept) for tag, concept in merged.items()}
     tags = list(tags)
     labels = np.zeros((len(tags), len(concepts)), bool)
-    for row, words in zip(labels, tags): row[[column[word] for word in words if word in column]] = True
+    for row, words in zip(labels, tags):
+        row[[column[word] for word in words if word in column]] = True
     return labels
 
 # %% ../../nbs/data/09_sounds.ipynb #3e70a48c
@@ -192,8 +198,10 @@ def choose_concepts(
     merged = merge_synonyms(frequent, wordnet_meanings(frequent.index, wordnet) if wordnet
                             else table_meanings(frequent.index))
     having = sum(not set(tags).isdisjoint(merged) for tags in found.tags)
-    steps = [('seeds searched', len(seeds), len(found)), ('different tags', len(counts), len(found)),
-             ('frequent tags', len(frequent), having), ('synonyms merged', len(set(merged.values())), having)]
+    steps = [('seeds searched', len(seeds), len(found)),
+             ('different tags', len(counts), len(found)),
+             ('frequent tags', len(frequent), having),
+             ('synonyms merged', len(set(merged.values())), having)]
     return merged, 'WordNet' if wordnet else 'table', steps
 
 # %% ../../nbs/data/09_sounds.ipynb #fa516701
@@ -210,7 +218,8 @@ def build_sound_set(
     kept = at_least(pd.Series(labels.sum(0), concepts), settings.least_final, 'concept').index
     labels = labels[:, np.isin(concepts, kept)]
     inside = labels.any(1)
-    steps += [('searched again', len(concepts), len(clips)), ('frequent concepts', len(kept), int(inside.sum()))]
+    steps += [('searched again', len(concepts), len(clips)),
+              ('frequent concepts', len(kept), int(inside.sum()))]
     funnel = pd.DataFrame(steps, columns=['step', 'concepts', 'clips']).set_index('step')
     return SoundSet(clips[inside], list(kept), labels[inside], merged, merged_by, funnel)
 
@@ -251,7 +260,8 @@ def whole_column(
     most:int # largest value allowed
 ) -> pd.Series: # int64
     "A column of whole numbers; `ValueError` names the first row that has none, or one out of range"
-    numbers = pd.to_numeric(table[name].where(table[name].str.fullmatch(r'\d{1,9}')), errors='coerce')
+    numbers = pd.to_numeric(table[name].where(table[name].str.fullmatch(r'\d{1,9}')),
+                            errors='coerce')
     wrong = np.flatnonzero(~numbers.between(least, most))
     if len(wrong):
         raise ValueError(f'{path.name}, row {wrong[0] + 2}: {name} should be {least} to {most}, '
@@ -264,9 +274,11 @@ def read_esc50(
 ) -> pd.DataFrame: # index filename; fold 1 to 5, target, category, esc10, src_file, take, path, present
     "The clips of ESC-50 in its published form; `ValueError` names a row that breaks its rules"
     path = require_file(
-        Path(folder) / 'meta' / 'esc50.csv', 'the table of ESC-50', 'https://github.com/karolpiczak/ESC-50'
+        Path(folder) / 'meta' / 'esc50.csv', 'the table of ESC-50',
+        'https://github.com/karolpiczak/ESC-50'
     )
-    table = read_table(path, ['filename', 'fold', 'target', 'category', 'esc10', 'src_file', 'take'])
+    table = read_table(path,
+                       ['filename', 'fold', 'target', 'category', 'esc10', 'src_file', 'take'])
     table['fold'], table['target'] = (
         whole_column(table, 'fold', path, 1, 5),
         whole_column(table, 'target', path, 0, 49),
@@ -279,7 +291,8 @@ def read_esc50(
         raise ValueError(
             f'{path.name}: {one} {several.idxmax()} goes with {" and ".join(map(str, found))}, expected one {other}'
         )
-    return with_files(table.set_index('filename', drop=False), path, Path(folder) / 'audio').drop(columns='filename')
+    return with_files(table.set_index('filename', drop=False), path,
+                      Path(folder) / 'audio').drop(columns='filename')
 
 # %% ../../nbs/data/09_sounds.ipynb #da29690f
 def with_files(
@@ -304,14 +317,16 @@ def read_labelled_sounds(
     return with_files(table.set_index('path').rename_axis('clip'), path, path.parent)
 
 # %% ../../nbs/data/09_sounds.ipynb #a632079f
-_SOUND_FILES = '.wav', '.ogg', '.mp3', '.flac', '.m4a', '.opus', '.aac', '.mp4', '.mkv', '.webm', '.mov'
+_SOUND_FILES = ('.wav', '.ogg', '.mp3', '.flac', '.m4a', '.opus', '.aac', '.mp4', '.mkv', '.webm',
+                '.mov')
 
 def files_by_class(
     folder:Path # of one sub-folder for each class
 ) -> pd.DataFrame: # label, path
     "The sound files of each sub-folder; hidden files and other files are passed over"
     files = [file for file in sorted(folder.glob('*/*')) if file.suffix.lower() in _SOUND_FILES]
-    files = [file for file in files if not (file.name.startswith('.') or file.parent.name.startswith('.'))]
+    files = [file for file in files
+             if not (file.name.startswith('.') or file.parent.name.startswith('.'))]
     return pd.DataFrame({'label': [file.parent.name for file in files], 'path': files})
 
 # %% ../../nbs/data/09_sounds.ipynb #25dd5190

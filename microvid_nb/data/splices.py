@@ -85,13 +85,15 @@ def _pan(
 ) -> np.ndarray: # uint8 RGB [frames, height, width, 3]
     "A shot that pans and zooms over a photograph."
     (width, height), tall, wide = size, *image.shape[:2]
-    scale = min(1, 1.7*max(width/wide, height/tall))  # not much more detail than is shown, so that nothing flickers
+    # not much more detail than is shown, so that nothing flickers
+    scale = min(1, 1.7*max(width/wide, height/tall))
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     shot = []
     for left, top, part in _camera_path(*image.shape[:2], width/height, frames, rng, thing):
         step = part/width
         matrix = np.array([[step, 0, left + (step - 1)/2], [0, step, top + (step - 1)/2]])
-        shot.append(cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        shot.append(cv2.warpAffine(image, matrix, size,
+                                   flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                                    borderMode=cv2.BORDER_REPLICATE))
     return np.stack(shot)
 
@@ -119,7 +121,8 @@ def _clip_part(
     "A part of a clip; `MediaError` where it cannot be read."
     length, free = frames/fps, rng.random()
     start = free*max(0., probe(path).duration - length)
-    return _fit(read_frames(path, fps, start=start, end=start + length).images[:frames], size), start
+    return (_fit(read_frames(path, fps, start=start, end=start + length).images[:frames], size),
+            start)
 
 # %% ../../nbs/data/13_splices.ipynb #3736079c
 def _weights(
@@ -141,7 +144,8 @@ def _joined(
 ) -> Iterator[np.ndarray]: # pictures of the video, uint8 RGB [H, W, 3]
     "The frames of a splice one by one."
     last = len(shots) - 1
-    weights = [_weights(len(shot), between*(i > 0), between*(i < last)) for i, shot in enumerate(shots)]
+    weights = [_weights(len(shot), between*(i > 0), between*(i < last))
+               for i, shot in enumerate(shots)]
     for t in range(starts[-1] + len(shots[-1])):
         seen = [i for i, shot in enumerate(shots) if 0 <= t - starts[i] < len(shot)]
         picture = sum(weights[i][t - starts[i]]*shots[i][t - starts[i]] for i in seen)
@@ -157,7 +161,8 @@ def _part_sound(
 ) -> np.ndarray: # float32 [seconds*44100] mono
     "The sound of a part, with silence after its end; `MediaError` where the file cannot be read."
     n = round(seconds*SPLICE_RATE)
-    if isinstance(sound, (str, Path)): sound = read_audio(sound, SPLICE_RATE, start, start + seconds)
+    if isinstance(sound, (str, Path)):
+        sound = read_audio(sound, SPLICE_RATE, start, start + seconds)
     samples = np.zeros(0, np.float32) if sound is None else np.asarray(sound, np.float32)[:n]
     return np.pad(samples, (0, n - len(samples)))
 
@@ -168,7 +173,8 @@ def _joined_sound(
     between:float, # seconds of a transition
 ) -> np.ndarray: # float32 [samples] mono
     "The sound of a splice."
-    first, k, last = [round(start*SPLICE_RATE) for start in starts], round(between*SPLICE_RATE), len(sounds) - 1
+    first, k, last = ([round(start*SPLICE_RATE) for start in starts], round(between*SPLICE_RATE),
+                      len(sounds) - 1)
     mixed = np.zeros(first[-1] + len(sounds[-1]), np.float32)
     for i, (sound, begin) in enumerate(zip(sounds, first)):
         part = mixed[begin:begin + len(sound)]
@@ -212,8 +218,10 @@ def _check_splice(parts:list, seconds:float, fps:float, size:tuple, join:str, be
     if join not in ('cut', 'dissolve', 'fade'):
         raise ValueError(f'parts are joined by cut, dissolve or fade, not {join!r}')
     if not 0 < fps <= 240: raise ValueError(f'fps must be above 0 and at most 240, not {fps}')
-    if not 1/fps <= seconds <= 3600: raise ValueError(f'a part lasts one frame to an hour, not {seconds} s')
-    if not 0 <= between < np.inf: raise ValueError(f'a transition lasts 0 s or longer, not {between} s')
+    if not 1/fps <= seconds <= 3600:
+        raise ValueError(f'a part lasts one frame to an hour, not {seconds} s')
+    if not 0 <= between < np.inf:
+        raise ValueError(f'a transition lasts 0 s or longer, not {between} s')
     if any(side < 2 or side % 2 for side in size):
         raise ValueError(f'H.264 needs an even size, not {size[0]} x {size[1]}')
 
@@ -247,6 +255,8 @@ def splice(
         heard = [_part_sound(sounds.get(label), begin, len(shot)/fps)
                  for (label, _), begin, shot in zip(parts, begins, shots)]
         samples = _joined_sound(heard, starts/fps, k/fps)
-    write_video(path, _joined(shots, starts.tolist(), k), fps, samples=samples, sr=SPLICE_RATE, crf=crf)
-    truth = pd.DataFrame({'start': starts/fps, 'end': ends/fps, 'label': [label for label, _ in parts]})
+    write_video(path, _joined(shots, starts.tolist(), k), fps, samples=samples, sr=SPLICE_RATE,
+                crf=crf)
+    truth = pd.DataFrame({'start': starts/fps, 'end': ends/fps,
+                          'label': [label for label, _ in parts]})
     return Splice(Path(path), truth)

@@ -108,12 +108,14 @@ def read_ucf101_split(
     folder = Path(folder)
     classes = read_class_names(folder/'classInd.txt')
     clips = pd.concat(
-        [read_list(folder / f'{split}list{number:02}.txt', classes).assign(split=split) for split in ('train', 'test')],
+        [read_list(folder / f'{split}list{number:02}.txt', classes).assign(split=split)
+         for split in ('train', 'test')],
         ignore_index=True,
     )
     shared = shared_groups(clips)
     if len(shared):
-        some = ', '.join(f'{row.class_name} g{row.group:02}' for row in shared.head(5).itertuples()) + (
+        some = ', '.join(f'{row.class_name} g{row.group:02}'
+                         for row in shared.head(5).itertuples()) + (
             ', ...' if len(shared) > 5 else ''
         )
         raise ValueError(

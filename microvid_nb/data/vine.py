@@ -35,7 +35,8 @@ def read_venue_names(
         if not line.strip(): continue
         venue, colons, name = line.partition('::::')
         where = f'{path}, line {number}'
-        if not (colons and venue.isascii() and venue.isdigit() and 1 <= int(venue) <= venues and name.strip()):
+        if not (colons and venue.isascii() and venue.isdigit() and 1 <= int(venue) <= venues
+                and name.strip()):
             raise ValueError(
                 f'{where}: expected a number from 1 to {venues}, four colons and a name, found {line!r:.80}'
             )
@@ -66,7 +67,8 @@ class VenueTree:
     def level(self) -> np.ndarray: # int64 [groups]
         "How deep each group lies: 1 for those in no other group."
         level, above = np.ones(len(self.parent), np.int64), self.parent
-        while (above >= 0).any(): level, above = level + (above >= 0), np.where(above >= 0, self.parent[above], -1)
+        while (above >= 0).any():
+            level, above = level + (above >= 0), np.where(above >= 0, self.parent[above], -1)
         return level
 
     def __repr__(self):
@@ -160,7 +162,8 @@ def modality_columns(
             f'expected rows of 4396, 2348 or 812 features (4096, 2048 or 512 visual, 200 acoustic, 100 text), '
             f'found {width}'
         )
-    return {'visual': slice(0, visual), 'acoustic': slice(visual, visual + 200), 'text': slice(visual + 200, width)}
+    return {'visual': slice(0, visual), 'acoustic': slice(visual, visual + 200),
+            'text': slice(visual + 200, width)}
 
 # %% ../../nbs/data/07_vine.ipynb #3a7f4a4d
 def open_hdf5(
@@ -204,7 +207,8 @@ def check_labels(
     venues:int, # number of categories
 ) -> np.ndarray: # int64 [n]
     "Labels counted from 0; `ValueError` names the first row that is none."
-    if labels.dtype.kind not in 'iuf': raise ValueError(f'{where}: expected whole numbers, found {labels.dtype}')
+    if labels.dtype.kind not in 'iuf':
+        raise ValueError(f'{where}: expected whole numbers, found {labels.dtype}')
     wrong = np.flatnonzero(~((labels >= 0) & (labels < venues) & (labels == np.floor(labels))))
     if len(wrong):
         raise ValueError(
@@ -241,13 +245,15 @@ class VineSplit:
                 raise ValueError(f'expected numbers in X_{split}, found {self.features.dtype}')
             self.columns = modality_columns(self.features.shape[1])
             self.labels = check_labels(labels[:], f'y_{split}', venues)  # int64 [n]
-        except (ValueError, OSError, KeyError, RuntimeError) as error:  # h5py raises any of them for damaged files
+        # h5py raises any of them for damaged files
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
             self.close()
             raise ValueError(f'{path}, {split}: {error}') from error
 
     def __len__(self): return len(self.labels)
     def __repr__(self):
-        widths = ' + '.join(f'{columns.stop - columns.start} {name}' for name, columns in self.columns.items())
+        widths = ' + '.join(f'{columns.stop - columns.start} {name}'
+                            for name, columns in self.columns.items())
         return f'VineSplit({self.path.name}, {self.split}: {len(self)} rows of {widths})'
     def close(self):
         "Closes the file; `with` does it too."
@@ -266,7 +272,8 @@ def check_finite(self:VineSplit,
     wrong = ~np.isfinite(features)
     if not wrong.any(): return
     bad, column = np.unique(rows[wrong.any(1)]), np.argwhere(wrong)[0][1]
-    modality = next(name for name, columns in self.columns.items() if columns.start <= column < columns.stop)
+    modality = next(name for name, columns in self.columns.items()
+                    if columns.start <= column < columns.stop)
     raise ValueError(f'{self.path}, X_{self.split}: expected finite features, '
                      f'found {features[wrong][0]} in column {column} ({modality}); '
                      f'rows: {", ".join(map(str, bad[:5]))}{" ..." if len(bad) > 5 else ""} ({len(bad)} in all)')

@@ -96,7 +96,8 @@ def text_entries(
                 with np.errstate(over='ignore'): vector = np.array(numbers, np.float32)
             except ValueError as error: raise ValueError(f'{path}, line {line}: {error}') from None
             yield line, word, vector
-    if header and line - 1 != count: raise ValueError(f'{path}: the header promises {count} words, found {line - 1}')
+    if header and line - 1 != count:
+        raise ValueError(f'{path}: the header promises {count} words, found {line - 1}')
 
 # %% ../../nbs/data/11_word_vectors.ipynb #4d889183
 def binary_layout(
@@ -140,7 +141,8 @@ def keyed_vectors(
     for place, word, vector in entries:
         try: text = word.decode()
         except UnicodeDecodeError: raise ValueError(f'{where} {place}: the word {word!r} is not UTF-8') from None
-        if text in places: raise ValueError(f'{where} {place}: the word {text!r} was there before, at {places[text]}')
+        if text in places:
+            raise ValueError(f'{where} {place}: the word {text!r} was there before, at {places[text]}')
         if not np.isfinite(vector).all():
             raise ValueError(f'{where} {place}: the vector of {text!r} holds NaN or infinity')
         places[text] = place
@@ -159,7 +161,8 @@ def read_word_vectors(
 ) -> object: # gensim's `KeyedVectors`: float32 [n, D] by words, without wanted words that the file lacks
     "Word vectors from a published file, read as a stream; `ValueError` names the file, the line and what is wrong."
     path = require_file(path, 'a file of word vectors', 'https://nlp.stanford.edu/projects/glove/')
-    if isinstance(words, str): raise ValueError(f'words must be a list of words, not the text {words!r}')
+    if isinstance(words, str):
+        raise ValueError(f'words must be a list of words, not the text {words!r}')
     wanted = None if words is None else {word.encode() for word in words}
     with open(path, 'rb') as file: packed = file.read(4).startswith((b'\x1f\x8b', b'PK\x03\x04'))
     if packed: raise ValueError(f'{path}: this is a packed file (gzip or zip); unpack it first')
@@ -167,12 +170,14 @@ def read_word_vectors(
     reason = wrong_file(path, 'text', 'json', 'script')
     if reason: raise ValueError(f'{path}: {reason}, expected word vectors')
     layout, read, unit = (
-        (binary_layout, binary_entries, 'word') if path.suffix == '.bin' else (text_layout, text_entries, 'line')
+        (binary_layout, binary_entries, 'word') if path.suffix == '.bin'
+        else (text_layout, text_entries, 'line')
     )
     count, found = layout(path)
     if dim and dim != found and count is not None:
         raise ValueError(f'{path}: expected {dim} numbers per word, its header says {found}')
     entries = read(path, dim or found, count, wanted)
     return keyed_vectors(
-        tqdm(entries, unit=' words', unit_scale=True, delay=2, leave=False), dim or found, f'{path}, {unit}'
+        tqdm(entries, unit=' words', unit_scale=True, delay=2, leave=False), dim or found,
+        f'{path}, {unit}'
     )

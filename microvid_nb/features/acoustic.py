@@ -26,7 +26,8 @@ from ..training import fit
 
 # %% ../../nbs/features/02_acoustic.ipynb #0caf8daa
 RATE, WINDOW, HOP = 22050, 1024, 512 # Hz, samples of a frame, samples from frame to frame
-MEL_BANDS, CEPSTRUM, DIFFERENCE_WIDTH = 128, 13, 9 # bands, coefficients kept, frames that a difference uses
+# bands, coefficients kept, frames that a difference uses
+MEL_BANDS, CEPSTRUM, DIFFERENCE_WIDTH = 128, 13, 9
 # least power of a band; decibels below the loudest band of a clip where a band counts as silent
 FLOOR, RANGE = 1e-10, 80.
 
@@ -46,7 +47,8 @@ def check_samples(
         raise ValueError(
             f'clip {clip}: expected mono float samples [N] in [-1, 1], found {samples.dtype} {list(samples.shape)}'
         )
-    if not len(samples): raise ValueError(f'clip {clip}: the sound is empty, expected at least one sample')
+    if not len(samples):
+        raise ValueError(f'clip {clip}: the sound is empty, expected at least one sample')
     samples = samples.detach().float()
     if not all(map(math.isfinite, samples.aminmax())):
         first = int(samples.isfinite().logical_not().nonzero()[0])
@@ -61,7 +63,8 @@ def resample_to_rate(
     "The samples at 22,050 Hz."
     if not sr > 0: raise ValueError(f'sr must be a positive rate in Hz, not {sr}')
     if sr == RATE: return samples
-    return torch.from_numpy(librosa.resample(samples.cpu().numpy(), orig_sr=sr, target_sr=RATE)).to(samples.device)
+    return torch.from_numpy(librosa.resample(samples.cpu().numpy(), orig_sr=sr,
+                                             target_sr=RATE)).to(samples.device)
 
 # %% ../../nbs/features/02_acoustic.ipynb #69ba9fd9
 def frame_count(
@@ -118,7 +121,8 @@ def cepstrum(
 def difference_weights() -> Tensor: # float64 [9, 2]
     "Weights of nine frames that give slope and curvature in their middle."
     return torch.from_numpy(
-        np.stack([savgol_coeffs(DIFFERENCE_WIDTH, order, deriv=order, use='dot') for order in (1, 2)], 1)
+        np.stack([savgol_coeffs(DIFFERENCE_WIDTH, order, deriv=order, use='dot')
+                  for order in (1, 2)], 1)
     )
 
 # %% ../../nbs/features/02_acoustic.ipynb #9b13a14d
@@ -165,7 +169,8 @@ def pool_cepstrum(
     values = cepstrum(bands)
     values = torch.cat([values, differences(values, frames)], 2) # float64
     inside = (torch.arange(values.shape[1], device=values.device) < frames[:, None])[..., None]
-    return (values.where(inside, 0).sum(1)/frames[:, None]).float(), values.where(inside, -torch.inf).amax(1).float()
+    return ((values.where(inside, 0).sum(1)/frames[:, None]).float(),
+            values.where(inside, -torch.inf).amax(1).float())
 
 # %% ../../nbs/features/02_acoustic.ipynb #e7f97b6a
 BATCH = 2**22 # samples of a batch, padding included: 190 s
@@ -192,12 +197,15 @@ def acoustic_descriptors(
 
     `ValueError` names the clip that is missing, empty or not finite.
     """
-    clips = [resample_to_rate(check_samples(samples, clip), sr) for clip, samples in enumerate(clips)]
+    clips = [resample_to_rate(check_samples(samples, clip), sr)
+             for clip, samples in enumerate(clips)]
     result = torch.empty(len(clips), 1104)
     for batch in similar_batches([len(samples) for samples in clips]):
         samples = [clips[clip] for clip in batch]
-        samples = samples[0][None] if len(batch) == 1 else nn.utils.rnn.pad_sequence(samples, batch_first=True)
-        frames = torch.tensor([frame_count(len(clips[clip])) for clip in batch], device=samples.device)
+        samples = (samples[0][None] if len(batch) == 1
+                   else nn.utils.rnn.pad_sequence(samples, batch_first=True))
+        frames = torch.tensor([frame_count(len(clips[clip])) for clip in batch],
+                              device=samples.device)
         mean, largest, bands = pool_spectrum(samples, frames)
         result[batch] = torch.cat([mean, largest, *pool_cepstrum(bands, frames)], 1).cpu()
     return result
@@ -254,9 +262,11 @@ def check_rows(self:StackedDenoisingAutoencoder,
 ) -> Tensor: # float32 [n, D] on the model's device
     "The inputs; `ValueError` names the row that is not finite, or the width that does not fit."
     x, width = torch.as_tensor(x), self.settings.sizes[0]
-    if x.ndim != 2 or x.shape[1] != width: raise ValueError(f'expected rows of {width} numbers, found {list(x.shape)}')
+    if x.ndim != 2 or x.shape[1] != width:
+        raise ValueError(f'expected rows of {width} numbers, found {list(x.shape)}')
     bad = (~x.isfinite().all(1)).nonzero()
-    if len(bad): raise ValueError(f'row {int(bad[0])}: holds NaN or infinity, expected {width} finite numbers')
+    if len(bad):
+        raise ValueError(f'row {int(bad[0])}: holds NaN or infinity, expected {width} finite numbers')
     return x.to(self.shift.device, torch.float32)
 
 # %% ../../nbs/features/02_acoustic.ipynb #712aa901
@@ -362,8 +372,10 @@ def train_stage(self:StackedDenoisingAutoencoder,
     optimizer = torch.optim.Adam(parameters, self.settings.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
     order = torch.Generator().manual_seed(self.settings.seed)
-    loader = DataLoader(Rows(rows), self.settings.batch, shuffle=True, generator=order, collate_fn=torch.as_tensor)
-    return fit(self, loader, loss, optimizer, epochs, scheduler=schedule, seed=self.settings.seed, progress=progress)
+    loader = DataLoader(Rows(rows), self.settings.batch, shuffle=True, generator=order,
+                        collate_fn=torch.as_tensor)
+    return fit(self, loader, loss, optimizer, epochs, scheduler=schedule, seed=self.settings.seed,
+               progress=progress)
 
 # %% ../../nbs/features/02_acoustic.ipynb #f2e4ddf8
 @patch
@@ -385,6 +397,8 @@ def pretrain(self:StackedDenoisingAutoencoder,
         loss = lambda model, rows: layer_loss(model, k, rows)
         histories[f'layer {k + 1}'] = self.train_stage(h, loss, layer, s.layer_epochs, progress)
         with torch.no_grad():
-            h = torch.cat([F.elu(self.encoders[k](rows.to(self.shift.device))).cpu() for rows in h.split(4096)])
-    histories['whole'] = self.train_stage(scaled, reconstruction_loss, self.parameters(), s.epochs, progress)
+            h = torch.cat([F.elu(self.encoders[k](rows.to(self.shift.device))).cpu()
+                           for rows in h.split(4096)])
+    histories['whole'] = self.train_stage(scaled, reconstruction_loss, self.parameters(), s.epochs,
+                                          progress)
     return pd.concat(histories, names=['stage', 'row']).reset_index('stage').reset_index(drop=True)

@@ -27,7 +27,8 @@ def colourfulness(
     "How colourful people find a picture (Hasler and Süsstrunk, 2003, eq. for M^(3))"
     red, green, blue = cv2.split(image.astype(np.float32))
     opponents = np.stack([red - green, (red + green) / 2 - blue])
-    return float(min(1, (np.hypot(*opponents.std((1, 2))) + .3 * np.hypot(*opponents.mean((1, 2)))) / 109))
+    return float(min(1, (np.hypot(*opponents.std((1, 2))) + .3
+                         * np.hypot(*opponents.mean((1, 2)))) / 109))
 
 # %% ../../nbs/features/00_aesthetics.ipynb #12efac48
 def saturation(
@@ -45,7 +46,8 @@ def saliency(
 ) -> np.ndarray: # float32 [64, 64], sums to 1
     "Which parts of a picture attract attention, by the spectral residual (Hou and Zhang, 2007)"
     small = cv2.resize(
-        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SALIENCY_SIDE, SALIENCY_SIDE), interpolation=cv2.INTER_AREA
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SALIENCY_SIDE, SALIENCY_SIDE),
+        interpolation=cv2.INTER_AREA
     ).astype(np.float32)
     spectrum = np.fft.fft2(small)
     log_amplitude = np.log(np.abs(spectrum) + 1e-3).astype(np.float32)
@@ -77,7 +79,8 @@ def stillness(
 ) -> np.ndarray: # float64 [n], 0 to 1
     "How little changes around the given moments"
     # the first sample that shows the frame
-    before = np.minimum(np.searchsorted(survey.sample_times, np.asarray(times) - 1e-6), len(survey.change) - 1)
+    before = np.minimum(np.searchsorted(survey.sample_times, np.asarray(times) - 1e-6),
+                        len(survey.change) - 1)
     after = np.minimum(before + 1, len(survey.change) - 1)
     return 1 - np.minimum(1, (survey.change[before] + survey.change[after]) / 2 / .1).astype(float)
 
@@ -92,7 +95,8 @@ def attractiveness(
     candidates = survey.candidates
     images = [limit_side(image, MEASURED_SIDE) for image in candidates.images]
     measures = (contrast, colourfulness, saturation, rule_of_thirds)
-    table = pd.DataFrame({measure.__name__: [measure(image) for image in images] for measure in measures})
+    table = pd.DataFrame({measure.__name__: [measure(image) for image in images]
+                          for measure in measures})
     table['sharpness'] = (candidates.quality.sharpness / FULL_SHARPNESS).clip(upper=1)
     table['stillness'] = stillness(survey, candidates.times)
     return table.assign(attractiveness=table.mean(axis=1))
@@ -106,7 +110,8 @@ def fuse(
     lam:float # weight of the second, λ
 ) -> np.ndarray: # [n], S
     "Attractiveness and representativeness on one scale (AMUSE, Eq. 9)"
-    attractiveness, representativeness = np.asarray(attractiveness, float), np.asarray(representativeness, float)
+    attractiveness, representativeness = (np.asarray(attractiveness, float),
+                                          np.asarray(representativeness, float))
     lowest = attractiveness.min()
     return (attractiveness - lowest) / max(
         attractiveness.max() - lowest, LEAST_RANGE

@@ -59,16 +59,20 @@ class Stacked:
         masks:Mapping[str, np.ndarray], # modality -> bool [N] or [N, D]
         chunk:int, # rows
     ):
-        self.rows, self.blocks, self.masks, self.chunk = check_blocks(blocks, masks), blocks, masks, chunk
+        self.rows, self.blocks, self.masks, self.chunk = (
+            check_blocks(blocks, masks), blocks, masks, chunk
+        )
         self.dtype = np.result_type(np.float32, *(block.dtype for block in blocks.values()))
         ends = np.cumsum([block.shape[1] for block in blocks.values()])
         self.columns = {
-            name: slice(end - block.shape[1], end) for end, (name, block) in zip(ends.tolist(), blocks.items())
+            name: slice(end - block.shape[1], end)
+            for end, (name, block) in zip(ends.tolist(), blocks.items())
         }
         self.groups = [] # columns that are known together
         for name, place in self.columns.items():
             self.groups += (
-                [place] if masks[name].ndim == 1 else [slice(j, j + 1) for j in range(place.start, place.stop)]
+                [place] if masks[name].ndim == 1
+                else [slice(j, j + 1) for j in range(place.start, place.stop)]
             )
 
     def spread(self,
@@ -118,7 +122,8 @@ def means_and_scales(
     spread = np.maximum(squares/count - means**2, 0)
     scales = np.ones_like(means)
     for columns in data.columns.values(): scales[columns] = np.sqrt(spread[columns].sum()) or 1.
-    return means.astype(data.dtype), scales.astype(data.dtype), float((count*spread/scales**2).sum() or 1)
+    return (means.astype(data.dtype), scales.astype(data.dtype),
+            float((count*spread/scales**2).sum() or 1))
 
 # %% ../../nbs/features/04_completion.ipynb #6e6ce3ae
 def leading_columns(
@@ -147,7 +152,8 @@ def solve_symmetric(
     penalised:bool, # whether a penalty keeps the matrix regular
 ) -> np.ndarray: # [r, n]
     "The solution of a symmetric system; the shortest one where there are several."
-    return np.linalg.solve(matrix, right) if penalised else np.linalg.pinv(matrix, hermitian=True) @ right
+    return (np.linalg.solve(matrix, right) if penalised
+            else np.linalg.pinv(matrix, hermitian=True) @ right)
 
 # %% ../../nbs/features/04_completion.ipynb #adee4397
 def solve_rows(
@@ -160,7 +166,8 @@ def solve_rows(
     "The factors of some rows, given those of the columns."
     kinds, kind = np.unique(known, axis=0, return_inverse=True)
     gram = np.stack([columns[group].T @ columns[group] for group in groups])
-    normal = np.tensordot(kinds.astype(columns.dtype), gram, 1) + ridge*np.eye(columns.shape[1], dtype=columns.dtype)
+    normal = (np.tensordot(kinds.astype(columns.dtype), gram, 1) + ridge
+              *np.eye(columns.shape[1], dtype=columns.dtype))
     right, rows = values @ columns, np.empty((len(values), columns.shape[1]), columns.dtype)
     for k in range(len(kinds)):
         same = np.flatnonzero(kind.ravel() == k)
@@ -177,7 +184,8 @@ def solve_columns(
     "The factors of the columns and their means, given the sums over all rows."
     penalty = np.diag([*[ridge]*(len(right) - 1), 0])
     return np.concatenate(
-        [solve_symmetric(matrix + penalty, right[:, group], ridge > 0).T for matrix, group in zip(normal, groups)]
+        [solve_symmetric(matrix + penalty, right[:, group], ridge > 0).T
+         for matrix, group in zip(normal, groups)]
     )
 
 # %% ../../nbs/features/04_completion.ipynb #2825ea37
@@ -187,7 +195,8 @@ def balance(
 ) -> np.ndarray: # V [D, r], for the same product with the smallest penalty
     "The factors of the columns, rotated and scaled."
     values, vectors = np.linalg.eigh(covariance)
-    left, size, _ = np.linalg.svd(columns @ (vectors*np.sqrt(np.maximum(values, 0))), full_matrices=False)
+    left, size, _ = np.linalg.svd(columns @ (vectors*np.sqrt(np.maximum(values, 0))),
+                                  full_matrices=False)
     return left*np.sqrt(size)
 
 # %% ../../nbs/features/04_completion.ipynb #c4f1dae2
@@ -216,14 +225,16 @@ def round_of(self:Stacked,
         rows = solve_rows(values, known, fit.columns, self.groups, fit.ridge)
         rows = np.concatenate([rows, np.ones_like(rows[:, :1])], 1)
         normal += np.stack([(rows*has[:, None]).T @ rows for has in known.T])
-        right, second, size = right + rows.T @ values, second + rows.T @ rows, size + np.vdot(values, values)
+        right, second, size = (right + rows.T @ values, second + rows.T @ rows,
+                               size + np.vdot(values, values))
     columns = solve_columns(normal, right, self.groups, self.rows*fit.ridge)
     objective = size - np.vdot(columns.T, right) + fit.ridge*np.trace(second[:-1, :-1])
     columns, shift, mean = columns[:, :-1], columns[:, -1], second[-1, :-1]/self.rows
     means = fit.means + fit.scales*(shift + columns @ mean)
     columns = balance(columns, second[:-1, :-1]/self.rows - np.outer(mean, mean))
     history = (*fit.history, float(objective/fit.size))
-    return replace(fit, columns=columns.astype(self.dtype), means=means.astype(self.dtype), history=history)
+    return replace(fit, columns=columns.astype(self.dtype), means=means.astype(self.dtype),
+                   history=history)
 
 # %% ../../nbs/features/04_completion.ipynb #7992ef66
 def factorize(
@@ -243,7 +254,8 @@ def factorize(
     means, scales, size = means_and_scales(data)
     columns = leading_columns(data, means, scales, rank, settings.seed)
     fit = Factorization(
-        columns, means, scales, {name: block.shape[1] for name, block in blocks.items()}, settings.ridge, size
+        columns, means, scales, {name: block.shape[1] for name, block in blocks.items()},
+        settings.ridge, size
     )
     for _ in tqdm(range(settings.passes), unit='pass', delay=2, leave=False, disable=not progress):
         fit = data.round_of(fit)
@@ -262,10 +274,12 @@ def complete(self:Factorization,
 
     `ValueError` where their names or widths are not those of the fit.
     """
-    data, widths = Stacked(blocks, masks, chunk), {name: block.shape[1] for name, block in blocks.items()}
+    data, widths = (Stacked(blocks, masks, chunk),
+                    {name: block.shape[1] for name, block in blocks.items()})
     if list(widths.items()) != list(self.widths.items()):
         raise ValueError(f'expected blocks of {self.widths} columns as in the fit, found {widths}')
-    out = {name: np.empty(block.shape, block.dtype) for name, block in blocks.items()} if out is None else out
+    out = ({name: np.empty(block.shape, block.dtype) for name, block in blocks.items()}
+           if out is None else out)
     for place, values, known in data.chunks():
         known_groups, known = known, data.spread(known)
         values = np.where(known, (values - self.means)/self.scales, 0)
@@ -273,7 +287,8 @@ def complete(self:Factorization,
         for name, columns in data.columns.items():
             incomplete = np.flatnonzero(~known[:, columns].all(1))
             out[name][place] = blocks[name][place]
-            guess = self.means[columns] + self.scales[columns]*(rows[incomplete] @ self.columns[columns].T)
+            guess = (self.means[columns] + self.scales[columns]
+                     *(rows[incomplete] @ self.columns[columns].T))
             out[name][place.start + incomplete] = np.where(
                 known[incomplete, columns], blocks[name][place][incomplete], guess)
     return dict(out)
@@ -284,7 +299,8 @@ def save(self:Factorization,
     path:str|Path, # file to write, such as completion.safetensors
 ) -> Path: # the file
     "Writes the factorisation, whole or not at all."
-    tensors = {name: torch.from_numpy(getattr(self, name)) for name in ('columns', 'means', 'scales')}
+    tensors = {name: torch.from_numpy(getattr(self, name))
+               for name in ('columns', 'means', 'scales')}
     about = {name: getattr(self, name) for name in ('widths', 'ridge', 'size', 'history')}
     write_tensors(path, tensors, {'kind': 'factorization', **about})
     return Path(path)
@@ -303,12 +319,14 @@ def load(cls:Factorization,
         raise ValueError(f'{path}: refused, it is not a factorization')
     width = sum(about['widths'].values())
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    if tensors['columns'].ndim != 2 or {name: shape[0] for name, shape in shapes.items()} != dict.fromkeys(
+    if tensors['columns'].ndim != 2 or {name: shape[0]
+                                        for name, shape in shapes.items()} != dict.fromkeys(
         shapes, width
     ):
         raise ValueError(f'{path}: expected columns, means and scales of {width} rows, found {shapes}')
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    return cls(**arrays, **{name: about[name] for name in ('widths', 'ridge', 'size')}, history=tuple(about['history']))
+    return cls(**arrays, **{name: about[name] for name in ('widths', 'ridge', 'size')},
+               history=tuple(about['history']))
 
 # %% ../../nbs/features/04_completion.ipynb #87a0b548
 def keep_one(
@@ -329,12 +347,14 @@ def hide(
 ) -> dict[str, np.ndarray]: # masks with less known
     "Masks with less known; of each column that was known anywhere an entry stays."
     whole = {name: mask for name, mask in masks.items() if mask.ndim == 1}
-    result = {name: mask & (rng.random(mask.shape) >= share) for name, mask in masks.items() if mask.ndim == 2}
+    result = {name: mask & (rng.random(mask.shape) >= share) for name, mask in masks.items()
+              if mask.ndim == 2}
     if whole:
         known = np.stack([np.asarray(mask) for mask in whole.values()], 1)
         lacking = ~known.all(0) if not known.all() else np.ones(known.shape[1], bool)
         hit = np.flatnonzero(
-            (known.sum(1) + len(result) > 1) & known[:, lacking].any(1) & (rng.random(len(known)) < share)
+            (known.sum(1) + len(result) > 1) & known[:, lacking].any(1)
+            & (rng.random(len(known)) < share)
         )
         known[hit, (known*lacking*(1 - rng.random(known.shape))).argmax(1)[hit]] = False
         result |= dict(zip(whole, known.T))
@@ -351,7 +371,8 @@ def held_out_error(
     found, start, errors = fitted.complete(blocks, visible), 0, {}
     for name, block in blocks.items():
         mean = fitted.means[start:start + block.shape[1]]
-        hidden = np.broadcast_to((masks[name] & ~visible[name]).reshape(len(block), -1), block.shape)
+        hidden = np.broadcast_to((masks[name] & ~visible[name]).reshape(len(block), -1),
+                                 block.shape)
         start += block.shape[1]
         size = np.square(np.where(hidden, block - mean, 0), dtype=float).sum()
         wrong = np.square(np.where(hidden, block - found[name], 0), dtype=float).sum()
@@ -380,13 +401,17 @@ def hidden_errors(
     "How well factorisations find hidden entries: shares of the variance, 1 is what column means reach."
     rng, rows = np.random.default_rng(settings.seed), check_blocks(blocks, masks)
     chosen = np.sort(rng.choice(rows, min(rows, most), replace=False))
-    chosen = np.union1d(chosen, [row for mask in masks.values() for row in first_known(mask)]).astype(int)
-    blocks, masks = ({name: np.asarray(part[chosen]) for name, part in parts.items()} for parts in (blocks, masks))
+    chosen = np.union1d(chosen,
+                        [row for mask in masks.values() for row in first_known(mask)]).astype(int)
+    blocks, masks = ({name: np.asarray(part[chosen]) for name, part in parts.items()}
+                     for parts in (blocks, masks))
     visible, errors = hide(masks, share, rng), {}
-    for ridge, rank in tqdm(list(product(ridges, ranks)), unit='fit', delay=2, leave=False, disable=not progress):
+    for ridge, rank in tqdm(list(product(ridges, ranks)), unit='fit', delay=2, leave=False,
+                            disable=not progress):
         fitted = factorize(blocks, visible, rank, replace(settings, ridge=ridge), progress=False)
         errors[ridge, rank] = held_out_error(fitted, blocks, masks, visible)
-    table = pd.DataFrame.from_dict(errors, orient='index').rename_axis(['ridge', 'rank']).dropna(axis=1, how='all')
+    table = pd.DataFrame.from_dict(errors,
+                                   orient='index').rename_axis(['ridge', 'rank']).dropna(axis=1, how='all')
     return table.assign(mean=table.mean(axis=1)).dropna(subset='mean')
 
 # %% ../../nbs/features/04_completion.ipynb #d6b1689b
@@ -423,5 +448,7 @@ def complete_modalities(
     """
     if settings is None:
         table = hidden_errors(blocks, masks, [rank], RIDGES, progress=progress)
-        settings = CompletionSettings() if table.empty else CompletionSettings(ridge=float(table['mean'].idxmin()[0]))
-    return factorize(blocks, masks, rank, settings, progress).complete(blocks, masks, out, settings.chunk)
+        settings = (CompletionSettings() if table.empty
+                    else CompletionSettings(ridge=float(table['mean'].idxmin()[0])))
+    return factorize(blocks, masks, rank, settings,
+                     progress).complete(blocks, masks, out, settings.chunk)

@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 from ..data.sounds import sounds_by_class
 from ..data.world.synthesis import SOUND_RATE, SOURCES, microphone, mix, play, record
 from .acoustic import (
-    BLOCK, RATE, AutoencoderSettings, StackedDenoisingAutoencoder, cepstrum, check_samples, decibels, differences,
-    frame_count, power_spectrum, resample_to_rate)
+    BLOCK, RATE, AutoencoderSettings, StackedDenoisingAutoencoder, cepstrum, check_samples,
+    decibels, differences, frame_count, power_spectrum, resample_to_rate)
 from .pretrained import pretrained_file
 from ..media.audio import read_audio
 from ..media.video import MediaError
@@ -50,7 +50,8 @@ def halved_bands(
     return torch.logaddexp(bands[:, ::2]*_DECIBEL, bands[:, 1::2]*_DECIBEL)/_DECIBEL
 
 # %% ../../nbs/features/13_ears.ipynb #1f935573
-_LOUD, _RANGE = 40., 80. # decibels below the loudest band where a frame no longer counts, and where a band is silent
+# decibels below the loudest band where a frame no longer counts, and where a band is silent
+_LOUD, _RANGE = 40., 80.
 
 def is_loud(
     bands:Tensor, # float32 [F, 64] in decibels
@@ -86,7 +87,8 @@ def ear_descriptors(
     sr:float=RATE, # their sampling rate in Hz
 ) -> Tensor: # float32 [n, 501]
     "The descriptions of many sounds; `ValueError` names the one that is missing, empty or not finite."
-    sounds = (resample_to_rate(check_samples(samples, clip), sr) for clip, samples in enumerate(clips))
+    sounds = (resample_to_rate(check_samples(samples, clip), sr)
+              for clip, samples in enumerate(clips))
     return torch.stack([spread_statistics(sound_bands(samples)) for samples in sounds])
 
 # %% ../../nbs/features/13_ears.ipynb #f05efc4f
@@ -128,7 +130,8 @@ def forward(self:Ears,
     "The logarithm of how probable each class is, up to a constant."
     h = self.sda.standardise(self.sda.check_rows(x)).clamp(-5, 5)
     h = F.dropout(h, self.settings.autoencoder.corruption, self.training)
-    for encoder in self.sda.encoders: h = F.dropout(F.elu(encoder(h)), self.settings.dropout, self.training)
+    for encoder in self.sda.encoders:
+        h = F.dropout(F.elu(encoder(h)), self.settings.dropout, self.training)
     return self.out(h)
 
 # %% ../../nbs/features/13_ears.ipynb #6b5ec5b1
@@ -158,9 +161,11 @@ def drawn_others(
     def draw(k):
         rng = np.random.default_rng([seed, k])
         sound = play(names[k % len(names)], rng, 5.)
-        if rng.random() < .3: sound = mix(sound, play(names[rng.integers(len(names))], rng, 5.), rng.uniform(-3, 6))
+        if rng.random() < .3:
+            sound = mix(sound, play(names[rng.integers(len(names))], rng, 5.), rng.uniform(-3, 6))
         return record(sound, microphone(rng, rng.uniform(.3, 1)), rng)
-    return ear_descriptors([draw(k) for k in range(count)], SOUND_RATE) if count and names else torch.empty(0, _WIDTH)
+    return (ear_descriptors([draw(k) for k in range(count)], SOUND_RATE) if count and names
+            else torch.empty(0, _WIDTH))
 
 # %% ../../nbs/features/13_ears.ipynb #8a1f03c3
 def drawn_noise(
@@ -188,7 +193,8 @@ def drawn_noises(
     seed:int=0, # of everything
 ) -> Tensor: # float32 [count, 501]
     "Descriptions of drawn noises."
-    if not count or words_of(classes) & {'noise', 'hum', 'hiss', 'static'}: return torch.empty(0, _WIDTH)
+    if not count or words_of(classes) & {'noise', 'hum', 'hiss', 'static'}:
+        return torch.empty(0, _WIDTH)
     return ear_descriptors([drawn_noise(np.random.default_rng([seed, 7, k])) for k in range(count)])
 
 # %% ../../nbs/features/13_ears.ipynb #128fd583
@@ -202,14 +208,17 @@ def train_ears(
     s, numbers = settings, {name: k for k, name in enumerate(settings.classes)}
     targets = torch.tensor([numbers[label] for label in labels])
     if others is not None and len(others):
-        x, targets = torch.cat([x, others]), torch.cat([targets, torch.full((len(others),), len(numbers))])
+        x, targets = (torch.cat([x, others]),
+                      torch.cat([targets, torch.full((len(others),), len(numbers))]))
     with separate_randomness():
         torch.manual_seed(s.seed)
         ears = Ears(s)
     ears.sda.pretrain(x, progress=False)
-    def loss(model, batch): return F.cross_entropy(model(batch[0]), batch[1], label_smoothing=s.smoothing)
+    def loss(model, batch):
+        return F.cross_entropy(model(batch[0]), batch[1], label_smoothing=s.smoothing)
     order = torch.Generator().manual_seed(s.seed)
-    loader = DataLoader(TensorDataset(x, targets), s.autoencoder.batch, shuffle=True, generator=order)
+    loader = DataLoader(TensorDataset(x, targets), s.autoencoder.batch, shuffle=True,
+                        generator=order)
     used = [*ears.sda.encoders.parameters(), *ears.out.parameters()]
     optimizer = torch.optim.AdamW(used, s.rate, weight_decay=s.decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, s.epochs))
@@ -227,14 +236,17 @@ def silence_trials(
 ) -> pd.DataFrame: # known, right, confidence: a row for each sound of each trial
     "How sure recognisers are of classes that they know, and of one that they have never heard."
     numbers, rows = np.unique(folds), []
-    for k, unknown in enumerate(tqdm(settings.classes, unit='trial', delay=2, leave=False, disable=not progress)):
+    for k, unknown in enumerate(tqdm(settings.classes, unit='trial', delay=2, leave=False,
+                                     disable=not progress)):
         known, held = labels != unknown, folds == numbers[k % len(numbers)]
-        classes, learned = tuple(name for name in settings.classes if name != unknown), known & ~held
+        classes, learned = (tuple(name for name in settings.classes if name != unknown),
+                            known & ~held)
         ears = train_ears(x[learned], labels[learned], replace(settings, classes=classes), others)
         for which in (known & held, ~known):
             found = ears.probabilities(x[which])
             right = np.array(classes)[found.argmax(1)] == labels[which]
-            rows.append(pd.DataFrame({'known': known[which], 'right': right, 'confidence': found.max(1)}))
+            rows.append(pd.DataFrame({'known': known[which], 'right': right,
+                                      'confidence': found.max(1)}))
     return pd.concat(rows, ignore_index=True)
 
 # %% ../../nbs/features/13_ears.ipynb #505a6b4d
@@ -253,7 +265,8 @@ def acceptance(
     }
 
 # %% ../../nbs/features/13_ears.ipynb #ee436916
-_NOTHING, _SILENT = 'nothing that I know', 1e-4 # name below the threshold; largest sample that counts as silence
+# name below the threshold; largest sample that counts as silence
+_NOTHING, _SILENT = 'nothing that I know', 1e-4
 
 def windows(
     samples:np.ndarray, # float32 [N] at 22,050 Hz
@@ -336,6 +349,7 @@ def train_sounds(
     trials = silence_trials(x, labels, clips.fold.to_numpy(), settings, others, progress)
     threshold = round(float(trials.confidence[~trials.known].quantile(1 - _ACCEPTED)), 3)
     ears = train_ears(x, labels, replace(settings, threshold=threshold), others)
-    shares = ', '.join(f'{name} {share:.0%}' for name, share in acceptance(trials, threshold).items())
+    shares = ', '.join(f'{name} {share:.0%}'
+                       for name, share in acceptance(trials, threshold).items())
     note = f'{len(clips)} sounds of {len(settings.classes)} classes, microvid train sounds --seed {seed}; {shares}'
     return save_checkpoint(out, ears, ears.settings, note, half)

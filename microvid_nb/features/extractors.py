@@ -57,9 +57,12 @@ def identity(
     settings = asdict(extractor)
     for key in extractor.files:
         file = Path(settings[key])
-        if file.is_file(): settings[key] = f'sha256 {model_digest(str(file), file.stat().st_mtime_ns)}'
-    kind = {'extractor': extractor.name, 'version': extractor.version, 'feature_dim': extractor.feature_dim}
-    return kind | {'settings': settings} | ({'columns': list(extractor.columns)} if extractor.columns else {})
+        if file.is_file():
+            settings[key] = f'sha256 {model_digest(str(file), file.stat().st_mtime_ns)}'
+    kind = {'extractor': extractor.name, 'version': extractor.version,
+            'feature_dim': extractor.feature_dim}
+    return (kind | {'settings': settings}
+            | ({'columns': list(extractor.columns)} if extractor.columns else {}))
 
 # %% ../../nbs/features/07_extractors.ipynb #1fabad01
 @lru_cache
@@ -138,7 +141,8 @@ def visual_input(
     import torch
     volume = settings.network.startswith('resnet3d')
     frames, rate = CLIP_FRAMES if volume else 1, CLIP_FRAMES if volume else 1.
-    pictures = itertools.islice((image for _, image in iter_frames(path, rate, settings.side)), settings.longest*frames)
+    pictures = itertools.islice((image for _, image in iter_frames(path, rate, settings.side)),
+                                settings.longest*frames)
     while images := list(itertools.islice(pictures, frames)):
         images += images[-1:]*(frames - len(images))
         clip = torch.from_numpy(np.stack(images)).permute(3, 0, 1, 2)
@@ -160,7 +164,8 @@ class AcousticFeatures(Extractor):
         return acoustic_descriptor(samples).numpy()
 
 # %% ../../nbs/features/07_extractors.ipynb #173195fe
-SIDECARS = ('.info.json', '.json', '.txt') # take the place of the clip's suffix; the first existing file counts
+# take the place of the clip's suffix; the first existing file counts
+SIDECARS = ('.info.json', '.json', '.txt')
 LARGEST_SIDECAR = 2**20 # bytes
 
 def sidecar(
@@ -179,7 +184,8 @@ def read_title(
     if not file.is_file(): raise MediaError(path, f'has no title: no {", ".join(names)} beside it')
     size = file.stat().st_size
     if size > LARGEST_SIDECAR:
-        raise MediaError(file, f'has {size} bytes, too large for a title ({LARGEST_SIDECAR} at most)')
+        raise MediaError(file,
+                         f'has {size} bytes, too large for a title ({LARGEST_SIDECAR} at most)')
     try: text = file.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError: raise MediaError(file, 'is not UTF-8 text') from None
     if file.suffix == '.json': text = json_title(file, text)
@@ -266,16 +272,19 @@ MEASURES = ('contrast', 'colourfulness', 'saturation', 'rule_of_thirds', 'sharpn
 class QualityFeatures(Extractor):
     "Measures of a clip's candidate frames, their mean and their maximum, and how many candidates and cuts there are."
     name = 'quality'
-    columns = (*(f'{name}_mean' for name in MEASURES), *(f'{name}_max' for name in MEASURES), 'candidates', 'cuts')
+    columns = (*(f'{name}_mean' for name in MEASURES), *(f'{name}_max' for name in MEASURES),
+               'candidates', 'cuts')
 
     def __call__(self, path):
         from microvid_nb.features.aesthetics import attractiveness
         from microvid_nb.media.survey import survey_video
         survey = survey_video(path)
         found = survey.candidates
-        table = attractiveness(survey).assign(luminance=found.quality.luminance, uniformity=found.quality.uniformity)
+        table = attractiveness(survey).assign(luminance=found.quality.luminance,
+                                              uniformity=found.quality.uniformity)
         table = table[[*MEASURES]].to_numpy()
-        return np.concatenate([found.representativeness @ table, table.max(0), [len(found), len(survey.cuts)]]).astype(
+        return np.concatenate([found.representativeness @ table, table.max(0),
+                               [len(found), len(survey.cuts)]]).astype(
             np.float32
         )
 
@@ -290,13 +299,15 @@ class HistogramFeatures(Extractor):
         from microvid_nb.media.candidates import pyramid_histogram
         from microvid_nb.media.survey import survey_video
         found = survey_video(path).candidates
-        return (found.representativeness @ np.stack([pyramid_histogram(image) for image in found.images])).astype(
+        return (found.representativeness
+                @ np.stack([pyramid_histogram(image) for image in found.images])).astype(
             np.float32
         )
 
 # %% ../../nbs/features/07_extractors.ipynb #f71e63ea
 EXTRACTORS = {
-    kind.name: kind for kind in (VisualFeatures, AcousticFeatures, TextFeatures, QualityFeatures, HistogramFeatures)
+    kind.name: kind for kind in (VisualFeatures, AcousticFeatures, TextFeatures, QualityFeatures,
+                                 HistogramFeatures)
 }
 ALIASES = {'audio': 'acoustic'}
 
@@ -307,7 +318,8 @@ def make_extractor(
 ) -> Extractor: # ready to use
     "An extractor by its name; `ValueError` says which names and settings there are."
     kind = EXTRACTORS.get(ALIASES.get(name, name))
-    if kind is None: raise ValueError(f'{name!r} is no extractor; there are {", ".join(EXTRACTORS)}')
+    if kind is None:
+        raise ValueError(f'{name!r} is no extractor; there are {", ".join(EXTRACTORS)}')
     types, chosen = {field.name: field.type for field in fields(kind)}, {}
     for key, value in (settings or {}).items():
         if key not in types:

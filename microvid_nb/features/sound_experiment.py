@@ -60,8 +60,10 @@ def fold_accuracy(
     seed:int=0, # of the forest
 ) -> dict[tuple[str, str], float]: # (feature set, classifier) -> share of correct labels
     "The accuracy of each classifier with each feature set."
-    return {(name, kind): float(classifier.fit(features, train_labels).score(test[name], test_labels))
-            for name, features in train.items() for kind, classifier in classifiers(trees, seed).items()}
+    return {(name, kind): float(classifier.fit(features,
+                                               train_labels).score(test[name], test_labels))
+            for name, features in train.items()
+            for kind, classifier in classifiers(trees, seed).items()}
 
 # %% ../../nbs/features/06_sound_experiment.ipynb #84dcfd5e
 def other_sounds(
@@ -72,15 +74,19 @@ def other_sounds(
     "Pieces of all recordings in a folder except some; files without sound are passed over."
     excluded, pieces = {Path(path).resolve() for path in excluded}, []
     for path in sorted(Path(folder).rglob('*')):
-        if path.suffix.lower() not in ('.wav', '.ogg', '.mp3', '.flac', '.m4a') or path.resolve() in excluded: continue
+        if path.suffix.lower() not in ('.wav', '.ogg', '.mp3', '.flac',
+                                       '.m4a') or path.resolve() in excluded:
+            continue
         samples, length = read_audio(path, RATE), round(seconds*RATE)
         if samples is not None and len(samples):
-            pieces += [samples[i*length:(i + 1)*length] for i in range(max(1, len(samples)//length))]
+            pieces += [samples[i*length:(i + 1)*length]
+                       for i in range(max(1, len(samples)//length))]
     return pieces
 
 # %% ../../nbs/features/06_sound_experiment.ipynb #af61711f
 PUBLISHED = {'features': 'MFCC and zero crossings (mean, deviation)', 'classifier': 'random forest',
-             'accuracy': .73, 'deviation': np.nan, 'data set': 'ESC-10, 400 clips, 5 folds (Piczak, 2015)'}
+             'accuracy': .73, 'deviation': np.nan,
+             'data set': 'ESC-10, 400 clips, 5 folds (Piczak, 2015)'}
 
 # %% ../../nbs/features/06_sound_experiment.ipynb #dd635953
 def labelled_clips(
@@ -88,7 +94,8 @@ def labelled_clips(
 ) -> pd.DataFrame: # label, fold, path
     "The clips of ESC-10; `FileNotFoundError` or `ValueError` where some are missing."
     path = Path(folder)/'esc10_labels.csv'
-    require_file(path, 'the table of labelled clips (path, label, fold)', 'https://github.com/karolpiczak/ESC-10')
+    require_file(path, 'the table of labelled clips (path, label, fold)',
+                 'https://github.com/karolpiczak/ESC-10')
     clips = read_labelled_sounds(path)
     if not clips.present.all():
         absent = clips.index[~clips.present]
@@ -127,13 +134,15 @@ def esc10_table(
             torch.manual_seed(seed)
             sda = StackedDenoisingAutoencoder(settings)
         sda.pretrain(torch.cat([descriptors[~inside], others]), progress=False)
-        train, test = feature_sets(descriptors[~inside], sda), feature_sets(descriptors[inside], sda)
+        train, test = (feature_sets(descriptors[~inside], sda),
+                       feature_sets(descriptors[inside], sda))
         scores[fold] = fold_accuracy(train, labels[~inside], test, labels[inside], trees, seed)
         scores[fold]['none', 'most frequent class'] = float(
             np.mean(labels[inside] == pd.Series(labels[~inside]).mode()[0])
         )
     scores = pd.DataFrame(scores).rename_axis(['features', 'classifier'])
-    table = pd.DataFrame({'accuracy': scores.mean(axis=1), 'deviation': scores.std(axis=1)}).reset_index()
+    table = pd.DataFrame({'accuracy': scores.mean(axis=1),
+                          'deviation': scores.std(axis=1)}).reset_index()
     table['data set'] = f'ESC-10, {len(clips)} clips, {scores.shape[1]} folds'
     return pd.concat([table, pd.DataFrame([PUBLISHED])], ignore_index=True)
 
@@ -146,7 +155,8 @@ def tuned(
     softmax, machine = LogisticRegression(max_iter=300), SVC(gamma='auto')
     model, values = (softmax, (.01, .1)) if kind == 'softmax' else (machine, (3, 10))
     pipeline = make_pipeline(StandardScaler(), model)
-    return GridSearchCV(pipeline, {f'{type(model).__name__.lower()}__C': values}, cv=PredefinedSplit(folds))
+    return GridSearchCV(pipeline, {f'{type(model).__name__.lower()}__C': values},
+                        cv=PredefinedSplit(folds))
 
 # %% ../../nbs/features/06_sound_experiment.ipynb #5409da6f
 def plain_accuracy(
@@ -157,7 +167,8 @@ def plain_accuracy(
 ) -> dict[str, float]: # method -> share of correct labels
     "The accuracy of softmax and SVM in a fold."
     inside = folds == fold
-    models = {kind: tuned(kind, folds[~inside]).fit(x[~inside], labels[~inside]) for kind in ('softmax', 'SVM')}
+    models = {kind: tuned(kind, folds[~inside]).fit(x[~inside], labels[~inside])
+              for kind in ('softmax', 'SVM')}
     return {kind: float(model.score(x[inside], labels[inside])) for kind, model in models.items()}
 
 # %% ../../nbs/features/06_sound_experiment.ipynb #df4b7734
@@ -178,7 +189,8 @@ def learned_accuracy(
     plain = plain_accuracy(codes, labels, folds, fold)
     found = train_ears(x[~inside], labels[~inside], settings).probabilities(x[inside]).argmax(1)
     right = float((np.array(settings.classes)[found] == labels[inside]).mean())
-    return {f'SDA codes, {kind}': value for kind, value in plain.items()} | {'SDA, trained with labels': right}
+    return ({f'SDA codes, {kind}': value for kind, value in plain.items()}
+            | {'SDA, trained with labels': right})
 
 # %% ../../nbs/features/06_sound_experiment.ipynb #cfeec2ba
 def ears_table(
@@ -190,7 +202,8 @@ def ears_table(
     "Both descriptions with five methods each on ESC-10, by cross-validation over its folds."
     clips = labelled_clips(folder)
     sounds = [read_audio(path, RATE) for path in clips.path]
-    sets = {'descriptor, 1104': acoustic_descriptors(sounds), 'spread, 501': ear_descriptors(sounds)}
+    sets = {'descriptor, 1104': acoustic_descriptors(sounds),
+            'spread, 501': ear_descriptors(sounds)}
     folds, labels, rows = clips.fold.to_numpy(), clips.label.to_numpy(), []
     jobs = [(name, fold) for name in sets for fold in np.unique(folds)]
     for name, fold in tqdm(jobs, unit='fold', delay=2, leave=False, disable=not progress):
@@ -198,11 +211,14 @@ def ears_table(
         plain = plain_accuracy(log_scaled(x, folds != fold).numpy(), labels, folds, fold)
         for seed in seeds:
             settings = EarsSettings(tuple(np.unique(labels).tolist()), seed=seed, **changes)
-            autoencoder = replace(settings.autoencoder, sizes=(x.shape[1], *settings.autoencoder.sizes[1:]), seed=seed)
-            learned = learned_accuracy(x, labels, folds, fold, replace(settings, autoencoder=autoencoder))
+            autoencoder = replace(settings.autoencoder,
+                                  sizes=(x.shape[1], *settings.autoencoder.sizes[1:]), seed=seed)
+            learned = learned_accuracy(x, labels, folds, fold,
+                                       replace(settings, autoencoder=autoencoder))
             rows += [(name, method, seed, value) for method, value in {**plain, **learned}.items()]
     table = pd.DataFrame(rows, columns=['features', 'method', 'round', 'accuracy'])
-    table = table.groupby(['features', 'method', 'round'], sort=False).accuracy.agg(['mean', 'std']).reset_index()
+    table = table.groupby(['features', 'method', 'round'],
+                          sort=False).accuracy.agg(['mean', 'std']).reset_index()
     table = table.rename(columns={'mean': 'accuracy', 'std': 'deviation'})
     return table.assign(**{'data set': f'ESC-10, {len(clips)} clips, {len(set(folds))} folds'})
 

@@ -81,9 +81,11 @@ def check_vector(
     "A vector that may be kept; `ValueError` where its shape is wrong or a number isn't finite."
     vector = np.asarray(vector, np.float32)
     found = list(vector.shape)
-    if found != [expected]: raise ValueError(f'the extractor gave numbers of shape {found}, expected [{expected}]')
+    if found != [expected]:
+        raise ValueError(f'the extractor gave numbers of shape {found}, expected [{expected}]')
     bad = np.flatnonzero(~np.isfinite(vector))
-    if len(bad): raise ValueError(f'feature {bad[0]} is {vector[bad[0]]} ({len(bad)} of {expected} are not finite)')
+    if len(bad):
+        raise ValueError(f'feature {bad[0]} is {vector[bad[0]]} ({len(bad)} of {expected} are not finite)')
     return vector
 
 # %% ../../nbs/features/08_store.ipynb #205ceea5
@@ -94,7 +96,8 @@ def reason_of(
     if isinstance(error, MediaError): return error.reason
     if isinstance(error, OSError): return error.strerror or str(error) or type(error).__name__
     if isinstance(error, MemoryError): return 'needs more memory than there is'
-    return first_line(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {first_line(error)}'
+    return (first_line(error) if isinstance(error, ValueError)
+            else f'{type(error).__name__}: {first_line(error)}')
 
 # %% ../../nbs/features/08_store.ipynb #205cee01
 def first_line(
@@ -119,13 +122,15 @@ def extract_one(
     if not before.fits(take_fingerprint(source)):
         feature, note = None, 'changed while it was read' + (f' ({note})' if note else '')
     if feature is not None:
-        messages = [str(warning.message) for warning in caught if issubclass(warning.category, MediaWarning)]
+        messages = [str(warning.message) for warning in caught
+                    if issubclass(warning.category, MediaWarning)]
         note = '; '.join(line.removeprefix(f'{path}: ') for line in messages)
     return Row(path_key(path), before, feature, note)
 
 # %% ../../nbs/features/08_store.ipynb #8d9ffeda
 PART = 'part-{:06d}.parquet'
-ROW_FACTS = [('path', pa.string()), ('size', pa.int64()), ('modified_ns', pa.int64()), ('sha256', pa.string())]
+ROW_FACTS = [('path', pa.string()), ('size', pa.int64()), ('modified_ns', pa.int64()),
+             ('sha256', pa.string())]
 
 def store_schema(
     about:dict, # the identity of an extractor
@@ -134,7 +139,8 @@ def store_schema(
     "The columns of a part file."
     found = [('warning', pa.string()), ('feature', pa.list_(pa.float32(), about['feature_dim']))]
     return pa.schema(
-        ROW_FACTS + ([('reason', pa.string())] if failures else found), metadata={'microvid_nb': json.dumps(about)}
+        ROW_FACTS + ([('reason', pa.string())] if failures else found),
+        metadata={'microvid_nb': json.dumps(about)}
     )
 
 # %% ../../nbs/features/08_store.ipynb #8d9ffe01
@@ -143,7 +149,8 @@ def as_table(
     schema:pa.Schema, # of such rows
 ) -> pa.Table: # in the order of the rows
     "Rows as a table."
-    facts = [[row.path for row in rows], *zip(*(row.fingerprint for row in rows)), [row.note for row in rows]]
+    facts = [[row.path for row in rows], *zip(*(row.fingerprint for row in rows)),
+             [row.note for row in rows]]
     arrays = [pa.array(values, kind) for values, kind in zip(facts, schema.types)]
     if 'feature' in schema.names:
         numbers = pa.array(np.concatenate([row.feature for row in rows]), pa.float32())
@@ -194,7 +201,8 @@ def read_schema(
     except (pa.ArrowException, UnicodeDecodeError, OSError): schema = read_part(file).schema
     about = part_identity(file, schema)
     last = (
-        [('reason', None)] if 'reason' in schema.names else [('warning', None), ('feature', about.get('feature_dim'))]
+        [('reason', None)] if 'reason' in schema.names
+        else [('warning', None), ('feature', about.get('feature_dim'))]
     )
     found = [(name, getattr(schema.field(name).type, 'list_size', None)) for name in schema.names]
     if found != [(name, None) for name, _ in ROW_FACTS] + last:
@@ -220,7 +228,8 @@ def check_schema(
 ):
     "Passes where a part holds what this run makes; else a `ValueError` says what is different."
     found, wanted = part_identity(file, read_schema(file)), part_identity(file, expected)
-    other = [f'{name} {found.get(name)!r}, now {value!r}' for name, value in wanted.items() if found.get(name) != value]
+    other = [f'{name} {found.get(name)!r}, now {value!r}' for name, value in wanted.items()
+             if found.get(name) != value]
     if other:
         raise ValueError(
             f'{file.parent.parent}: holds features of another kind ({"; ".join(other)}): name another folder'
@@ -303,7 +312,8 @@ def plan(self:Store,
     "The videos to compute; rows of files that have changed are removed."
     left, stale = [], {id(parts): set() for parts in (self.features, self.failures)}
     for key, path in paths.items():
-        parts = next((parts for parts in (self.features, self.failures) if key in parts.known), None)
+        parts = next((parts for parts in (self.features, self.failures)
+                      if key in parts.known), None)
         now = take_fingerprint(extractor.source(path), by_hash and parts is not None)
         if parts is not None:
             before, reason, _ = parts.known[key]
@@ -325,7 +335,9 @@ def add(self:Store,
     every:float, # seconds
 ):
     "Takes rows, and writes those that wait when it is time to."
-    for row in rows: self.outcome[row.path] = ('done', row.note) if row.feature is not None else ('failed', row.note)
+    for row in rows:
+        self.outcome[row.path] = (('done', row.note) if row.feature is not None
+                                  else ('failed', row.note))
     self.pending += rows
     self.failed += sum(row.feature is None for row in rows)
     size = sum(row.feature.nbytes for row in self.pending if row.feature is not None)
@@ -417,11 +429,14 @@ def on_cluster(
 ) -> Iterator[list[Row]]: # as they finish
     "The rows of all videos, computed on a cluster; files that end their workers are found one by one."
     lost = []
-    yield from finished_tasks(client, extractor, in_batches(left, sum(client.nthreads().values()) or 1), by_hash, lost)
+    yield from finished_tasks(client, extractor,
+                              in_batches(left, sum(client.nthreads().values()) or 1), by_hash, lost)
     for path in sum(lost, []):
         crashed = []
         yield from finished_tasks(client, extractor, [[path]], by_hash, crashed)
-        if crashed: yield [Row(path_key(path), take_fingerprint(extractor.source(path), by_hash), None, CRASH_REASON)]
+        if crashed:
+            yield [Row(path_key(path), take_fingerprint(extractor.source(path), by_hash), None,
+                       CRASH_REASON)]
 
 # %% ../../nbs/features/08_store.ipynb #e2054801
 def in_process(
@@ -452,20 +467,24 @@ def extract_features(
     if not keys: raise ValueError('there is no file to extract features from')
     with sole_writer(out):
         store = Store(
-            Parts(out / 'features', store_schema(about)), Parts(out / 'failures', store_schema(about, failures=True))
+            Parts(out / 'features', store_schema(about)),
+            Parts(out / 'failures', store_schema(about, failures=True))
         )
         left = store.plan(keys, extractor, retry, by_hash)
         results = (
-            in_process(extractor, left, by_hash) if client is None else on_cluster(client, extractor, left, by_hash)
+            in_process(extractor, left, by_hash) if client is None
+            else on_cluster(client, extractor, left, by_hash)
         )
-        with tqdm(total=len(keys), initial=len(keys) - len(left), unit='video', disable=not progress) as bar:
+        with tqdm(total=len(keys), initial=len(keys) - len(left), unit='video',
+                  disable=not progress) as bar:
             try:
                 for rows in results:
                     store.add(rows, every)
                     bar.update(len(rows))
                     bar.set_postfix(failed=store.failed, refresh=False)
             finally: store.flush()
-    return pd.DataFrame([(key, *store.outcome[key]) for key in keys], columns=['path', 'outcome', 'reason'])
+    return pd.DataFrame([(key, *store.outcome[key]) for key in keys],
+                        columns=['path', 'outcome', 'reason'])
 
 # %% ../../nbs/features/08_store.ipynb #2313a83c
 def read_features(
@@ -494,7 +513,8 @@ def read_features(
         keys, start = keys + table['path'].to_pylist(), start + len(table)
     found = pd.DataFrame(matrix, pd.Index(keys, name='path'), about.get('columns'))
     found.attrs = about
-    return found.sort_index() if paths is None else in_order(found, [path_key(path) for path in paths], out)
+    return (found.sort_index() if paths is None
+            else in_order(found, [path_key(path) for path in paths], out))
 
 # %% ../../nbs/features/08_store.ipynb #33f0e6a9
 def in_order(
@@ -566,10 +586,12 @@ def local_client(
     compile_once(extractor)
     cards = graphics_cards() if extractor is not None and extractor.uses_gpu else []
     # all sockets on loopback: nobody outside this machine can reach the workers
-    plain = dict(threads_per_worker=1, host='127.0.0.1', dashboard_address='127.0.0.1:0', worker_dashboard_address=None,
+    plain = dict(threads_per_worker=1, host='127.0.0.1', dashboard_address='127.0.0.1:0',
+                 worker_dashboard_address=None,
                  silence_logs='CRITICAL')
     with dask.config.set({'distributed.scheduler.allowed-failures': 1}), \
-            LocalCluster(n_workers=min(workers, len(cards) or workers), **plain) as cluster, Client(cluster) as client:
+            LocalCluster(n_workers=min(workers, len(cards) or workers),
+                         **plain) as cluster, Client(cluster) as client:
         if cards: client.register_plugin(one_card_each(cards))
         yield client
 
@@ -578,7 +600,8 @@ def graphics_cards() -> list[str]: # as CUDA_VISIBLE_DEVICES names them
     "The GPUs that this process may use."
     import torch
     count = torch.cuda.device_count()
-    return os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(map(str, range(count)))).split(',')[:count]
+    return os.environ.get('CUDA_VISIBLE_DEVICES',
+                          ','.join(map(str, range(count)))).split(',')[:count]
 
 # %% ../../nbs/features/08_store.ipynb #c7ade802
 def one_card_each(
@@ -588,7 +611,8 @@ def one_card_each(
     from distributed import WorkerPlugin
 
     class OneCard(WorkerPlugin):
-        def setup(self, worker): os.environ['CUDA_VISIBLE_DEVICES'] = cards[int(worker.name) % len(cards)]
+        def setup(self, worker):
+            os.environ['CUDA_VISIBLE_DEVICES'] = cards[int(worker.name) % len(cards)]
     return OneCard()
 
 # %% ../../nbs/features/08_store.ipynb #06be1171

@@ -89,8 +89,10 @@ def find(self:SemanticSpace,
     found = [self.index.get(word, self.index.get(word.lower())) for word in words]
     missing = [word for word, row in zip(words, found) if row is None]
     if words and not missing: return found
-    message = '; '.join(f'no vector for {word!r}' + (f' of the topic {topic!r}' if word != topic else '')
-                     + f', similar spellings: {", ".join(self.similar_spellings(word)) or "none"}' for word in missing)
+    message = '; '.join(f'no vector for {word!r}'
+                        + (f' of the topic {topic!r}' if word != topic else '')
+                     + f', similar spellings: {", ".join(self.similar_spellings(word)) or "none"}'
+                     for word in missing)
     raise ValueError(message or f'expected a topic, found {topic!r}')
 
 # %% ../../nbs/features/03_text.ipynb #bf28e595
@@ -120,11 +122,13 @@ def nearest(self:SemanticSpace,
 ) -> pd.Series: # word -> cosine, the nearest first; the topic's own words are left out
     "The words nearest to a topic or to any point."
     topic_rows = self.find(topic) if isinstance(topic, str) else []
-    point = self.prototype(topic)[0] if isinstance(topic, str) else F.normalize(topic.float(), dim=0)
+    point = (self.prototype(topic)[0] if isinstance(topic, str)
+             else F.normalize(topic.float(), dim=0))
     cosine = F.normalize(self.vectors, dim=1) @ point
     cosine[topic_rows] = -torch.inf
     best = cosine.topk(min(n, len(self) - len(topic_rows)))
-    return pd.Series(best.values.tolist(), [self.words[i] for i in best.indices.tolist()], name='cosine')
+    return pd.Series(best.values.tolist(), [self.words[i] for i in best.indices.tolist()],
+                     name='cosine')
 
 # %% ../../nbs/features/03_text.ipynb #94424e83
 @dataclass(frozen=True)
@@ -146,11 +150,14 @@ def train(cls:SemanticSpace,
     "A space learned from texts by skip-gram; `ValueError` where no word is frequent enough."
     from gensim.models import Word2Vec
     sentences = [split_words(text) for text in texts]
-    counts = pd.Series([word for sentence in sentences for word in sentence], dtype=object).value_counts()
+    counts = pd.Series([word for sentence in sentences for word in sentence],
+                       dtype=object).value_counts()
     if not (counts >= settings.least).any():
         raise ValueError(f'no word occurs {settings.least} times in the {len(sentences)} texts')
-    model = Word2Vec(sentences, vector_size=settings.dim, window=settings.window, negative=settings.negative,
-                     min_count=settings.least, epochs=settings.epochs, seed=settings.seed, sg=1, workers=1)
+    model = Word2Vec(sentences, vector_size=settings.dim, window=settings.window,
+                     negative=settings.negative,
+                     min_count=settings.least, epochs=settings.epochs, seed=settings.seed, sg=1,
+                     workers=1)
     return cls(model.wv.index_to_key, model.wv.vectors.copy())
 
 # %% ../../nbs/features/03_text.ipynb #8bed00df
@@ -203,7 +210,8 @@ def gensim_model(self:ParagraphEmbedder) -> object: # gensim's `Doc2Vec`, withou
     "An empty model with these settings."
     from gensim.models.doc2vec import Doc2Vec
     s = self.settings
-    return Doc2Vec(dm=0, vector_size=s.dim, epochs=s.epochs, alpha=s.rate, min_alpha=1e-4, negative=s.negative,
+    return Doc2Vec(dm=0, vector_size=s.dim, epochs=s.epochs, alpha=s.rate, min_alpha=1e-4,
+                   negative=s.negative,
                    sample=s.sample, min_count=s.least, seed=s.seed, workers=1, sorted_vocab=0)
 
 # %% ../../nbs/features/03_text.ipynb #72c7ce01
@@ -227,7 +235,8 @@ def fit(self:ParagraphEmbedder,
     "Learns the words of texts; `ValueError` where no word is frequent enough."
     from gensim.models.doc2vec import TaggedDocument
     documents = [words for words in (split_words(text or '') for text in texts) if words]
-    counts = pd.Series([word for words in documents for word in words], dtype=object).value_counts(sort=False)
+    counts = pd.Series([word for words in documents for word in words],
+                       dtype=object).value_counts(sort=False)
     if not (counts >= self.settings.least).any():
         raise ValueError(f'no word occurs {self.settings.least} times in the {len(documents)} texts')
     tagged = [TaggedDocument(words, [i]) for i, words in enumerate(documents)]
@@ -257,7 +266,8 @@ def embed(self:ParagraphEmbedder,
     progress:bool=True, # show a bar where it takes more than two seconds
 ) -> tuple[Tensor, Tensor]: # vectors float32 [n, dim]; bool [n], True where a text has a word that is known
     "The vectors of texts, and which texts have one; the others' rows are 0; `ValueError` before `fit`."
-    if self.model is None: raise ValueError('this ParagraphEmbedder has learned no words yet: call fit, or load one')
+    if self.model is None:
+        raise ValueError('this ParagraphEmbedder has learned no words yet: call fit, or load one')
     known = [[word for word in split_words(text or '') if word in self.model.wv] for text in texts]
     vectors = torch.zeros(len(known), self.settings.dim)
     for i, words in enumerate(tqdm(known, unit='text', delay=2, leave=False, disable=not progress)):
@@ -270,8 +280,10 @@ def save(self:ParagraphEmbedder,
     path, # file to write, such as texts.safetensors
 ) -> Path: # the file
     "Writes words, output vectors and settings, whole or not at all; `ValueError` before `fit`."
-    if self.model is None: raise ValueError('this ParagraphEmbedder has learned no words yet: call fit')
-    counts = [[word, int(self.model.wv.get_vecattr(word, 'count'))] for word in self.model.wv.index_to_key]
+    if self.model is None:
+        raise ValueError('this ParagraphEmbedder has learned no words yet: call fit')
+    counts = [[word, int(self.model.wv.get_vecattr(word, 'count'))]
+              for word in self.model.wv.index_to_key]
     about = {'kind': 'paragraph embedder', 'settings': asdict(self.settings), 'counts': counts}
     write_tensors(path, {'outputs': torch.from_numpy(self.model.syn1neg)}, about)
     return Path(path)
@@ -285,7 +297,8 @@ def load(cls:ParagraphEmbedder,
     tensors, about = read_tensors(path)
     if about.get('kind') != 'paragraph embedder' or tensors.keys() != {'outputs'}:
         raise ValueError(f'{path}: refused, it is not a paragraph embedder')
-    settings, counts = rebuild_settings(ParagraphSettings, about['settings'], path), dict(about['counts'])
+    settings, counts = (rebuild_settings(ParagraphSettings, about['settings'], path),
+                        dict(about['counts']))
     if tensors['outputs'].shape != (len(counts), settings.dim):
         raise ValueError(
             f'{path}: expected outputs [{len(counts)}, {settings.dim}], found {list(tensors["outputs"].shape)}'

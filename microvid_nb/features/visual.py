@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..data.kinetics_weights import KINETICS_MEAN, KINETICS_STD, load_tensors_only, read_kinetics_weights
+from ..data.kinetics_weights import (
+    KINETICS_MEAN, KINETICS_STD, load_tensors_only, read_kinetics_weights)
 from ..extras import require
 from .pretrained import file_digest, pretrained_file
 from ..training import check_weights
@@ -39,7 +40,8 @@ def normalise(
         raise ValueError(f'expected uint8, or floats in [0, 1], found {x.dtype}')
     x = x.float()/255 if x.dtype == torch.uint8 else x
     mu, sigma = (
-        torch.as_tensor(values, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 2)) for values in (mean, std)
+        torch.as_tensor(values, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 2))
+        for values in (mean, std)
     )
     return (x - mu)/sigma
 
@@ -97,7 +99,8 @@ def enlarge(self:Backbone,
     "The pictures; small ones are enlarged, so that the pooling layers can be applied."
     side = min(x.shape[-2:])
     if x.ndim == 5 or side >= self.smallest: return x
-    return F.interpolate(x, [math.ceil(length*self.smallest/side) for length in x.shape[-2:]], mode='bilinear')
+    return F.interpolate(x, [math.ceil(length*self.smallest/side) for length in x.shape[-2:]],
+                         mode='bilinear')
 
 # %% ../../nbs/features/01_visual.ipynb #02c802fc
 def freeze(
@@ -158,10 +161,13 @@ def narrowed(
     narrow = []
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
-            layer = nn.Conv2d(inputs, scaled(layer.out_channels, width), layer.kernel_size, layer.stride, layer.padding)
+            layer = nn.Conv2d(inputs, scaled(layer.out_channels, width), layer.kernel_size,
+                              layer.stride, layer.padding)
             inputs = layer.out_channels
         elif isinstance(layer, nn.Linear):
-            layer = nn.Linear(inputs, classes if classes and layer is layers[-1] else scaled(layer.out_features, width))
+            layer = nn.Linear(inputs,
+                              classes if classes and layer is layers[-1]
+                              else scaled(layer.out_features, width))
             inputs = layer.out_features
         narrow.append(layer)
     return nn.Sequential(*narrow), inputs
@@ -202,12 +208,14 @@ class FlatNetwork(Backbone):
         smallest:int, # pixels that the pooling needs
     ):
         super().__init__(
-            *((IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ([0.0] * channels, [1.0] * channels)), smallest
+            *((IMAGENET_MEAN, IMAGENET_STD) if channels == 3
+              else ([0.0] * channels, [1.0] * channels)), smallest
         )
         self.names = tuple(names)
         self.features, last = narrowed(full.features, channels, width)
         self.avgpool = full.avgpool
-        self.classifier, _ = narrowed(full.classifier, last*math.prod(full.avgpool.output_size), width, classes)
+        self.classifier, _ = narrowed(full.classifier, last*math.prod(full.avgpool.output_size),
+                                      width, classes)
         self.feature_dim = self.classifier[-1].in_features
         he(self)
 
@@ -235,7 +243,8 @@ def vgg_names(
     return (*names, 'fc6', 'fc7', 'fc8')
 
 # %% ../../nbs/features/01_visual.ipynb #544009ee
-FLAT = {'alexnet': 'AlexNet_Weights', 'vgg16': 'VGG16_Weights', 'vgg19': 'VGG19_Weights'} # names in torchvision.models
+# names in torchvision.models
+FLAT = {'alexnet': 'AlexNet_Weights', 'vgg16': 'VGG16_Weights', 'vgg19': 'VGG19_Weights'}
 
 def torchvision_model(
     name:str, # alexnet, vgg16 or vgg19
@@ -254,7 +263,8 @@ def flat_network(
     "A flat network of any width."
     make, weights = torchvision_model(name)
     with torch.device('meta'): full = make()  # the structure, without the memory
-    names = [f'conv{i}' for i in range(1, 6)] + ['fc6', 'fc7', 'fc8'] if name == 'alexnet' else vgg_names(full)
+    names = ([f'conv{i}' for i in range(1, 6)] + ['fc6', 'fc7', 'fc8'] if name == 'alexnet'
+             else vgg_names(full))
     return FlatNetwork(full, names, width, classes, channels, weights.meta['min_size'][0])
 
 # %% ../../nbs/features/01_visual.ipynb #98c4d221
@@ -279,7 +289,8 @@ class ResidualBlock3D(nn.Module):
             last = outputs
         fits = stride == 1 and inputs == last
         self.downsample = (
-            None if fits else nn.Sequential(nn.Conv3d(inputs, last, 1, stride, bias=False), nn.BatchNorm3d(last))
+            None if fits else nn.Sequential(nn.Conv3d(inputs, last, 1, stride, bias=False),
+                                            nn.BatchNorm3d(last))
         )
         self.outputs = last
 
@@ -303,13 +314,16 @@ class ResNet3D(Backbone):
         classes:int=400, # outputs of fc; Kinetics has 400
         channels:int=3, # of the input; what isn't red, green and blue is not normalised
     ):
-        super().__init__(*((KINETICS_MEAN, KINETICS_STD) if channels == 3 else ([0.]*channels, [1.]*channels)))
+        super().__init__(*((KINETICS_MEAN, KINETICS_STD) if channels == 3
+                           else ([0.]*channels, [1.]*channels)))
         last = scaled(64, width)
-        self.conv1, self.bn1 = nn.Conv3d(channels, last, 7, (1, 2, 2), 3, bias=False), nn.BatchNorm3d(last)
+        self.conv1, self.bn1 = (nn.Conv3d(channels, last, 7, (1, 2, 2), 3, bias=False),
+                                nn.BatchNorm3d(last))
         for i, (count, planes) in enumerate(zip(blocks, (64, 128, 256, 512)), 1):
             layer = nn.Sequential()
             for k in range(count):
-                layer.append(ResidualBlock3D(last, scaled(planes, width), 2 if k == 0 and i > 1 else 1, bottleneck))
+                layer.append(ResidualBlock3D(last, scaled(planes, width),
+                                             2 if k == 0 and i > 1 else 1, bottleneck))
                 last = layer[-1].outputs
             setattr(self, f'layer{i}', layer)
         self.feature_dim, self.fc = last, nn.Linear(last, classes)
@@ -324,7 +338,8 @@ class ResNet3D(Backbone):
         yield 'fc', [self.fc]
 
 
-RESNETS = {'resnet3d10': ((1, 1, 1, 1), False), 'resnet3d18': ((2, 2, 2, 2), False), 'resnet3d50': ((3, 4, 6, 3), True)}
+RESNETS = {'resnet3d10': ((1, 1, 1, 1), False), 'resnet3d18': ((2, 2, 2, 2), False),
+           'resnet3d50': ((3, 4, 6, 3), True)}
 
 # %% ../../nbs/features/01_visual.ipynb #9ae204e5
 _TIMM_NAMES = {'efficientnet_lite0': 'tf_efficientnet_lite0'} # name here -> name in timm
@@ -341,7 +356,8 @@ class TimmNetwork(Backbone):
         net = require('timm', 'models').create_model(name, num_classes=0, in_chans=channels)
         mean, std = ((net.default_cfg[key] for key in ('mean', 'std')) if channels == 3
                      else ([0.]*channels, [1.]*channels))
-        if name.endswith('efficientnet_lite0') and channels == 3: mean, std = [127/255]*3, [128/255]*3
+        if name.endswith('efficientnet_lite0') and channels == 3:
+            mean, std = [127/255]*3, [128/255]*3
         super().__init__(mean, std)
         self.net, self.feature_dim = net, getattr(net, 'head_hidden_size', net.num_features)
         self.classifier = nn.Linear(self.feature_dim, classes)
@@ -349,7 +365,8 @@ class TimmNetwork(Backbone):
     def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
         "The parts of an EfficientNet, or the whole; then the classifier."
         net = self.net
-        if all(hasattr(net, name) for name in ('conv_stem', 'bn1', 'blocks', 'conv_head', 'bn2', 'global_pool')):
+        if all(hasattr(net, name)
+               for name in ('conv_stem', 'bn1', 'blocks', 'conv_head', 'bn2', 'global_pool')):
             yield 'stem', [net.conv_stem, net.bn1]
             for i, block in enumerate(net.blocks, 1): yield f'block{i}', [block]
             yield 'head', [net.conv_head, net.bn2]
@@ -368,10 +385,12 @@ def timm_weights(
         raise ValueError(f'{name}: no weights are packaged; give a file of them: pretrained="weights.safetensors"')
     path = Path(pretrained_file('efficientnet_lite0') if packaged else pretrained)
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such file of weights')
-    loaded = (require('safetensors.torch', 'models').load_file(path) if path.suffix == '.safetensors'
+    loaded = (require('safetensors.torch', 'models').load_file(path)
+              if path.suffix == '.safetensors'
               else load_tensors_only(path))
     head = timm.get_pretrained_cfg(name).classifier or 'classifier'
-    classes = len(next((loaded[key] for key in reversed(loaded) if packaged or key == f'{head}.bias'), range(1000)))
+    classes = len(next((loaded[key] for key in reversed(loaded)
+                        if packaged or key == f'{head}.bias'), range(1000)))
     with torch.device('meta'): outline = timm.create_model(name, num_classes=classes)
     if packaged: loaded = dict(zip(outline.state_dict(), loaded.values(), strict=True))
     check_weights(loaded, outline, path)
@@ -410,7 +429,8 @@ def published_weights(
 ) -> dict[str, Tensor]: # by name
     "The published weights of a backbone; `ValueError` where there are none of that name."
     if name in FLAT and pretrained is True: return imagenet_weights(name)
-    if name not in FLAT and name not in RESNETS: return timm_weights(_TIMM_NAMES.get(name, name), pretrained)
+    if name not in FLAT and name not in RESNETS:
+        return timm_weights(_TIMM_NAMES.get(name, name), pretrained)
     if name != 'resnet3d50':
         raise ValueError(
             f'{name}: pretrained={pretrained!r}: there are weights for {", ".join(FLAT)} (pretrained=True) '
@@ -453,7 +473,8 @@ def last_outputs(
 ) -> int: # classes
     "How many outputs the last layer of some weights has."
     if not weights: return otherwise
-    return len(weights.get('classifier.bias', list(weights.values())[-1]))  # files may be in alphabetical order
+    # files may be in alphabetical order
+    return len(weights.get('classifier.bias', list(weights.values())[-1]))
 
 # %% ../../nbs/features/01_visual.ipynb #30374037
 def backbone(
@@ -469,12 +490,16 @@ def backbone(
         known = ', '.join([*FLAT, *RESNETS, *_TIMM_NAMES])
         raise ValueError(f'{name!r} is no backbone; there are {known}, and the networks of timm')
     if not width > 0: raise ValueError(f'width should be positive, not {width}')
-    if pretrained and width != 1: raise ValueError(f'{name}: published weights are of width 1, not {width}')
-    if not built_in and width != 1: raise ValueError(f'{name}: networks of timm have the width 1, not {width}')
+    if pretrained and width != 1:
+        raise ValueError(f'{name}: published weights are of width 1, not {width}')
+    if not built_in and width != 1:
+        raise ValueError(f'{name}: networks of timm have the width 1, not {width}')
     weights = published_weights(name, pretrained) if pretrained else None
     if name in FLAT: network = flat_network(name, width, classes or 1000, channels)
-    elif built_in: network = ResNet3D(*RESNETS[name], width, classes or last_outputs(weights, 400), channels)
-    else: network = TimmNetwork(_TIMM_NAMES.get(name, name), classes or last_outputs(weights, 1000), channels)
+    elif built_in:
+        network = ResNet3D(*RESNETS[name], width, classes or last_outputs(weights, 400), channels)
+    else: network = TimmNetwork(_TIMM_NAMES.get(name, name), classes or last_outputs(weights, 1000),
+                                channels)
     if classes: xavier([module for _, modules in network.stages() for module in modules][-1])
     if weights: load_published(network, weights, bool(classes))
     return network
@@ -488,7 +513,8 @@ def in_batches(
     if isinstance(items, Tensor): yield from items.split(size)
     else:
         items = iter(items)
-        while batch := list(itertools.islice(items, size)): yield torch.stack([torch.as_tensor(item) for item in batch])
+        while batch := list(itertools.islice(items, size)):
+            yield torch.stack([torch.as_tensor(item) for item in batch])
 
 # %% ../../nbs/features/01_visual.ipynb #d984fb4b
 @torch.no_grad()
@@ -519,5 +545,6 @@ def clip_features(
     finally: network.train(training)
     features = torch.cat(rows)
     bad = (~features.isfinite().all(1)).nonzero().flatten().tolist()
-    if bad: raise ValueError(f'the features of clip {bad[0]} are not finite ({len(bad)} of {len(features)})')
+    if bad:
+        raise ValueError(f'the features of clip {bad[0]} are not finite ({len(bad)} of {len(features)})')
     return features

@@ -58,9 +58,11 @@ class SentenceSpace:
         "The points of topics (AMUSE, section 3.3); `ValueError` for an empty text."
         topics = [topics] if isinstance(topics, str) else list(topics)
         empty = [i for i, topic in enumerate(topics) if topic not in self]
-        if empty: raise ValueError(f'topic {empty[0]}: expected a word or a sentence, found {topics[empty[0]]!r}')
+        if empty:
+            raise ValueError(f'topic {empty[0]}: expected a word or a sentence, found {topics[empty[0]]!r}')
         if not topics: return torch.zeros(0, self.dim)
-        points = self.network.encode(topics, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False)
+        points = self.network.encode(topics, normalize_embeddings=True, convert_to_tensor=True,
+                                     show_progress_bar=False)
         return points.float().clone()
 
     def nearest(self,
@@ -69,9 +71,11 @@ class SentenceSpace:
     ) -> pd.Series: # word -> cosine, the nearest first; the topic itself is left out
         "The words of the vocabulary that are nearest to a topic; `ValueError` where there is no vocabulary."
         if not self.words: raise ValueError('this space has no vocabulary: SentenceSpace(words)')
-        point = self.prototype(topic)[0] if isinstance(topic, str) else F.normalize(topic.float(), dim=0)
+        point = (self.prototype(topic)[0] if isinstance(topic, str)
+                 else F.normalize(topic.float(), dim=0))
         cosine = pd.Series((self.vectors @ point).tolist(), self.words, name='cosine')
-        return cosine.drop(topic, errors='ignore').nlargest(n) if isinstance(topic, str) else cosine.nlargest(n)
+        return (cosine.drop(topic, errors='ignore').nlargest(n) if isinstance(topic, str)
+                else cosine.nlargest(n))
 
 # %% ../../nbs/features/12_words.ipynb #494ed6d6
 def label_points(
@@ -80,11 +84,14 @@ def label_points(
 ) -> Tensor: # float32 [1000, 384], unit length, in the order of ImageNet's classes
     "The points of ImageNet's labels; `ImportError` where timm is missing."
     info = require('timm.data', 'models').ImageNetInfo()
-    texts = [info.index_to_description(i, detailed=True).split(': ', 1) for i in range(info.num_classes())]
+    texts = [info.index_to_description(i, detailed=True).split(': ', 1)
+             for i in range(info.num_classes())]
     names = [text[0].split(', ') for text in texts]
-    points = space.prototype([name for each in names for name in each]).split([len(each) for each in names])
+    points = space.prototype([name for each in names
+                              for name in each]).split([len(each) for each in names])
     named = F.normalize(torch.stack([each.mean(0) for each in points]), dim=1)
-    return F.normalize(named + space.prototype([text[-1] for text in texts]), dim=1) if definitions else named
+    return (F.normalize(named + space.prototype([text[-1] for text in texts]), dim=1)
+            if definitions else named)
 
 # %% ../../nbs/features/12_words.ipynb #620ba358
 @lru_cache(maxsize=1)
@@ -133,7 +140,9 @@ def label_scores(
     return scores - scores.mean(1, keepdim=True)
 
 # %% ../../nbs/features/12_words.ipynb #fbc5721f
-_PEOPLE = tuple('person people human man woman boy girl child baby face selfie portrait crowd'.split())
+_PEOPLE = (
+    tuple('person people human man woman boy girl child baby face selfie portrait crowd'.split())
+)
 _WEAK = .01 # probability times weight, the largest weight being 1, of a label that says nothing
 _FACE = 4. # a clear face is worth so much of a label score
 _OTHERS = tuple(
@@ -146,7 +155,8 @@ def means_people(
 ) -> Tensor: # bool [n]
     "Whether each topic means people."
     if not len(topics): return torch.zeros(0, dtype=torch.bool)
-    people, others = ((space.prototype(topics) @ space.prototype(words).T).amax(1) for words in (_PEOPLE, _OTHERS))
+    people, others = ((space.prototype(topics) @ space.prototype(words).T).amax(1)
+                      for words in (_PEOPLE, _OTHERS))
     return (people >= least) & (people > others)
 
 # %% ../../nbs/features/12_words.ipynb #c3c66c3e
@@ -163,7 +173,9 @@ class LabelTopics:
     ):
         if method not in ('synthesis', 'weighted', 'conse'):
             raise ValueError(f'method is synthesis, weighted or conse, not {method!r}')
-        self.space, self.method, self.temperature, self.top = space or SentenceSpace(), method, temperature, top
+        self.space, self.method, self.temperature, self.top = (
+            space or SentenceSpace(), method, temperature, top
+        )
         self.labels = packaged_label_points()
 
     def __call__(self,
@@ -175,7 +187,8 @@ class LabelTopics:
         probabilities = probabilities.float()
         if self.method == 'synthesis': scores = label_scores(probabilities) @ self.weights(topics).T
         elif self.method == 'weighted': scores = probabilities @ self.weights(topics).T
-        else: scores = conse_points(probabilities, self.labels, self.top) @ self.space.prototype(topics).T
+        else: scores = (conse_points(probabilities, self.labels, self.top)
+                        @ self.space.prototype(topics).T)
         if faces is None or not len(topics): return scores
         if faces.shape != scores.shape[:1]:
             raise ValueError(f'expected a face score for each of {len(scores)} frames, found {list(faces.shape)}')

@@ -24,7 +24,8 @@ def shot_of(
 ) -> np.ndarray: # int64 [m], the shot in which each time lies
     "The shot that each time belongs to; a time after the last whole shot belongs to that shot"
     return np.clip(
-        np.searchsorted(survey.shot_times, np.asarray(times) + 1e-6, side='right') - 1, 0, len(survey.shot_times) - 1
+        np.searchsorted(survey.shot_times, np.asarray(times) + 1e-6, side='right') - 1, 0,
+        len(survey.shot_times) - 1
     )
 
 # %% ../../nbs/gif/05_baselines.ipynb #9a40c2d7
@@ -46,14 +47,17 @@ def describe_shots(
     where no frame is usable, and `rejected` says why no GIF should show the shot, wherever in its second it begins."""
     n, clusters = len(survey.shot_times), survey.candidates.clusters
     steps = survey.sample_times[1:]
-    ends = np.r_[-np.inf, survey.transitions[:, 1]][np.searchsorted(survey.transitions[:, 0], steps)]
+    ends = (
+        np.r_[-np.inf, survey.transitions[:, 1]][np.searchsorted(survey.transitions[:, 0], steps)]
+    )
     within = steps > ends + 1e-6  # not in a transition: the last that began is over
     motion = pd.Series(survey.change[1:][within]).groupby(shot_of(survey, steps[within])).median()
     kept = pd.Series(clusters).groupby(shot_of(survey, survey.analysed.times))
     return pd.DataFrame({
         'time': survey.shot_times,
         'motion': motion.reindex(range(n), fill_value=0.).astype(float),
-        'usable': kept.agg(lambda labels: (labels >= 0).mean()).reindex(range(n)).ffill().fillna(0.),
+        'usable': kept.agg(lambda labels: (labels
+                                           >= 0).mean()).reindex(range(n)).ffill().fillna(0.),
         'cluster': kept.agg(lambda labels: labels[labels >= 0].mode().min()).reindex(range(n)).fillna(-1).astype(int),
         'rejected': shot_rejections(survey)})
 
@@ -95,7 +99,8 @@ class BeautThumb:
     ) -> pd.DataFrame: # as from `Hecate`, with score: that of the best thumbnail in the shot
         "The measures of all shots, and the places of the three that the GIF shows"
         shots, candidates = describe_shots(survey), survey.candidates
-        score = pd.Series(fuse(attractiveness(survey).attractiveness, candidates.representativeness, self.lam))
+        score = pd.Series(fuse(attractiveness(survey).attractiveness, candidates.representativeness,
+                               self.lam))
         shots['score'] = score.groupby(shot_of(survey, candidates.times)).max().reindex(shots.index)
         order = list(shots.score.dropna().sort_values(ascending=False).index[:SHOTS])
         while len(order) < SHOTS:

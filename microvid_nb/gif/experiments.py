@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from ..data.gif_thumbnails import GIFThumbnails, load_gif_thumbnails, read_shot_features, split_videos
+from ..data.gif_thumbnails import (
+    GIFThumbnails, load_gif_thumbnails, read_shot_features, split_videos)
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.viewers import STEP, crowd_of, gif_click_rate, publish, watch
 from ..experiments import (
@@ -24,8 +25,9 @@ from .gevaden import GEVADEN, generate_gif, gevaden_loss
 from .metrics import ctr_table
 from .shots import ShotVideo, real_shot_videos, shot_loader, shot_video
 from .systems import (
-    GEVADENS, SCALES, GIFScale, chance_system, evenly_spaced, gevaden_system, learned_systems, measured_videos, picked,
-    position_system, proposal_system, reseq2seq_system, top_comments, top_peaks, train_gevaden, train_reseq2seq)
+    GEVADENS, SCALES, GIFScale, chance_system, evenly_spaced, gevaden_system, learned_systems,
+    measured_videos, picked, position_system, proposal_system, reseq2seq_system, top_comments,
+    top_peaks, train_gevaden, train_reseq2seq)
 from .video_to_gif import (
     ShotNetwork, VideoToGIF, VideoToGIFSettings, commented_video, train_shot_network)
 from ..training import separate_randomness
@@ -60,11 +62,13 @@ def microworld_videos(
     "Longer videos of the world with the features of their shots."
     videos, interest = [], []
     material = in_parallel(
-        commented_video, [(world, int(i), network.settings) for i in numbers], progress=progress, unit='video'
+        commented_video, [(world, int(i), network.settings) for i in numbers], progress=progress,
+        unit='video'
     )
     for i, (video, _) in zip(numbers, material):
         if not len(video.gifs): continue
-        videos.append(shot_video(str(i), network.features(video.clips).cpu(), video.gifs, video.counts))
+        videos.append(shot_video(str(i), network.features(video.clips).cpu(), video.gifs,
+                                 video.counts))
         interest.append(video.interest)
     picks = list(
         in_parallel(
@@ -105,7 +109,8 @@ def split_world(
 ) -> GIFSplit: # at random
     "Validation and test of the scale's size, the rest for training."
     order = np.random.default_rng(seed).permutation(len(videos))
-    test, validation, train = ([videos[i] for i in part] for part in np.split(order, [scale.other, 2*scale.other]))
+    test, validation, train = ([videos[i] for i in part]
+                               for part in np.split(order, [scale.other, 2*scale.other]))
     return GIFSplit(train, validation, test)
 
 # %% ../../nbs/gif/11_experiments.ipynb #d505f702
@@ -117,7 +122,8 @@ def measured_round(
 ) -> pd.DataFrame: # a row a system and video: round, system, split, item, and its measures
     "The measures of some systems for each video of validation and test."
     parts = [
-        measured_videos(system, getattr(split, part), scale.measured).assign(round=seed, system=name, split=part)
+        measured_videos(system, getattr(split, part),
+                        scale.measured).assign(round=seed, system=name, split=part)
         for name, system in systems.items()
         for part in ('validation', 'test')
     ]
@@ -129,7 +135,8 @@ def mean_over_videos(
     items:pd.DataFrame, # of `measured_round`
 ) -> pd.DataFrame: # a row a round, system and split
     "The measures as the paper gives them."
-    return items.drop(columns='item').groupby(['round', 'system', 'split'], sort=False).mean().reset_index()
+    return items.drop(columns='item').groupby(['round', 'system', 'split'],
+                                              sort=False).mean().reset_index()
 
 # %% ../../nbs/gif/11_experiments.ipynb #a1b34c41
 def known_systems(
@@ -220,7 +227,8 @@ def train_variants(
 ) -> dict: # (setting, value) -> GEVADEN; where the value is the usual one, the same model
     "A GEVADEN for each value of each study."
     usual, trained = train_gevaden(videos, scale, seed), {}
-    for setting, value in ((setting, value) for setting, values in STUDIES.items() for value in values):
+    for setting, value in ((setting, value) for setting, values in STUDIES.items()
+                           for value in values):
         trained[setting, value] = (
             usual
             if value == getattr(usual.settings, setting)
@@ -265,8 +273,10 @@ def studied(
     rows = []
     for value in STUDIES[setting]:
         model = variants[setting, value]
-        figures = {'KL': divergence(model, videos, seed), 'different GIFs of 100': different_gifs(model, videos, seed)}
-        measures = measured_videos(gevaden_system(model, scale.samples, seed), videos, scale.measured).set_index('item')
+        figures = {'KL': divergence(model, videos, seed),
+                   'different GIFs of 100': different_gifs(model, videos, seed)}
+        measures = measured_videos(gevaden_system(model, scale.samples, seed), videos,
+                                   scale.measured).set_index('item')
         rows.append(
             {
                 'round': seed,
@@ -287,7 +297,8 @@ def true_features(
     truth = pd.DataFrame(np.column_stack([seen.noticed, seen.quality, seen.novelty]))
     return video._replace(
         shots=torch.tensor(
-            truth.groupby(seen.times.astype(int).clip(max=len(video.shots) - 1)).mean().to_numpy(), dtype=torch.float32
+            truth.groupby(seen.times.astype(int).clip(max=len(video.shots) - 1)).mean().to_numpy(),
+            dtype=torch.float32
         )
     )
 
@@ -301,10 +312,12 @@ def truth_round(
     split = split_world(videos, scale, seed)
     train = torch.cat([video.shots for video in split.train])
     middle, spread = train.mean(0), train.std(0).clamp_min(1e-3)
-    split = GIFSplit(*([video._replace(shots=(video.shots - middle)/spread) for video in part] for part in split))
+    split = GIFSplit(*([video._replace(shots=(video.shots - middle)/spread) for video in part]
+                       for part in split))
     systems = learned_systems(
         split.train,
-        {name: train_gevaden(split.train, scale, seed, **changes) for name, changes in GEVADENS.items()},
+        {name: train_gevaden(split.train, scale, seed, **changes)
+         for name, changes in GEVADENS.items()},
         scale,
         seed,
     )
@@ -332,7 +345,8 @@ def world_round(
     return {
         'table2': mean_over_videos(items),
         'items': items,
-        **{f'study_{setting}': studied(setting, variants, split.validation, scale, seed) for setting in STUDIES},
+        **{f'study_{setting}': studied(setting, variants, split.validation, scale, seed)
+           for setting in STUDIES},
     }
 
 # %% ../../nbs/gif/11_experiments.ipynb #52e96501
@@ -344,10 +358,12 @@ def real_round(
 ) -> dict: # 'table2', 'items' with a row a video, and 'study_by_likelihood'
     "One round of Table 2 on the real annotations, without the systems that need pictures."
     split = real_split(dataset, seed, features)
-    gevadens = {name: train_gevaden(split.train, scale, seed, **changes) for name, changes in GEVADENS.items()}
+    gevadens = {name: train_gevaden(split.train, scale, seed, **changes)
+                for name, changes in GEVADENS.items()}
     systems = {**rule_systems(split, seed), **learned_systems(split.train, gevadens, scale, seed)}
     items = measured_round(seed, split, systems, scale)
-    variants = {('by_likelihood', False): gevadens['GEVADEN'], ('by_likelihood', True): gevadens['GEVADEN, likelihood']}
+    variants = {('by_likelihood', False): gevadens['GEVADEN'],
+                ('by_likelihood', True): gevadens['GEVADEN, likelihood']}
     study = studied('by_likelihood', variants, split.validation, scale, seed)
     return {'table2': mean_over_videos(items), 'items': items, 'study_by_likelihood': study}
 
@@ -392,11 +408,14 @@ def world_clicks(
 ) -> pd.DataFrame: # a log of impressions and clicks
     "The month-long application of the paper, on validation and test videos of a round."
     split = split_world(material.videos, scale, seed)
-    shown, known, chance = split.validation + split.test, known_systems(material), chance_system(seed, samples=1)
+    shown, known, chance = (split.validation + split.test, known_systems(material),
+                            chance_system(seed, samples=1))
     reseq2seq, generated = reseq2seq_system(train_reseq2seq(split.train, scale, seed)), {}
     for name in ('GEVADEN', 'GEVADEN, likelihood'):
-        gevaden, source = train_gevaden(split.train, scale, seed, **GEVADENS[name]), torch.Generator().manual_seed(seed)
-        generated[name] = [generate_gif(gevaden, video.shots, scale.samples, source).numpy() for video in shown]
+        gevaden, source = (train_gevaden(split.train, scale, seed, **GEVADENS[name]),
+                           torch.Generator().manual_seed(seed))
+        generated[name] = [generate_gif(gevaden, video.shots, scale.samples, source).numpy()
+                           for video in shown]
     gifs = {
         'raw thumbnails': None,
         'GIF at random': [chance(video).seconds[0].numpy() for video in shown],
@@ -416,9 +435,11 @@ def reproduce_microworld(
 ) -> dict: # name of the table -> DataFrame
     "Table 2, the studies and Table 3 on MicroWorld."
     world, seeds = MicroWorld(seed), range(seed, seed + scale.rounds)
-    network, _ = train_shot_network(world, scale.shot, scale.pretraining, seed=seed, progress=progress)
+    network, _ = train_shot_network(world, scale.shot, scale.pretraining, seed=seed,
+                                    progress=progress)
     material = microworld_videos(world, range(scale.train + 2*scale.other), network, progress)
-    truth = [true_features(world, video) for video in tqdm(material.videos, disable=not progress, unit='video')]
+    truth = [true_features(world, video)
+             for video in tqdm(material.videos, disable=not progress, unit='video')]
     return {
         **run_rounds(world_round, (material, scale), seeds, progress=progress),
         **run_rounds(truth_round, (truth, scale), seeds, progress=progress),
@@ -436,12 +457,15 @@ def reproduce_real(
     "The data set's row of Table 1, Table 2, and the study of the likelihood, on the real annotations."
     dataset = load_gif_thumbnails(folder)
     seen = None if features is None else read_shot_features(features, dataset.videos.index)
-    row = {'videos': len(dataset.videos), 'GIFs': len(dataset.gifs), 'hours': dataset.videos.duration.sum()/3600}
+    row = {'videos': len(dataset.videos), 'GIFs': len(dataset.gifs),
+           'hours': dataset.videos.duration.sum()/3600}
     table1 = pd.DataFrame(
-        [{'source': 'published files', **row}, {'source': 'the paper', 'videos': 1070, 'GIFs': 5394, 'hours': 69.1}]
+        [{'source': 'published files', **row},
+         {'source': 'the paper', 'videos': 1070, 'GIFs': 5394, 'hours': 69.1}]
     )
     seeds = range(seed, seed + scale.rounds)
-    return {'table1': table1, **run_rounds(real_round, (dataset, seen, scale), seeds, progress=progress)}
+    return {'table1': table1,
+            **run_rounds(real_round, (dataset, seen, scale), seeds, progress=progress)}
 
 # %% ../../nbs/gif/11_experiments.ipynb #56941202
 def train_microworld_model(
@@ -451,9 +475,11 @@ def train_microworld_model(
 ) -> VideoToGIF: # ready for `select_gif`
     "Everything from a file to a GIF, trained on MicroWorld by the likelihood of seconds."
     world = MicroWorld(seed)
-    network, _ = train_shot_network(world, scale.shot, scale.pretraining, seed=seed, progress=progress)
+    network, _ = train_shot_network(world, scale.shot, scale.pretraining, seed=seed,
+                                    progress=progress)
     material = microworld_videos(world, range(scale.train + 2*scale.other), network, progress)
-    gevaden = train_gevaden(material.videos, scale, seed, progress, **GEVADENS['GEVADEN, likelihood'])
+    gevaden = train_gevaden(material.videos, scale, seed, progress,
+                            **GEVADENS['GEVADEN, likelihood'])
     model = VideoToGIF(VideoToGIFSettings(scale.shot, gevaden.settings))
     model.network, model.gevaden = network, gevaden
     return model.eval()

@@ -55,7 +55,8 @@ def last_state(
 ) -> Tensor: # [B, width]
     "The upper layer's hidden state after the last shot of each sequence."
     hidden = read_sequence(lstm, x)[0]
-    return hidden[:, -1] if lengths is None else hidden[torch.arange(len(x), device=x.device), lengths.to(x.device) - 1]
+    return (hidden[:, -1] if lengths is None
+            else hidden[torch.arange(len(x), device=x.device), lengths.to(x.device) - 1])
 
 # %% ../../nbs/gif/04_gevaden.ipynb #0bfab401
 class GaussianEncoder(nn.Module):
@@ -105,7 +106,8 @@ class GIFGenerator(nn.Module):
     ) -> Tensor: # generated shot features, [B, L, k, D]
         "One GIF for each pattern."
         (b, l, _), start = z.shape, code[:, None].expand(-1, z.shape[1], -1).flatten(0, 1)
-        hidden = start.expand(2, -1, -1).contiguous()                        # both layers start from s_x
+        # both layers start from s_x
+        hidden = start.expand(2, -1, -1).contiguous()
         state, pattern, shot, generated = (
             (hidden, torch.zeros_like(hidden)),
             z.flatten(0, 1),
@@ -131,7 +133,8 @@ class GEVADEN(nn.Module):
             GaussianEncoder(s.features, s.gif, s.latent),
         )
         self.generator = GIFGenerator(s.features, s.video, s.latent, s.shots)
-        self.register_buffer('steps', torch.zeros((), dtype=torch.int64))     # of training so far, for the warm-up
+        # of training so far, for the warm-up
+        self.register_buffer('steps', torch.zeros((), dtype=torch.int64))
         self.log_sharpness = nn.Parameter(torch.zeros(())) if s.by_likelihood else None
 
     def sharpness(self) -> Tensor: # tau, a scalar; 1 unless it is learned
@@ -148,7 +151,8 @@ class GEVADEN(nn.Module):
     ) -> tuple: # mean and standard deviation, [B, latent] each
         "The prior of Eq. 1, or N(0, 1) if it is fixed."
         mean, deviation = self.prior.gaussian(code)
-        return (torch.zeros_like(mean), torch.ones_like(deviation)) if self.settings.fixed_prior else (mean, deviation)
+        return ((torch.zeros_like(mean), torch.ones_like(deviation)) if self.settings.fixed_prior
+                else (mean, deviation))
 
     @torch.no_grad()
     def sample(self,
@@ -189,7 +193,8 @@ def seconds_penalty(
 ) -> Tensor: # [B, L], nats
     "How unlikely the annotated seconds are among all of their videos', summed over shots (the likelihood of Eq. 10)."
     distance = torch.cdist(generated.flatten(1, 2), batch.shots)
-    padding = torch.arange(distance.shape[-1], device=distance.device) >= batch.lengths.to(distance.device)[:, None]
+    padding = (torch.arange(distance.shape[-1], device=distance.device)
+               >= batch.lengths.to(distance.device)[:, None])
     likely = (-sharpness*distance).masked_fill(padding[:, None], -torch.inf).log_softmax(-1)
     second = batch.gif[:, None].expand(generated.shape[:3]).flatten(1, 2)[..., None]
     return -likely.gather(-1, second).unflatten(1, generated.shape[1:3]).sum((-1, -2))
@@ -201,7 +206,8 @@ def perceptual_loss(
     target_code:Tensor, # s_y, [B, gif]
 ) -> Tensor: # [B, L]
     "The distance of generated GIFs from the true one in the posterior encoder, which is not trained by it (Eq. 6)."
-    frozen = {name: parameter.detach() for name, parameter in model.posterior.lstm.named_parameters()}
+    frozen = {name: parameter.detach()
+              for name, parameter in model.posterior.lstm.named_parameters()}
     def lstm(*given): return functional_call(model.posterior.lstm, frozen, given)
     _, (hidden, _) = read_sequence(lstm, generated.flatten(0, 1))
     return torch.linalg.vector_norm(
@@ -217,14 +223,17 @@ def gevaden_loss(
     s, code = model.settings, model.prior.encode(batch.shots, batch.lengths)
     gif_code = model.posterior.encode(batch.target)
     mean, deviation = model.posterior.gaussian(gif_code)
-    z = mean[:, None] + deviation[:, None]*torch.randn(len(mean), s.samples, s.latent, device=mean.device)
+    z = (mean[:, None] + deviation[:, None]
+         *torch.randn(len(mean), s.samples, s.latent, device=mean.device))
     generated = model.generator(code, z)
     penalty = (
         seconds_penalty(generated, batch, model.sharpness())
         if s.by_likelihood
         else regression_penalty(generated, batch.target)
     )
-    regression, kl = penalty.mean(), gaussian_kl(mean, deviation, *model.prior_gaussian(code)).mean()
+    regression, kl = (
+        penalty.mean(), gaussian_kl(mean, deviation, *model.prior_gaussian(code)).mean()
+    )
     perceptual = (
         perceptual_loss(model, model.generator(code, z.detach()), gif_code).mean()
         if s.perceptual
@@ -248,7 +257,8 @@ def sample_gifs(
 ) -> Tensor: # seconds at which the shots start, int64 [L, k]
     "GIFs of a video for patterns that are drawn from the prior."
     parts = (min(at_once, samples - done) for done in range(0, samples, at_once))
-    return torch.cat([closest_disjoint_match(model.sample(shots, part, generator), shots) for part in parts])
+    return torch.cat([closest_disjoint_match(model.sample(shots, part, generator), shots)
+                      for part in parts])
 
 # %% ../../nbs/gif/04_gevaden.ipynb #139f5b0d
 @torch.no_grad()
@@ -259,7 +269,8 @@ def shot_likelihoods(
 ) -> Tensor: # float64 [k, L, n]
     "How likely each second is as each shot of a GIF, for each sample."
     distance = torch.cdist(
-        generated.double().transpose(0, 1).contiguous(), shots.double().expand(generated.shape[1], -1, -1)
+        generated.double().transpose(0, 1).contiguous(),
+        shots.double().expand(generated.shape[1], -1, -1)
     )
     return torch.softmax(-sharpness*distance, -1)
 
@@ -279,7 +290,8 @@ def completion_bounds(
     spread = (mean(alpha**2, beta**2) - ab**2).clamp(min=0).sqrt()
     by_covariances = torch.empty_like(by_largest)
     for h, seconds in enumerate(first):
-        bound = of_head[h]*without_head + of_b[:, None]*ac[h] + ab[h, :, None]*of_c + spread[h, :, None]*deviation
+        bound = (of_head[h]*without_head + of_b[:, None]*ac[h] + ab[h, :, None]*of_c
+                 + spread[h, :, None]*deviation)
         bound.fill_diagonal_(-1)[:, seconds] = -1
         by_covariances[h] = bound.amax(1)
     return torch.minimum(by_largest, by_covariances).scatter(1, first, -1)
@@ -324,12 +336,15 @@ def complete_best(
     start, width = 0, 1
     while start < len(heads) and bounds[heads[start], seconds[start]] > best.limit():
         h, s = heads[start:start + width], seconds[start:start + width]
-        upper = scale*(mean_of_completions(h, s, first, rough).amax(1).double()*(1 + rounding) + 1e-36)
+        upper = (
+            scale*(mean_of_completions(h, s, first, rough).amax(1).double()*(1 + rounding) + 1e-36)
+        )
         h, s = h[upper > best.limit()], s[upper > best.limit()]
         mean = mean_of_completions(h, s, first, factors)
         if mean.numel() and mean.max() > best.limit():
             row, last = divmod(mean.argmax().item(), mean.shape[1])
-            best = BestGIF(torch.stack([*first[h[row]], s[row], torch.tensor(last)]), mean.max().item())
+            best = BestGIF(torch.stack([*first[h[row]], s[row], torch.tensor(last)]),
+                           mean.max().item())
         start, width = start + width, max(1, min(4*width, 512, at_once//len(c)))
     return best
 
@@ -341,7 +356,8 @@ def best_tried(
 ) -> BestGIF: # of these
     "The GIF of the largest mean likelihood among some."
     parts = tried.split(max(1, at_once//likelihoods[0].numel()*likelihoods.shape[2]))
-    means = [torch.stack([one[:, part[:, i]] for i, one in enumerate(likelihoods)]).prod(0).mean(0) for part in parts]
+    means = [torch.stack([one[:, part[:, i]] for i, one in enumerate(likelihoods)]).prod(0).mean(0)
+             for part in parts]
     mean = torch.cat(means)
     return BestGIF(tried[mean.argmax()], mean.max().item())
 
@@ -358,7 +374,8 @@ def most_likely_gif(
     if k == 1: return likelihoods[0].mean(0).argmax()[None].to(device)
     best, (*begin, b, c) = best_tried(likelihoods, tried, at_once), likelihoods
     rest = b.amax(1)*c.amax(1)   # the most that the last two shots can add to a beginning
-    every = torch.cartesian_prod(*[torch.arange(n)]*(k - 2)).reshape(-1, k - 2) if begin else torch.empty(1, 0).long()
+    every = (torch.cartesian_prod(*[torch.arange(n)]*(k - 2)).reshape(-1, k - 2) if begin
+             else torch.empty(1, 0).long())
     with torch.autocast('cpu', enabled=False):
         for first in every.split(max(1, at_once//count)):
             head = torch.ones(count, len(first), dtype=b.dtype)

@@ -65,7 +65,8 @@ def match_directly(
 ) -> Tensor: # int64 [c, k]
     "The best disjoint shots of each sample, from all distances by differences (Eq. 4)."
     c, k, _ = generated.shape
-    distance = torch.cdist(generated.double().flatten(0, 1), shots, compute_mode='donot_use_mm_for_euclid_dist')
+    distance = torch.cdist(generated.double().flatten(0, 1), shots,
+                           compute_mode='donot_use_mm_for_euclid_dist')
     near, second = (part[:, :k].view(c, k, k) for part in distance.sort(stable=True, dim=-1))
     tuples = candidate_tuples(k, shots.device)
     second = take_tuples(second, tuples)
@@ -110,7 +111,8 @@ def round_places(
     scale = 2.**min(1000, -math.frexp((points - mean).abs().max().item())[1])
     centre = (mean*scale).to(dtype)
     points = points*scale - centre
-    return Rounded(scale, centre, points.to(dtype), torch.linalg.vector_norm(points, dim=1), places.seconds)
+    return Rounded(scale, centre, points.to(dtype), torch.linalg.vector_norm(points, dim=1),
+                   places.seconds)
 
 # %% ../../nbs/gif/02_matching.ipynb #a040e063
 BLOCK = 128   # terms of a scalar product that are summed at once
@@ -144,8 +146,10 @@ def near_shots(
 ) -> Near: # at least the k + 1 nearest, or all
     "Distances to the nearest shots, scaled, by a matrix product, with bounds for its rounding."
     c, k, d = generated.shape
-    g = torch.add(-places.centre, generated, alpha=places.scale).flatten(0, 1).to(places.points.dtype)
-    length, longest = torch.linalg.vector_norm(g, dim=1, keepdim=True, dtype=torch.float64), places.length.max()
+    g = torch.add(-places.centre, generated,
+                  alpha=places.scale).flatten(0, 1).to(places.points.dtype)
+    length, longest = (torch.linalg.vector_norm(g, dim=1, keepdim=True, dtype=torch.float64),
+                       places.length.max())
     partial = torch.add(places.length**2, products(g, places.points), alpha=-2)
     partial, place = partial.topk(min(k + 1, len(places.points)), largest=False)
     error = (BLOCK + d / BLOCK + 8) * torch.finfo(g.dtype).eps * length * longest
@@ -156,7 +160,8 @@ def near_shots(
     low, high, place = (part[..., None].expand_as(second) for part in (low, high, place))
     low, high = (part.masked_fill(second < 0, torch.inf) for part in (low, high))
     order = low.flatten(1).sort(stable=True, dim=-1).indices
-    return Near(*(part.flatten(1).gather(1, order).unflatten(0, (c, k)) for part in (low, high, second, place)))
+    return Near(*(part.flatten(1).gather(1, order).unflatten(0, (c, k))
+                  for part in (low, high, second, place)))
 
 # %% ../../nbs/gif/02_matching.ipynb #f49118e2
 def match_with_bounds(
@@ -164,7 +169,8 @@ def match_with_bounds(
 ) -> tuple: # best disjoint seconds int64 [c, k], whether that is certain bool [c]
     "The best disjoint shots of each sample (Eq. 4), where bounds of the distances are enough to decide."
     k = near.low.shape[1]
-    candidates, others = (Near(*(part[..., where] for part in near)) for where in (slice(k), slice(k, None)))
+    candidates, others = (Near(*(part[..., where] for part in near))
+                          for where in (slice(k), slice(k, None)))
     is_other_place = candidates.place[..., None] != others.place[..., None, :]
     may_be_nearer = (candidates.high[..., None] >= others.low[..., None, :]) & is_other_place
     tuples = candidate_tuples(k, near.low.device)
@@ -195,9 +201,11 @@ def check_rows(
     name:str, # what they are, for the error
 ):
     "Raises `ValueError` that names the first row that is not finite."
-    for index in (~torch.isfinite(rows.sum(-1))).nonzero().tolist():   # one value that is not finite makes the sum so
+    # one value that is not finite makes the sum so
+    for index in (~torch.isfinite(rows.sum(-1))).nonzero().tolist():
         wrong = (values := rows[tuple(index)])[~torch.isfinite(values)]
-        if len(wrong): raise ValueError(f'expected finite {name}, found {wrong[0].item()} in row {index}')
+        if len(wrong):
+            raise ValueError(f'expected finite {name}, found {wrong[0].item()} in row {index}')
 
 # %% ../../nbs/gif/02_matching.ipynb #f75099e7
 def check_matching(
@@ -211,7 +219,8 @@ def check_matching(
     k = generated.shape[-2]
     if not 1 <= k <= MOST_SHOTS:
         raise ValueError(f'expected GIFs of 1 to {MOST_SHOTS} shots (k^k tuples are tried), found {k}')
-    if len(shots) < k: raise ValueError(f'expected at least {k} shots for {k} disjoint ones, found {len(shots)}')
+    if len(shots) < k:
+        raise ValueError(f'expected at least {k} shots for {k} disjoint ones, found {len(shots)}')
     check_rows(shots, 'shots'); check_rows(generated, 'generated features')
 
 # %% ../../nbs/gif/02_matching.ipynb #29699983
@@ -230,7 +239,8 @@ def closest_disjoint_match(
         k, d = generated.shape[-2:]
         places, exact = shot_places(shots, k), shots.double()
         levels = [round_places(places, dtype) for dtype in exact_precisions()]
-        parts = generated.detach().reshape(-1, k, d).split(max(1, CHUNK//(k*(d + len(shots) + k**k))))
+        parts = generated.detach().reshape(-1, k,
+                                           d).split(max(1, CHUNK//(k*(d + len(shots) + k**k))))
         each = pool.map if len(parts) > 1 and shots.device.type == 'cpu' else map
         found = each(lambda part: match_by_levels(part, exact, levels), parts)
         return torch.cat(list(found)).view(generated.shape[:-1])

@@ -38,7 +38,8 @@ def gif_matching_error(
         )
     flat, batch = generated.flatten(0, -2), generated.shape[:-2]
     different = gifs.unique(dim=0).to(generated.device)
-    errors = [perceptual_matching_error(flat, shots, gif.repeat(batch.numel())) for gif in different]
+    errors = [perceptual_matching_error(flat, shots, gif.repeat(batch.numel()))
+              for gif in different]
     return torch.stack(errors).view(-1, *generated.shape[:-1]).mean(-1).amin(0)
 
 # %% ../../nbs/gif/03_metrics.ipynb #131cd984
@@ -47,7 +48,8 @@ def posterior_score(
     counts, # comments per second, [n]
 ) -> Tensor: # float64 [...], 0..k
     "Comments in a GIF's shots over those in the most commented second (PS, Eq. 9); `ValueError` names bad input."
-    gif, counts = (part if isinstance(part, Tensor) else torch.tensor(np.asarray(part)) for part in (gif, counts))
+    gif, counts = (part if isinstance(part, Tensor) else torch.tensor(np.asarray(part))
+                   for part in (gif, counts))
     counts = counts.double().to(gif.device)
     if gif.is_floating_point() or gif.ndim < 1 or counts.ndim != 1:
         found = f'{gif.dtype} {list(gif.shape)} and {list(counts.shape)}'
@@ -56,7 +58,8 @@ def posterior_score(
     if len(wrong):
         second = wrong[0, 0].item()
         raise ValueError(f'expected counts of comments, found {counts[second].item()} at second {second}')
-    if gif.numel() and gif.min() < 0: raise ValueError(f'expected seconds from 0, found {gif.min().item()}')
+    if gif.numel() and gif.min() < 0:
+        raise ValueError(f'expected seconds from 0, found {gif.min().item()}')
     if not counts.any(): return counts.new_zeros(gif.shape[:-1])
     padded = torch.cat([counts, counts.new_zeros(1)])
     return padded[gif.clamp(max=len(counts)).long()].sum(-1)/counts.max()
@@ -70,7 +73,8 @@ def check_log(
     "A click log with one row for each method and video; `ValueError` names an impossible row."
     absent = [name for name in _COLUMNS if name not in log]
     if absent: raise ValueError(f'expected a column {absent[0]}, found {", ".join(map(str, log))}')
-    if not len(log): raise ValueError('expected at least one row of impressions and clicks, found none')
+    if not len(log):
+        raise ValueError('expected at least one row of impressions and clicks, found none')
     missing = log[_COLUMNS].isna().any(axis=1).to_numpy()
     if missing.any():
         raise ValueError(
@@ -91,7 +95,8 @@ def bootstrap_rates(
     seed:int, # of the draws
 ) -> np.ndarray: # float64 [rounds, methods]
     "Mean rates over videos drawn with replacement, the same videos for all methods."
-    shares = np.random.default_rng(seed).multinomial(len(rates), np.full(len(rates), 1/len(rates)), size=rounds)
+    shares = np.random.default_rng(seed).multinomial(len(rates), np.full(len(rates), 1/len(rates)),
+                                                     size=rounds)
     shown = ~np.isnan(rates)
     return (shares @ np.where(shown, rates, 0))/(shares @ shown)
 

@@ -30,7 +30,8 @@ def compiled(
     except RuntimeError: return njit(**options)(function)   # no folder to keep it in
 
 # %% ../../nbs/gif/12_projection.ipynb #a7a31f3d
-compiled_sum = partial(compiled, fastmath=('reassoc', 'contract', 'nsz'))   # NaN and infinity keep their meaning
+# NaN and infinity keep their meaning
+compiled_sum = partial(compiled, fastmath=('reassoc', 'contract', 'nsz'))
 
 @compiled_sum
 def inner(
@@ -169,7 +170,9 @@ def drop_constraint(
     state.excluded[state.active[k]], state.multiplier[state.active[k]] = False, 0.
     for i in range(k, count - 1):
         j = state.active[i + 1]
-        rest, length, coefficients = orthogonal_part(difference(shots[j], shots[y], state.distance[j]), state, i)
+        rest, length, coefficients = (
+            orthogonal_part(difference(shots[j], shots[y], state.distance[j]), state, i)
+        )
         add_constraint(state, i, j, rest, length, coefficients)
 
 # %% ../../nbs/gif/12_projection.ipynb #852ff1b2
@@ -205,7 +208,8 @@ def satisfy(
             if w[i] > 0 and multiplier < partial*w[i]: partial, k = multiplier/w[i], i
         step = min(full, partial)
         if step == np.inf: return count   # only by rounding: this constraint is left out
-        for i in range(count): state.multiplier[state.active[i]] -= step*w[i]/state.distance[state.active[i]]
+        for i in range(count):
+            state.multiplier[state.active[i]] -= step*w[i]/state.distance[state.active[i]]
         state.multiplier[j] += step/state.distance[j]
         add_multiple(point, -step, rest)
         if full <= partial:
@@ -289,8 +293,10 @@ def project_rows(
     # taken as it is count
     chosen, basis, triangle = np.zeros(most, np.int64), np.empty((most, d)), np.empty((most, most))
     for b in range(start, stop):
-        state = ActiveSet(np.zeros(n), distances[targets[b]].copy(), np.zeros(n, np.bool_), chosen, basis, triangle)
-        error[b], gap[b], active[b] = project_row(g[b], targets[b], shots, gram, cross[b], rounding[b], state, moves[b])
+        state = ActiveSet(np.zeros(n), distances[targets[b]].copy(), np.zeros(n, np.bool_), chosen,
+                          basis, triangle)
+        error[b], gap[b], active[b] = project_row(g[b], targets[b], shots, gram, cross[b],
+                                                  rounding[b], state, moves[b])
 
 # %% ../../nbs/gif/12_projection.ipynb #f9d8023c
 class VoronoiMove(NamedTuple):
@@ -334,7 +340,8 @@ def shared_products(
     gram, eps = centred @ centred.T, (shots.shape[1] + 64)*torch.finfo(shots.dtype).eps
     square = gram.diagonal()
     distances = (square + square[:, None] - 2*gram).clamp(min=eps*square.max().item()).sqrt()
-    return gram, distances, g @ centred.T, eps*(square.max().sqrt() + torch.linalg.vector_norm(g, dim=1))**2
+    return (gram, distances, g @ centred.T,
+            eps*(square.max().sqrt() + torch.linalg.vector_norm(g, dim=1))**2)
 
 # %% ../../nbs/gif/12_projection.ipynb #238747cc
 _ROWS_PER_THREAD = 32   # features projected at a time by a thread
@@ -350,10 +357,13 @@ def voronoi_projection(
     with limit_threads(1), ThreadPoolExecutor(threads) as pool:
         check_projection(generated, shots, targets)
         g, x = generated.double().cpu(), shots.double().cpu()
-        scale = 2.**min(1000, -math.frexp(torch.cat([x.abs().amax(1), g.abs().amax(1)]).max().item())[1])
+        scale = 2.**min(1000,
+                        -math.frexp(torch.cat([x.abs().amax(1), g.abs().amax(1)]).max().item())[1])
         g, x, (b, d) = g*scale, x*scale, g.shape
-        found = torch.zeros_like(g), g.new_empty(b), g.new_empty(b), g.new_empty(b, dtype=torch.int64)
-        work = [part.contiguous().numpy() for part in (g, targets.long().cpu(), x, *shared_products(g, x), *found)]
+        found = (torch.zeros_like(g), g.new_empty(b), g.new_empty(b),
+                 g.new_empty(b, dtype=torch.int64))
+        work = [part.contiguous().numpy()
+                for part in (g, targets.long().cpu(), x, *shared_products(g, x), *found)]
         rows = [*range(0, b, _ROWS_PER_THREAD), b]
         each = pool.map if b > _ROWS_PER_THREAD else map
         list(each(lambda start, stop: project_rows(start, stop, *work), rows, rows[1:]))

@@ -43,6 +43,7 @@ def overlap(
 ) -> float: # 0..1
     "The mean share of a GIF's shots that another GIF of the same video shows too; `ValueError` for a single GIF."
     gifs = np.asarray(gifs)
-    if len(gifs) < 2: raise ValueError(f'overlap compares GIFs with each other and needs two or more, not {len(gifs)}')
+    if len(gifs) < 2:
+        raise ValueError(f'overlap compares GIFs with each other and needs two or more, not {len(gifs)}')
     same = (np.abs(gifs[:, None, :, None] - gifs[None, :, None, :]) <= within).any(-1).mean(-1)
     return float(same[~np.eye(len(gifs), dtype=bool)].mean())

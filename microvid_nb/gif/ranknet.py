@@ -37,7 +37,8 @@ class RankNet(nn.Module):
         super().__init__()
         self.settings, (first, second) = settings, settings.hidden
         self.layers = nn.Sequential(
-            nn.Linear(settings.features, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 1)
+            nn.Linear(settings.features, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(),
+            nn.Linear(second, 1)
         )
 
     def forward(self,
@@ -140,5 +141,6 @@ def rank_gif(
 ) -> Tensor: # seconds at which the shots start, in order of time, int64 [k]
     "The k shots of the highest scores, the earlier one where two are equal; `ValueError` if there are fewer than k."
     k = model.settings.shots
-    if len(shots) < k: raise ValueError(f'a GIF of {k} shots needs a video of at least {k} shots, found {len(shots)}')
+    if len(shots) < k:
+        raise ValueError(f'a GIF of {k} shots needs a video of at least {k} shots, found {len(shots)}')
     return model(shots).argsort(descending=True, stable=True)[:k].sort().values

@@ -77,7 +77,8 @@ def mismatch_penalty(
     distance = torch.linalg.vector_norm(video[:, None] - summary, dim=-1)
     own, count = distance.diagonal(), len(video)
     hinges = (margin + own - distance).relu() + (margin + own[:, None] - distance).relu()
-    return hinges.masked_fill(torch.eye(count, dtype=torch.bool, device=hinges.device), 0).sum() / max(
+    return hinges.masked_fill(torch.eye(count, dtype=torch.bool, device=hinges.device),
+                              0).sum() / max(
         1, count * (count - 1)
     )
 

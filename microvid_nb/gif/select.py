@@ -16,7 +16,8 @@ from ..media.survey import REASONS, Survey, as_survey, shot_frames, shot_starts
 
 # %% ../../nbs/gif/08_select.ipynb #9dfdcab9
 # level of `shot_starts`, seconds between shots, part of the length
-STEPS = [(0, 1, 1), (0, .5, 1), (0, .25, 1), (1, .5, 1), (1, .25, 1), (0, 0, 1), (0, 0, .75), (0, 0, .5), (1, 0, 1),
+STEPS = [(0, 1, 1), (0, .5, 1), (0, .25, 1), (1, .5, 1), (1, .25, 1), (0, 0, 1), (0, 0, .75),
+         (0, 0, .5), (1, 0, 1),
          (2, 0, 1), (3, 0, 1)]
 
 def how_many_fit(
@@ -124,18 +125,22 @@ def select_gif(
 ) -> GIFThumbnail: # shots in the order in which they are shown
     "The GIF thumbnail of a clip; `MediaError` if there is no picture in it; `ValueError` for impossible wishes"
     if not 1 <= shots <= 100: raise ValueError(f'shots should be 1 to 100, found {shots}')
-    if order not in (None, 'time', 'score'): raise ValueError(f'order should be time or score, found {order!r}')
+    if order not in (None, 'time', 'score'):
+        raise ValueError(f'order should be time or score, found {order!r}')
     survey = as_survey(path)
     length, warning = survey.end - survey.frames.times[0], [survey.candidates.warning]
-    if seconds is not None and not 0 < seconds < np.inf: raise ValueError(f'seconds should be above 0, found {seconds}')
+    if seconds is not None and not 0 < seconds < np.inf:
+        raise ValueError(f'seconds should be above 0, found {seconds}')
     wanted = seconds or survey.shot_length
     if shots * wanted > length + 1e-6: wanted = length / shots
-    if wanted < (seconds or 1): warning.append(f'the clip is shorter than its shots ({length:.1f} s)')
+    if wanted < (seconds or 1):
+        warning.append(f'the clip is shorter than its shots ({length:.1f} s)')
     scores = (model or Hecate()).score(survey)
     times, part, level = place_shots(survey, ranking(scores), clusters_of(scores), shots, wanted)
     if level: warning.append(f'not every shot is good: {REASONS[level]}')
     if len(times) < shots: warning.append(f'the clip has room for {len(times)} shots')
-    if part < wanted: warning.append(f'shots of {part:.2f} s, because good parts of the clip are short')
+    if part < wanted:
+        warning.append(f'shots of {part:.2f} s, because good parts of the clip are short')
     if order == 'time' or order is None and in_time(scores): times = sorted(times)
     pictures = [shot_frames(survey, time, part) for time in times]
     scores, warning = placed(survey, scores, times), '; '.join(filter(None, warning))

@@ -36,13 +36,17 @@ def shot_video(
         torch.tensor(np.array(part, kind))
         for part, kind in ((shots, np.float32), (counts, np.float32), (gifs, np.int64))
     )
-    if shots.ndim != 2: raise ValueError(f'{key}: shots should be [n, D], found {list(shots.shape)}')
-    if len(counts) != len(shots): raise ValueError(f'{key}: {len(shots)} shots but {len(counts)} seconds of comments')
+    if shots.ndim != 2:
+        raise ValueError(f'{key}: shots should be [n, D], found {list(shots.shape)}')
+    if len(counts) != len(shots):
+        raise ValueError(f'{key}: {len(shots)} shots but {len(counts)} seconds of comments')
     if gifs.ndim != 2: raise ValueError(f'{key}: GIFs should be [m, k], found {list(gifs.shape)}')
     wrong = (~torch.isfinite(shots)).any(1).nonzero()
-    if len(wrong): raise ValueError(f'{key}: shot {wrong[0].item()} has a feature that is not finite')
+    if len(wrong):
+        raise ValueError(f'{key}: shot {wrong[0].item()} has a feature that is not finite')
     outside = gifs[(gifs < 0) | (gifs >= len(shots))]
-    if len(outside): raise ValueError(f'{key}: a GIF shows second {outside[0]}, but the video has {len(shots)}')
+    if len(outside):
+        raise ValueError(f'{key}: a GIF shows second {outside[0]}, but the video has {len(shots)}')
     return ShotVideo(key, shots, gifs, counts)
 
 # %% ../../nbs/gif/01_shots.ipynb #38ca4b03
@@ -85,7 +89,8 @@ def collate_shots(
     "A batch from videos of different length."
     shots, gifs = zip(*items)
     return ShotBatch(
-        pad_sequence(list(shots), batch_first=True), torch.tensor([len(x) for x in shots]), torch.stack(gifs)
+        pad_sequence(list(shots), batch_first=True), torch.tensor([len(x) for x in shots]),
+        torch.stack(gifs)
     )
 
 # %% ../../nbs/gif/01_shots.ipynb #548a6703
@@ -96,7 +101,9 @@ class SimilarLengths(Sampler):
         batch:int, # videos in a batch
         generator:torch.Generator, # source of the order
         window:int=8, # batches that are sorted together
-    ): self.lengths, self.batch, self.generator, self.window = torch.as_tensor(lengths), batch, generator, window
+    ): self.lengths, self.batch, self.generator, self.window = (
+        torch.as_tensor(lengths), batch, generator, window
+    )
 
     def __len__(self): return -(-len(self.lengths)//self.batch)
 
@@ -145,12 +152,15 @@ def comment_features(
     level, padded = np.log1p(counts)/np.log1p(top), np.pad(np.log1p(counts)/np.log1p(top), 5)
     window = np.lib.stride_tricks.sliding_window_view(padded, 11)
     means = [smoothed(counts/top, width) for width in (3, 9, 31)]
-    peak, rank = np.isin(np.arange(n), comment_peaks(counts)), counts.argsort(kind='stable').argsort()/max(n - 1, 1)
+    peak, rank = (np.isin(np.arange(n), comment_peaks(counts)),
+                  counts.argsort(kind='stable').argsort()/max(n - 1, 1))
     t = np.arange(n)/max(n - 1, 1)
     end = np.minimum(np.arange(n), n - 1 - np.arange(n))/60
-    place = [t, np.sin(np.pi*t), np.cos(np.pi*t), np.sin(2*np.pi*t), np.cos(2*np.pi*t), np.tanh(end)]
+    place = [t, np.sin(np.pi*t), np.cos(np.pi*t), np.sin(2*np.pi*t), np.cos(2*np.pi*t),
+             np.tanh(end)]
     return np.column_stack(
-        [window, *means, padded[6 : n + 6] - padded[4 : n + 4], peak, rank, *place, np.full(n, np.log10(max(n, 1)) / 4)]
+        [window, *means, padded[6 : n + 6] - padded[4 : n + 4], peak, rank, *place,
+         np.full(n, np.log10(max(n, 1)) / 4)]
     ).astype(np.float32)
 
 # %% ../../nbs/gif/01_shots.ipynb #6148fe01

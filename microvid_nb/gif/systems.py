@@ -22,7 +22,8 @@ from ..experiments import fit_scheduled, new_model
 from .gevaden import GEVADEN, GEVADENSettings, gevaden_loss
 from .matching import closest_disjoint_match
 from .metrics import gif_matching_error, posterior_score
-from .ranknet import RankNet, RankNetSettings, rank_gif, rank_loader, rank_loss, times_shown
+from .ranknet import (
+    RankNet, RankNetSettings, rank_gif, rank_loader, rank_loss, times_shown)
 from .reseq2seq import ReSeq2Seq, ReSeq2SeqSettings, reseq2seq_loss
 from .shots import ShotVideo, shot_loader
 from .video_to_gif import ShotSettings
@@ -79,7 +80,8 @@ def measured_videos(
     rows = []
     for video in videos:
         answer = system(video)
-        error = gif_matching_error(answer.generated[:samples], video.shots, video.gifs).mean().item()
+        error = gif_matching_error(answer.generated[:samples], video.shots,
+                                   video.gifs).mean().item()
         score = posterior_score(answer.seconds, video.counts).mean().item()
         near, like = near_annotated(answer.seconds, video), like_one_gif(answer.seconds, video)
         rows.append({'item': video.key, 'PME': error, 'PS': score, **near, **like})
@@ -119,7 +121,8 @@ def top_peaks(
     "The three highest peaks of the comments, ends left out, in order of time; most comments where there are fewer."
     peak = torch.zeros_like(video.counts)
     peak[comment_peaks(video.counts.numpy())] = video.counts.max() + 1
-    return picked(video, (video.counts + peak).argsort(descending=True, stable=True)[:3].sort().values)
+    return picked(video,
+                  (video.counts + peak).argsort(descending=True, stable=True)[:3].sort().values)
 
 # %% ../../nbs/gif/10_systems.ipynb #7efeabd1
 def evenly_spaced(
@@ -135,7 +138,8 @@ def position_system(
     samples:int=100, # GIFs for each video
 ) -> Callable: # a system
     "Annotated GIFs of other videos, moved to the same share of the video's length."
-    place, rng = torch.cat([video.gifs/len(video.shots) for video in train]).numpy(), np.random.default_rng(seed)
+    place, rng = (torch.cat([video.gifs/len(video.shots) for video in train]).numpy(),
+                  np.random.default_rng(seed))
     def answer(video):
         chosen = (place[rng.integers(len(place), size=samples)]*len(video.shots)).astype(int)
         return picked(video, chosen.clip(0, len(video.shots) - 1))
@@ -162,12 +166,14 @@ class GIFScale:
 SCALES = {
     'tiny': GIFScale(
         train=24, other=6, pretraining=8, shot=ShotSettings('resnet3d10', 1/8, 4, 32, True),
-        sizes=GEVADENSettings(video=32, gif=16, latent=4), learning_rate=2e-3, steps=30, rounds=2, samples=100,
+        sizes=GEVADENSettings(video=32, gif=16, latent=4), learning_rate=2e-3, steps=30, rounds=2,
+        samples=100,
         measured=5,
     ),
     'small': GIFScale(
         train=600, other=100, pretraining=240, shot=ShotSettings('resnet3d10', 1/4, 8, 48, True),
-        sizes=GEVADENSettings(video=96, gif=48), learning_rate=1e-3, steps=1000, samples=1000, measured=20,
+        sizes=GEVADENSettings(video=96, gif=48), learning_rate=1e-3, steps=1000, samples=1000,
+        measured=20,
     ),
     'full': GIFScale(),
 }
@@ -184,7 +190,8 @@ def fit_steps(
     "A model after the scale's number of steps, rounded up to whole epochs."
     epochs = math.ceil(scale.steps/len(loader))
     fit_scheduled(
-        model, loader, loss, epochs, scale.learning_rate, schedule=None, clip=5., seed=seed, progress=progress
+        model, loader, loss, epochs, scale.learning_rate, schedule=None, clip=5., seed=seed,
+        progress=progress
     )
     return model
 
@@ -200,13 +207,15 @@ def train_gevaden(
     width, warm_up = videos[0].shots.shape[1], int(scale.warm_up*scale.steps)
     settings = replace(scale.sizes, features=width, warm_up=warm_up, **changes)
     model = new_model(lambda: GEVADEN(settings), seed)
-    return fit_steps(model, shot_loader(videos, scale.batch, seed), gevaden_loss, scale, seed, progress)
+    return fit_steps(model, shot_loader(videos, scale.batch, seed), gevaden_loss, scale, seed,
+                     progress)
 
 # %% ../../nbs/gif/10_systems.ipynb #61f3ebff
 def train_reseq2seq(videos:Sequence, scale:GIFScale, seed:int) -> ReSeq2Seq:
     "re-SEQ2SEQ on some videos, at the sizes of GEVADEN."
     width, sizes = videos[0].shots.shape[1], scale.sizes
-    model = new_model(lambda: ReSeq2Seq(ReSeq2SeqSettings(features=width, video=sizes.video, gif=sizes.gif)), seed)
+    model = new_model(lambda: ReSeq2Seq(ReSeq2SeqSettings(features=width, video=sizes.video,
+                                                          gif=sizes.gif)), seed)
     return fit_steps(model, shot_loader(videos, scale.batch, seed), reseq2seq_loss, scale, seed)
 
 # %% ../../nbs/gif/10_systems.ipynb #83c17f6b
@@ -218,7 +227,8 @@ def train_ranknet(videos:Sequence, scale:GIFScale, seed:int) -> RankNet:
 # %% ../../nbs/gif/10_systems.ipynb #d71a137c
 def train_boosted_trees(videos:Sequence, seed:int) -> HistGradientBoostingClassifier:
     "Gradient boosting that tells the seconds of annotated GIFs from the others."
-    shots, shown = torch.cat([video.shots for video in videos]), torch.cat([times_shown(video) > 0 for video in videos])
+    shots, shown = (torch.cat([video.shots for video in videos]),
+                    torch.cat([times_shown(video) > 0 for video in videos]))
     return HistGradientBoostingClassifier(random_state=seed).fit(shots.numpy(), shown.numpy())
 
 # %% ../../nbs/gif/10_systems.ipynb #6ba1893e
@@ -241,7 +251,8 @@ def on_device(
 def gevaden_system(model:GEVADEN, samples:int, seed:int=0) -> Callable:
     "Samples from the prior."
     source = torch.Generator().manual_seed(seed)
-    return lambda video: matched(video, model.sample(on_device(video, model), samples, source).cpu())
+    return lambda video: matched(video,
+                                 model.sample(on_device(video, model), samples, source).cpu())
 
 # %% ../../nbs/gif/10_systems.ipynb #fe8c0c02
 @torch.no_grad()

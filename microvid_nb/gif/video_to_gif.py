@@ -44,13 +44,15 @@ def shot_clips(
     settings:ShotSettings, # rate and size
 ) -> Iterator[Tensor]: # for each shot uint8 [3, frames, H, W]
     "The shots of a file as clips, one after the other; the last frame is repeated where the file ends early."
-    samples = iter_frames(survey.path, settings.frames/survey.shot_length, settings.side, *survey.part)
+    samples = iter_frames(survey.path, settings.frames/survey.shot_length, settings.side,
+                          *survey.part)
     size, last = (settings.side, settings.side), None
     for _ in survey.shot_times:
         images = [image for _, image in itertools.islice(samples, settings.frames)] or [last]
         last = images[-1]
         images += [last]*(settings.frames - len(images))
-        if settings.square: images = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
+        if settings.square:
+            images = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
         yield torch.from_numpy(np.stack(images)).permute(3, 0, 1, 2).contiguous()
 
 # %% ../../nbs/gif/09_video_to_gif.ipynb #d34e5339
@@ -77,7 +79,8 @@ class ShotNetwork(nn.Module):
     ) -> Tensor: # x, float32 [n, D]
         "Standardised features of shots."
         device = self.mean.device
-        return (clip_features(clips, self.backbone, 16, device, progress).to(device) - self.mean)/self.deviation
+        return (clip_features(clips, self.backbone, 16, device, progress).to(device)
+                - self.mean)/self.deviation
 
 # %% ../../nbs/gif/09_video_to_gif.ipynb #9f4d9686
 def shot_labels(
@@ -135,7 +138,9 @@ class VideoToGIF(nn.Module):
         settings:VideoToGIFSettings=VideoToGIFSettings(), # of both
     ):
         super().__init__()
-        self.settings, self.network, self.gevaden = settings, ShotNetwork(settings.shot), GEVADEN(settings.gif)
+        self.settings, self.network, self.gevaden = (
+            settings, ShotNetwork(settings.shot), GEVADEN(settings.gif)
+        )
 
     @torch.no_grad()
     def score(self,
@@ -144,13 +149,16 @@ class VideoToGIF(nn.Module):
         "Which three shots to show, and in which order; the same for the same clip."
         described = describe_shots(survey)
         shots = self.network.features(shot_clips(survey, self.settings.shot))
-        generated = self.gevaden.sample(shots, self.settings.samples, torch.Generator().manual_seed(0))
+        generated = self.gevaden.sample(shots, self.settings.samples,
+                                        torch.Generator().manual_seed(0))
         sharpness = self.gevaden.sharpness().item()
         likelihood = shot_likelihoods(generated, shots, sharpness).mean(1).cpu()
         usable = np.flatnonzero(described.rejected == '')
         if len(usable) < len(likelihood): usable = np.arange(len(shots))
         place = np.zeros(len(shots), int)
-        place[usable[likely_gif(generated, shots[usable], sharpness).cpu()]] = 1 + np.arange(len(likelihood))
+        place[usable[likely_gif(generated, shots[usable], sharpness).cpu()]] = (
+            1 + np.arange(len(likelihood))
+        )
         best = np.where(place > 0, 2. - place / 10, likelihood.sum(0) / len(likelihood))
         return pd.DataFrame({
             'time': survey.shot_times,

@@ -52,8 +52,10 @@ def read_shot(
 ) -> np.ndarray: # uint8 RGB [T, H, W, 3], T = seconds * fps where the clip is long enough
     "One shot of a clip; a shot that begins after the end is a `MediaError`."
     count = max(1, round(seconds * fps))
-    shot = [image for _, image in open_frames(path, size, fps, time, time + seconds, **part)[1]][:count]
-    if not shot: raise MediaError(path, f'shows no frame between {time:g} s and {time + seconds:g} s')
+    shot = [image for _, image in open_frames(path, size, fps, time, time + seconds,
+                                              **part)[1]][:count]
+    if not shot:
+        raise MediaError(path, f'shows no frame between {time:g} s and {time + seconds:g} s')
     return np.stack(shot)
 
 # %% ../../nbs/media/12_animation.ipynb #1aa667f4
@@ -72,7 +74,8 @@ def read_shots(
     if hasattr(clip, 'part'): part = {'stream': clip.part[2]} | part
     box = whole
     if crop is not None:
-        small = [read_shot(path, time, seconds, min(fps, 8), cropped_size(96, whole), **part) for time in times]
+        small = [read_shot(path, time, seconds, min(fps, 8), cropped_size(96, whole), **part)
+                 for time in times]
         box = crop_to(np.concatenate(small), crop, boxes)
     size = cropped_size(width, box)
     return [cut_out(read_shot(path, time, seconds, fps, size, **part), box) for time in times]
@@ -87,7 +90,8 @@ def join_shots(
     for before, shot in zip(shots, shots[1:]):
         shared = min(overlap, len(before) // 2, len(shot) // 2)
         share = (np.arange(1, shared + 1) / (shared + 1))[:, None, None, None]
-        blend = np.round((1 - share) * joined[len(joined) - shared:] + share * shot[:shared]).astype(np.uint8)
+        blend = np.round((1 - share) * joined[len(joined) - shared:] + share
+                         * shot[:shared]).astype(np.uint8)
         joined = np.concatenate([joined[:len(joined) - shared], blend, shot[shared:]])
     return joined
 
@@ -150,12 +154,14 @@ def encode_animation(
     suffix = Path(path).suffix.lower()
     if suffix == '.gif':
         width = images.shape[2]
-        write_gif(path, [images], encoding.fps, width, loop, dither, encoding.quality, encoding.colours)
+        write_gif(path, [images], encoding.fps, width, loop, dither, encoding.quality,
+                  encoding.colours)
     elif suffix == '.webp': write_webp(path, images, encoding, loop)
     elif suffix in ('.png', '.apng'): write_apng(path, images, encoding, dither, loop)
     elif suffix == '.mp4':
         height, width = (max(2, side // 2 * 2) for side in images.shape[1:3])
-        even = np.pad(images, ((0, 0), (0, height == 2), (0, width == 2), (0, 0)), 'edge')[:, :height, :width]
+        even = np.pad(images, ((0, 0), (0, height == 2), (0, width == 2), (0, 0)),
+                      'edge')[:, :height, :width]
         write_video(path, even, encoding.fps, crf=round(51 - .35 * encoding.quality))
     else: raise ValueError(f'{path}: an animation is written as .gif, .webp, .mp4 or .apng, not {suffix!r}')
 
@@ -167,7 +173,8 @@ def smaller_values(
 ) -> list: # falling
     "The values that a setting may fall to."
     if name == 'quality': return [each for each in (70, 60, 50, 40, 30, 20) if each < value]
-    if name == 'colours': return [each for each in (128, 64, 32) if each < value] if suffix in _PALETTES else []
+    if name == 'colours':
+        return [each for each in (128, 64, 32) if each < value] if suffix in _PALETTES else []
     if name == 'fps': return [value * share for share in (.8, .65, .5) if value * share >= 2]
     return [round(value * share) for share in (.85, .7, .55, .4, .3, .2) if value * share >= 16]
 
@@ -226,7 +233,8 @@ def what_gave_way(
     "What was lowered, in words."
     names = {'quality': 'quality', 'colours': 'colours', 'fps': 'frames a second', 'width': 'width'}
     pairs = [(text, getattr(wanted, name), getattr(found, name)) for name, text in names.items()]
-    return tuple(f'{text} {before:g} -> {after:g}' for text, before, after in pairs if after < before)
+    return tuple(f'{text} {before:g} -> {after:g}' for text, before, after in pairs
+                 if after < before)
 
 # %% ../../nbs/media/12_animation.ipynb #68380d54
 def check_animation(
@@ -234,12 +242,15 @@ def check_animation(
 ):
     "Raises `ValueError` for a wish that cannot be met, and names it."
     if not len(times): raise ValueError('an animation needs at least one shot')
-    if order not in ('time', 'score'): raise ValueError(f'order should be time or score, found {order!r}')
+    if order not in ('time', 'score'):
+        raise ValueError(f'order should be time or score, found {order!r}')
     for name, value, low, high in (
-        ('seconds', seconds, .05, 600), ('fps', fps, .1, 60), ('width', width, 1, 16384), ('loop', loop, 0, 65535),
+        ('seconds', seconds, .05, 600), ('fps', fps, .1, 60), ('width', width, 1, 16384),
+        ('loop', loop, 0, 65535),
         ('crossfade', crossfade, 0, 10), ('max_kb', 1 if max_kb is None else max_kb, .05, 1e7),
     ):
-        if not low <= value <= high: raise ValueError(f'{name} should be {low:g} to {high:g}, found {value:g}')
+        if not low <= value <= high:
+            raise ValueError(f'{name} should be {low:g} to {high:g}, found {value:g}')
 
 # %% ../../nbs/media/12_animation.ipynb #a64a0fd3
 def write_animation(
@@ -262,7 +273,9 @@ def write_animation(
     "An animation of shots of a clip; `ValueError` for wishes that cannot be met, `MediaError` for an unreadable clip."
     check_animation(times, seconds, fps, width, order, max_kb, loop, crossfade)
     times = sorted(times) if order == 'time' else list(times)
-    wanted, last = Encoding(quality, fps=min(fps, 50) if Path(path).suffix == '.gif' else fps, width=width), {}
+    wanted, last = (
+        Encoding(quality, fps=min(fps, 50) if Path(path).suffix == '.gif' else fps, width=width), {}
+    )
 
     def images_of(encoding):
         if (encoding.fps, encoding.width) not in last:

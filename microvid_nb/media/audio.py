@@ -15,20 +15,23 @@ import av
 import numpy as np
 
 from microvid_nb.media.video import (
-    MAX_GAP, Damage, MediaError, MediaWarning, choose_stream, clock_origin, decode, describe_error, open_media
-)
+    MAX_GAP, Damage, MediaError, MediaWarning, choose_stream, clock_origin, decode, describe_error,
+    open_media)
 
 # %% ../../nbs/media/01_audio.ipynb #48f984d1
-MAX_SAMPLES = 2**26  # a quarter of a gigabyte: 50 minutes at 22,050 Hz; longer sound is read in parts
+# a quarter of a gigabyte: 50 minutes at 22,050 Hz; longer sound is read in parts
+MAX_SAMPLES = 2**26
 MAX_RATE = 2**24  # samples a second that a file may say it has; a resampler's filter grows with the rate, to gigabytes
 
 # %% ../../nbs/media/01_audio.ipynb #bbab652e
 HALF, CENTRE = .5, math.sqrt(.5)
 CHANNEL_WEIGHTS = {
-    'FL': HALF, 'FR': HALF, 'DL': HALF, 'DR': HALF, 'FC': CENTRE, 'LFE': 0., 'LFE2': 0., 'BC': HALF, 'TC': HALF,
+    'FL': HALF, 'FR': HALF, 'DL': HALF, 'DR': HALF, 'FC': CENTRE, 'LFE': 0., 'LFE2': 0., 'BC': HALF,
+    'TC': HALF,
     'TFC': HALF, 'TBC': HALF, 'FLC': HALF, 'FRC': HALF, 'WL': HALF, 'WR': HALF,
 } | {name: HALF * CENTRE for name in (
-    'BL', 'BR', 'SL', 'SR', 'SDL', 'SDR', 'TFL', 'TFR', 'TBL', 'TBR', 'TSL', 'TSR', 'SSL', 'SSR', 'TTL', 'TTR'
+    'BL', 'BR', 'SL', 'SR', 'SDL', 'SDR', 'TFL', 'TFR', 'TBL', 'TBR', 'TSL', 'TSR', 'SSL', 'SSR',
+    'TTL', 'TTR'
 )}
 
 def downmix_weights(
@@ -37,8 +40,10 @@ def downmix_weights(
     "The weight of each channel in the mono mix; equal ones where the channels are not known"
     if len(names) == 1: return np.ones(1, np.float32)
     if names[0].startswith('AMBI'):
-        return np.eye(len(names), dtype=np.float32)[0]  # the first is what a single microphone hears
-    if not all(name in CHANNEL_WEIGHTS for name in names): return np.full(len(names), 1 / len(names), np.float32)
+        # the first is what a single microphone hears
+        return np.eye(len(names), dtype=np.float32)[0]
+    if not all(name in CHANNEL_WEIGHTS for name in names):
+        return np.full(len(names), 1 / len(names), np.float32)
     weights = np.array([CHANNEL_WEIGHTS[name] for name in names], np.float32)
     return weights if weights.any() else np.full(len(names), 1 / len(names), np.float32)
 
@@ -85,7 +90,8 @@ def read_audio(
     `MediaError` if it is no media file or too long, `ValueError` for an impossible rate or part, `MediaWarning` if
     channels cancel each other.
     """
-    if not 0 < sr <= MAX_RATE: raise ValueError(f'sr must be a positive rate in Hz and at most {MAX_RATE}, not {sr}')
+    if not 0 < sr <= MAX_RATE:
+        raise ValueError(f'sr must be a positive rate in Hz and at most {MAX_RATE}, not {sr}')
     if not (0 <= start < math.inf and (end is None or end > start)):
         raise ValueError(f'a part of a sound begins at 0 s or later and ends after that, not from {start} to {end}')
     mixer = Mixer()
@@ -119,22 +125,27 @@ def read_track(
 ) -> np.ndarray|None: # float32 [N] mono, or None where there is no audio track
     "`read_audio` with a given way to mix"
     first, sound = round(start * sr), bytearray()
-    last = first + MAX_SAMPLES + 1 if end is None or math.isinf(end) else min(first + MAX_SAMPLES + 1, round(end * sr))
+    last = (first + MAX_SAMPLES + 1 if end is None or math.isinf(end)
+            else min(first + MAX_SAMPLES + 1, round(end * sr)))
     with open_media(path) as container:
         stream, damage = choose_stream(container, path, 'audio', wanted), Damage()
         if stream is None: return None
-        if stream.codec_context is None: raise MediaError(path, 'needs an audio decoder that this FFmpeg lacks')
+        if stream.codec_context is None:
+            raise MediaError(path, 'needs an audio decoder that this FFmpeg lacks')
         origin = clock_origin(container, choose_stream(container, path, 'video'))
         try:
             pieces = resample(decode(container, stream, damage), sr, origin, mixer)
             for piece in cut(pieces, first, last): sound += piece.tobytes()
         except (av.error.FFmpegError, ValueError) as error:
-            raise MediaError(path, f'has sound that cannot be resampled ({describe_error(error)})') from None
+            raise MediaError(path,
+                             f'has sound that cannot be resampled ({describe_error(error)})') from None
         if not sound and not first and damage.packets:
-            raise MediaError(path, f'has a sound track of which nothing can be decoded: {damage.last_error}')
+            raise MediaError(path,
+                             f'has a sound track of which nothing can be decoded: {damage.last_error}')
     if len(sound) > 4 * MAX_SAMPLES:
         minutes = f'{MAX_SAMPLES / sr / 60:.3g} minutes'
-        raise MediaError(path, f'has more than {minutes} of sound at {sr} Hz: read it in parts, by start and end')
+        raise MediaError(path,
+                         f'has more than {minutes} of sound at {sr} Hz: read it in parts, by start and end')
     return np.frombuffer(sound, np.float32)
 
 # %% ../../nbs/media/01_audio.ipynb #cf78fa4d
@@ -189,7 +200,8 @@ def resample(
         length = frame.samples / frame.sample_rate
         if run: clock.done = run.begin + round(run.given * sr)
         missing = clock.silence(frame.time, length)
-        if run is None or missing > 0 or shape != (frame.sample_rate, frame.layout.name, frame.format.name):
+        if run is None or missing > 0 or shape != (frame.sample_rate, frame.layout.name,
+                                                   frame.format.name):
             if run: yield from run.rest()
             if missing > 0: yield np.zeros(missing, np.float32)
             run = Run(frame, sr, clock.done + max(0, missing), -min(0, missing), mixer)
@@ -231,9 +243,11 @@ class Run:
     def padding(self) -> av.AudioFrame: # of the same format
         "A moment of silence"
         name, layout, rate = self.kind
-        frame = av.AudioFrame(format=name, layout=layout, samples=max(64, math.ceil(PADDING * rate)))
+        frame = av.AudioFrame(format=name, layout=layout,
+                              samples=max(64, math.ceil(PADDING * rate)))
         frame.sample_rate = rate
-        for plane in frame.planes: plane.update((b'\x80' if name.startswith('u8') else b'\0') * plane.buffer_size)
+        for plane in frame.planes:
+            plane.update((b'\x80' if name.startswith('u8') else b'\0') * plane.buffer_size)
         return frame
 
     def pieces(self,

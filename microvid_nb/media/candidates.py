@@ -31,7 +31,8 @@ def limit_side(
     scale = side / max(image.shape[:2])
     if scale >= 1: return image
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale <= .5 else cv2.INTER_LINEAR)
+    return cv2.resize(image, size,
+                      interpolation=cv2.INTER_AREA if scale <= .5 else cv2.INTER_LINEAR)
 
 # %% ../../nbs/media/02_candidates.ipynb #aa554baa
 def gradients(
@@ -39,7 +40,8 @@ def gradients(
 ) -> tuple[np.ndarray, np.ndarray]: # float32 [H, W]: horizontal and vertical derivative of grey levels in [0, 1]
     "Sobel's derivatives of the slightly smoothed picture"
     smooth = cv2.GaussianBlur(grey, (3, 3), 0)
-    return cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=1 / 255), cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=1 / 255)
+    return (cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=1 / 255),
+            cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=1 / 255))
 
 # %% ../../nbs/media/02_candidates.ipynb #aa554b01
 def byte_histogram(
@@ -64,9 +66,11 @@ def edge_steepness(
     "How steep the steepest 0.5 % of gradients are, in whichever of R, G and B they are steepest"
     channels = cv2.split(image)
     slope = reduce(cv2.max, (cv2.magnitude(*gradients(channel)) for channel in channels))
-    slopes = byte_histogram(cv2.convertScaleAbs(slope, alpha=256 / 6))  # bins of 6/256; Sobel's kernel has weight 8
+    # bins of 6/256; Sobel's kernel has weight 8
+    slopes = byte_histogram(cv2.convertScaleAbs(slope, alpha=256 / 6))
     levels = [byte_histogram(channel[::2, ::2]) for channel in channels]
-    span = max(histogram_quantile(level, .99) - histogram_quantile(level, .01) for level in levels) / 255
+    span = max(histogram_quantile(level, .99) - histogram_quantile(level, .01)
+               for level in levels) / 255
     return histogram_quantile(slopes, .995) * 6 / 256 / 8 / max(span, .02)
 
 # %% ../../nbs/media/02_candidates.ipynb #feb72670
@@ -79,8 +83,10 @@ def quality_of_one(
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     levels = byte_histogram(grey)
     fullest = np.sort(levels.reshape(128, 2).sum(1))[:-7:-1].sum() / grey.size
-    luminance, contrast = mean.ravel() @ (.2126, .7152, .0722) / 255, np.sqrt(np.mean((deviation / 255)**2))
-    return luminance, cv2.magnitude(*gradients(grey)).mean(), fullest, contrast, edge_steepness(image)
+    luminance, contrast = (mean.ravel() @ (.2126, .7152, .0722) / 255,
+                           np.sqrt(np.mean((deviation / 255)**2)))
+    return (luminance, cv2.magnitude(*gradients(grey)).mean(), fullest, contrast,
+            edge_steepness(image))
 
 # %% ../../nbs/media/02_candidates.ipynb #a2251b75
 def frame_quality(
@@ -155,7 +161,8 @@ def look_at(
     hsv = cv2.cvtColor(small, cv2.COLOR_RGB2HSV)
     counts = cv2.calcHist([hsv], [0, 1, 2], None, [8, 4, 4], [0, 180, 0, 256, 0, 256]).ravel()
     tiny = cv2.resize(small, (32, 18), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
-    return Look(time, cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.sqrt(counts / (height * width)), tiny)
+    return Look(time, cv2.cvtColor(small, cv2.COLOR_RGB2GRAY),
+                np.sqrt(counts / (height * width)), tiny)
 
 # %% ../../nbs/media/02_candidates.ipynb #65f9faf1
 REACH = 8  # samples before and after the one that is judged
@@ -202,7 +209,8 @@ class Window:
         "The part of the picture that takes part in a change (participation ratio of its squares)"
         before, after = self.looks[first].tiny, self.looks[last].tiny
         change = after - before
-        if min(before.mean(), after.mean()) > DARK: change -= change.mean()  # cameras change their exposure
+        # cameras change their exposure
+        if min(before.mean(), after.mean()) > DARK: change -= change.mean()
         change = (change**2).reshape(-1, 3).sum(1)
         return float(change.sum()**2 / (change.size * (change**2).sum() + 1e-9))
 
@@ -219,7 +227,8 @@ def cut_before(
     return (REACH - 1, REACH) if lasts >= rules.lasting * look.step else None
 
 # %% ../../nbs/media/02_candidates.ipynb #9bb8bf1a
-HALVES = np.array([1, 2, 3, 4, 6, 8])  # samples from the middle of a slow transition to the ends that are tried
+# samples from the middle of a slow transition to the ends that are tried
+HALVES = np.array([1, 2, 3, 4, 6, 8])
 
 def slow_around(
     window:Window, # full
@@ -227,7 +236,8 @@ def slow_around(
 ) -> tuple[int, int]|None: # positions of the last frame of the old shot and the first of the new
     "The dissolve or fade around the middle sample, if there is one"
     share, left, apart = window.shares(REACH - HALVES, REACH + HALVES, REACH)
-    likely, found = (share > .25) & (share < .75) & (left <= rules.mixed) & (apart >= rules.distance**2), []
+    likely, found = ((share > .25) & (share < .75) & (left <= rules.mixed)
+                     & (apart >= rules.distance**2), [])
     for k in HALVES[likely]:
         first, last = REACH - k, REACH + k
         within = np.arange(first, last + 1)
@@ -236,7 +246,8 @@ def slow_around(
         if window.unlike(first, last) < rules.apart: continue
         start, end = within[share < rules.pure].max(), within[share > 1 - rules.pure].min()
         steps = np.diff(share[start - first:end - first + 1])
-        if steps.max() <= rules.even / len(steps) + .1: found.append((left[1:-1].mean(), start, end))
+        if steps.max() <= rules.even / len(steps) + .1:
+            found.append((left[1:-1].mean(), start, end))
     return min(found)[1:] if found else None
 
 # %% ../../nbs/media/02_candidates.ipynb #65888c5d
@@ -292,7 +303,8 @@ def find_transitions(
 ) -> np.ndarray: # float64 [m, 2], seconds: the last frame of a shot, and the first of the next
     "Where one shot becomes the next: cuts, dissolves and fades"
     finder = CutFinder()
-    for time, image in zip(frames.times, frames.images): finder.see(time, limit_side(image, FEATURE_SIDE))
+    for time, image in zip(frames.times, frames.images):
+        finder.see(time, limit_side(image, FEATURE_SIDE))
     return finder.finish()
 
 # %% ../../nbs/media/02_candidates.ipynb #9fcefaba
@@ -327,13 +339,15 @@ def quality_problems(
         lambda column: np.percentile(column, thresholds.percentile)
     )
     dark = (quality.luminance < thresholds.luminance) & (quality.contrast < thresholds.contrast)
-    uniform = (quality.uniformity >= thresholds.uniformity) & (quality.contrast < thresholds.uniform_contrast)
+    uniform = ((quality.uniformity >= thresholds.uniformity)
+               & (quality.contrast < thresholds.uniform_contrast))
     in_focus = quality.focus[~dark & ~uniform]
     blurry = quality.focus < max(
         thresholds.focus, thresholds.relative_focus * in_focus.median() if len(in_focus) else 0
     )
     return pd.DataFrame({
-        'dark': dark | (quality.luminance < thresholds.relative_luminance * usual.luminance), 'uniform': uniform,
+        'dark': dark | (quality.luminance < thresholds.relative_luminance * usual.luminance),
+        'uniform': uniform,
         'blurry': blurry | (quality.sharpness < thresholds.relative_sharpness * usual.sharpness)})
 
 # %% ../../nbs/media/02_candidates.ipynb #9c78262c
@@ -346,7 +360,8 @@ def between_shots(
 ) -> np.ndarray: # bool [T]
     "Which frames are strictly between the two ends of a transition, or nearer to its middle than `margin`"
     start, end = transitions.T
-    return (np.abs(times[:, None] - (start + end) / 2) < np.maximum(margin, (end - start) / 2 - 1e-6)).any(1)
+    return (np.abs(times[:, None] - (start + end) / 2)
+            < np.maximum(margin, (end - start) / 2 - 1e-6)).any(1)
 
 # %% ../../nbs/media/02_candidates.ipynb #3d5fe323
 def usable_frames(
@@ -383,16 +398,20 @@ def pyramid_histogram(
     image = limit_side(image, FEATURE_SIDE)
     hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
     strength, angle = cv2.cartToPolar(*gradients(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)))
-    codes = (np.where(saturation < GREY_SATURATION, 16, hue * np.float32(16 / 180)), saturation >> 5, value >> 5,
-             np.where(strength < EDGE, 8, angle * np.float32(8 / np.pi) % 8), np.minimum(strength * 4, 7))
+    codes = (np.where(saturation < GREY_SATURATION, 16, hue * np.float32(16 / 180)),
+             saturation >> 5, value >> 5,
+             np.where(strength < EDGE, 8, angle * np.float32(8 / np.pi) % 8),
+             np.minimum(strength * 4, 7))
     offsets, quarters, first_bin = quarter_offsets(*hue.shape), np.zeros(4 * sum(BINS)), 0
     for code, bins in zip(codes, BINS):
-        quarters += np.bincount((offsets + first_bin + code.astype(np.int32)).ravel(), minlength=len(quarters))
+        quarters += np.bincount((offsets + first_bin + code.astype(np.int32)).ravel(),
+                                minlength=len(quarters))
         first_bin += bins
     quarters = quarters.reshape(4, -1)
     levels = np.concatenate([quarters.sum(0, keepdims=True), quarters])
     return (
-        np.sqrt(levels / levels[:, : BINS[0]].sum(1, keepdims=True).clip(1) / len(BINS) / 5).ravel().astype(np.float32)
+        np.sqrt(levels / levels[:, : BINS[0]].sum(1,
+                                                  keepdims=True).clip(1) / len(BINS) / 5).ravel().astype(np.float32)
     )
 
 # %% ../../nbs/media/02_candidates.ipynb #b0e353a5
@@ -411,7 +430,8 @@ def silhouette(
     within = (sums * member).sum(1) / np.where(alone, 1, sizes[labels] - 1)
     nearest = np.where(member > 0, np.inf, sums / sizes).min(1)
     widest = np.maximum(within, nearest)
-    return float(np.where(alone | (widest == 0), 0, (nearest - within) / np.where(widest > 0, widest, 1)).mean())
+    return float(np.where(alone | (widest == 0), 0,
+                          (nearest - within) / np.where(widest > 0, widest, 1)).mean())
 
 # %% ../../nbs/media/02_candidates.ipynb #f42cb4e3
 SILHOUETTE_TOLERANCE = .6  # of what the best silhouette lacks of a perfect 1
@@ -436,7 +456,8 @@ def cluster_frames(
     most:int=MAX_CANDIDATES # clusters at most
 ) -> np.ndarray: # int [T], cluster of each frame, 0 to k - 1
     "Groups of near-duplicates, as many as the silhouette supports"
-    if len(features) == 2 and np.linalg.norm(features[0] - features[1]) > NEAR_DUPLICATE: return np.arange(2)
+    if len(features) == 2 and np.linalg.norm(features[0] - features[1]) > NEAR_DUPLICATE:
+        return np.arange(2)
     clusterings, scores = silhouettes(features, most) if len(features) > 2 else ([], np.zeros(0))
     if not clusterings: return np.zeros(len(features), int)
     return clusterings[np.flatnonzero(scores >= scores.max() - SILHOUETTE_TOLERANCE * (1 - scores.max()))[-1]]
@@ -484,7 +505,8 @@ def reasons(
 ) -> np.ndarray: # str [T]
     "Why each frame cannot be a candidate: its problems, or that it is between two shots; nothing where it can be one"
     names = problems.columns.to_numpy()
-    words = np.array([', '.join(names[row]) or 'between shots' for row in problems.to_numpy()], object)
+    words = np.array([', '.join(names[row]) or 'between shots' for row in problems.to_numpy()],
+                     object)
     words[usable] = ''
     return words
 
@@ -498,22 +520,28 @@ def candidate_frames(
     "Good frames that look different (thumbnail data set paper, section 3.2); `ValueError` where there are no frames"
     if not len(frames): raise ValueError('there are no frames to choose candidates from')
     images = [limit_side(image) for image in frames.images]
-    quality, transitions = frame_quality(images), find_transitions(frames) if transitions is None else transitions
-    problems = quality_problems(quality, np.searchsorted(transitions.mean(1), frames.times), thresholds)
+    quality, transitions = (frame_quality(images), find_transitions(frames) if transitions is None
+                            else transitions)
+    problems = quality_problems(quality, np.searchsorted(transitions.mean(1), frames.times),
+                                thresholds)
     good, warning = least_bad(problems)
     usable = np.flatnonzero(usable_frames(good, frames.times, transitions))
     features = np.stack([pyramid_histogram(images[i]) for i in usable])
     labels = cluster_frames(features, most)
     distance = centre_distances(features, labels)
     table = pd.DataFrame(
-        {'frame': usable, 'label': labels, 'distance': distance, 'sharpness': quality.sharpness.to_numpy()[usable]}
+        {'frame': usable, 'label': labels, 'distance': distance,
+         'sharpness': quality.sharpness.to_numpy()[usable]}
     )
     central = table[table.distance <= table.groupby('label').distance.transform('median') + 1e-9]
     chosen = central.loc[central.groupby('label').sharpness.idxmax()].sort_values('frame')
-    weight = np.bincount(labels)[chosen.label] / (1 + chosen.distance.to_numpy() / max(distance.mean(), 1e-9))
+    weight = np.bincount(labels)[chosen.label] / (1
+                                                  + chosen.distance.to_numpy() / max(distance.mean(), 1e-9))
     clusters = np.full(len(frames), -1)
     clusters[usable] = np.argsort(chosen.label.to_numpy())[labels]
     index = chosen['frame'].to_numpy()
     typical = (1 - centre_distances(features, np.zeros(len(features), int))).clip(0)[chosen.index]
-    return Candidates(index, frames.times[index], frames.images[index], weight / weight.sum(), typical,
-                      quality.iloc[index].reset_index(drop=True), clusters, reasons(problems, usable), warning)
+    return Candidates(index, frames.times[index], frames.images[index], weight / weight.sum(),
+                      typical,
+                      quality.iloc[index].reset_index(drop=True), clusters,
+                      reasons(problems, usable), warning)

@@ -36,11 +36,13 @@ def interest_map(
     step = max(1, len(images) // 12)
     small = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images[::step]]
     grey = np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in small]).astype(np.float32)
-    edges = np.mean([cv2.magnitude(cv2.Sobel(g, -1, 1, 0), cv2.Sobel(g, -1, 0, 1)) for g in grey], 0)
+    edges = np.mean([cv2.magnitude(cv2.Sobel(g, -1, 1, 0), cv2.Sobel(g, -1, 0, 1))
+                     for g in grey], 0)
     motion = np.abs(np.diff(grey, axis=0)).mean(0) if len(grey) > 1 else np.zeros_like(edges)
     y, x = (np.linspace(-1, 1, side) for side in edges.shape)
     middle = np.exp(-.5 * (y[:, None]**2 + x**2))
-    parts = [part / part.sum() for part in (edges, motion) if part.sum() > 0] or [np.ones_like(edges)]
+    parts = ([part / part.sum() for part in (edges, motion) if part.sum() > 0]
+             or [np.ones_like(edges)])
     found = cv2.GaussianBlur(np.sum(parts, 0), (0, 0), 2).astype(float) * middle
     return found / found.sum()
 
@@ -73,7 +75,8 @@ def window_of(
     wide = size[0] / size[1] > ratio
     length = ratio * size[1] / size[0] if wide else size[0] / size[1] / ratio
     side = 0 if wide else 1
-    start, held = window_position(interest.sum(side), [(box[side], box[side + 2]) for box in boxes], length)
+    start, held = window_position(interest.sum(side), [(box[side], box[side + 2]) for box in boxes],
+                                  length)
     end = min(1., start + length)
     return ((start, 0., end, 1.) if wide else (0., start, 1., end)), held
 
@@ -93,10 +96,12 @@ def crop_box(
         if not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
             raise ValueError(f'a box is (left, top, right, bottom) in [0, 1], not {tuple(box)}')
     interest = np.ones((16, 16)) if interest is None else np.asarray(interest, float)
-    interest = interest / interest.sum() if interest.sum() > 0 else np.full(interest.shape, 1 / interest.size)
+    interest = (interest / interest.sum() if interest.sum() > 0
+                else np.full(interest.shape, 1 / interest.size))
     if aspect != 'auto': return window_of(size, aspect_ratio(aspect), interest, boxes)[0]
     windows = [window_of(size, aspect_ratio(shape), interest, boxes) for shape in _SHAPES]
-    good = [box for box, held in windows if held >= _KEPT and all(contains(box, each) for each in boxes)]
+    good = [box for box, held in windows
+            if held >= _KEPT and all(contains(box, each) for each in boxes)]
     return min(good, key=box_area, default=(0., 0., 1., 1.))
 
 # %% ../../nbs/media/13_crop.ipynb #2cd5b60c
@@ -116,8 +121,10 @@ def cut_out(
 ) -> np.ndarray: # a view of them
     "The part of pictures that a box holds, one pixel at least."
     height, width = images.shape[-3:-1]
-    columns, rows = max(1, round((box[2] - box[0]) * width)), max(1, round((box[3] - box[1]) * height))
-    left, top = min(round(box[0] * width), width - columns), min(round(box[1] * height), height - rows)
+    columns, rows = (max(1, round((box[2] - box[0]) * width)),
+                     max(1, round((box[3] - box[1]) * height)))
+    left, top = (min(round(box[0] * width), width - columns),
+                 min(round(box[1] * height), height - rows))
     return images[..., top:top + rows, left:left + columns, :]
 
 # %% ../../nbs/media/13_crop.ipynb #06721246
@@ -128,7 +135,8 @@ def crop_to(
 ) -> tuple: # the box
     "The box of a wanted crop for these pictures."
     if crop is None: return 0., 0., 1., 1.
-    if isinstance(crop, str): return crop_box(images.shape[2:0:-1], crop, interest_map(images), boxes)
+    if isinstance(crop, str):
+        return crop_box(images.shape[2:0:-1], crop, interest_map(images), boxes)
     if not (0 <= crop[0] < crop[2] <= 1 and 0 <= crop[1] < crop[3] <= 1):
         raise ValueError(f'a crop is (left, top, right, bottom) in [0, 1], not {tuple(crop)}')
     return tuple(crop)

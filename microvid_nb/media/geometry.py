@@ -39,7 +39,8 @@ class Margins:
 
 # %% ../../nbs/media/07_geometry.ipynb #33da5def
 PARENTS = {b'moov', b'trak', b'mdia', b'minf', b'stbl'}
-VIDEO_ENTRY, MAX_HEADER = 78, 2**25  # bytes before the boxes of a sample entry; bytes of a header that is read
+# bytes before the boxes of a sample entry; bytes of a header that is read
+VIDEO_ENTRY, MAX_HEADER = 78, 2**25
 
 def boxes(
     data:bytes, # of an MP4
@@ -49,7 +50,8 @@ def boxes(
     "The boxes that lie side by side"
     end = len(data) if end is None else end
     while begin + 8 <= end:
-        size, name, head = int.from_bytes(data[begin:begin + 4], 'big'), data[begin + 4:begin + 8], 8
+        size, name, head = (int.from_bytes(data[begin:begin + 4], 'big'), data[begin + 4:begin + 8],
+                            8)
         if size == 1: size, head = int.from_bytes(data[begin + 8:begin + 16], 'big'), 16
         if size == 0: size = end - begin
         if size < head or begin + size > end: return
@@ -68,7 +70,8 @@ def clean_aperture(
     if (numbers[1::2] <= 0).any(): return Margins()
     wide, high, right, down = numbers[::2] / numbers[1::2]
     left, top = (width - wide) / 2 + right, (height - high) / 2 + down
-    margins = Margins(*(round(edge) for edge in (top, height - high - top, left, width - wide - left)))
+    margins = Margins(*(round(edge)
+                        for edge in (top, height - high - top, left, width - wide - left)))
     return margins if margins.fits(width, height) else Margins()
 
 # %% ../../nbs/media/07_geometry.ipynb #63f872e7
@@ -83,8 +86,10 @@ def mp4_tracks(
         elif name in PARENTS: yield from mp4_tracks(data, start, stop)
         elif name == b'stsd':
             for _, entry, last in boxes(data, start + 8, stop):
-                width, height = (int.from_bytes(data[entry + k:entry + k + 2], 'big') for k in (24, 26))
-                found = [data[a:b] for kind, a, b in boxes(data, entry + VIDEO_ENTRY, last) if kind == b'clap']
+                width, height = (int.from_bytes(data[entry + k:entry + k + 2], 'big')
+                                 for k in (24, 26))
+                found = [data[a:b] for kind, a, b in boxes(data, entry + VIDEO_ENTRY, last)
+                         if kind == b'clap']
                 yield clean_aperture(found[0], width, height) if found else Margins()
 
 # %% ../../nbs/media/07_geometry.ipynb #05bd57c9
@@ -100,7 +105,8 @@ def mp4_margins(
             if size == 1: size, used = int.from_bytes(head[8:16], 'big'), 16
             if name == b'moov':
                 file.seek(used - len(head), 1)
-                return list(mp4_tracks(file.read(min(size - used if size else MAX_HEADER, MAX_HEADER))))
+                return list(mp4_tracks(file.read(min(size - used if size else MAX_HEADER,
+                                                     MAX_HEADER))))
             if size < used: return []
             file.seek(size - len(head), 1)
     return []
@@ -108,7 +114,8 @@ def mp4_margins(
 # %% ../../nbs/media/07_geometry.ipynb #f82fd26d
 SEGMENT, TRACKS, TRACK, VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0xE0
 CROPS = {0x54BB: 'top', 0x54AA: 'bottom', 0x54CC: 'left', 0x54DD: 'right'}
-MAX_ELEMENTS = 100_000 # elements that are read in one level of the tree; a damaged file may hold more
+# elements that are read in one level of the tree; a damaged file may hold more
+MAX_ELEMENTS = 100_000
 
 def ebml_number(
     data:bytes, # of a Matroska file
@@ -149,7 +156,8 @@ def matroska_margins(
     found = []
     for name, start, stop in elements(data, 0, len(data)):
         if name != SEGMENT: continue
-        tracks = (each for kind, a, b in elements(data, start, stop) if kind == TRACKS for each in elements(data, a, b))
+        tracks = (each for kind, a, b in elements(data, start, stop) if kind == TRACKS
+                  for each in elements(data, a, b))
         for kind, a, b in tracks:
             if kind != TRACK: continue
             crops = {CROPS[key]: int.from_bytes(data[x:y], 'big')
@@ -226,7 +234,8 @@ def find_bars(
     bars = Margins(top, bottom, left, right)
     if not bars.fits(images.shape[2], images.shape[1]): return Margins()
     kept = bars.cut(images[:1]).shape
-    return bars if kept[1] * kept[2] >= MIN_PICTURE * images.shape[1] * images.shape[2] else Margins()
+    return (bars if kept[1] * kept[2] >= MIN_PICTURE * images.shape[1] * images.shape[2]
+            else Margins())
 
 # %% ../../nbs/media/07_geometry.ipynb #77cd7bcd
 def bars_at_full_size(
@@ -238,7 +247,8 @@ def bars_at_full_size(
     "The bars of a clip in a frame at full size"
     found = []
     for side, small, lines in (('top', size[1], image), ('bottom', size[1], image[::-1]),
-                               ('left', size[0], image.swapaxes(0, 1)), ('right', size[0], image.swapaxes(0, 1)[::-1])):
+                               ('left', size[0], image.swapaxes(0, 1)),
+                               ('right', size[0], image.swapaxes(0, 1)[::-1])):
         length, scale = getattr(bars, side), len(lines) / small
         own = bar_length(lines.min(1), lines.max(1), tolerance) if length else 0
         edge = np.clip(own, (length - 1) * scale, (length + 1) * scale)

@@ -34,6 +34,7 @@ def as_json(
     data, # plain data
 ) -> str: # ASCII only where a character could not be stored or shown
     "Plain data as JSON, with escapes for control characters and for bytes that are not text."
-    def escaped(character): return f'\\u{ord(character):04x}' if printable(character) != character else character
+    def escaped(character):
+        return f'\\u{ord(character):04x}' if printable(character) != character else character
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
     return ''.join(character if character == '\n' else escaped(character) for character in text)

@@ -42,7 +42,8 @@ def _with_gif_comment(data:bytes, text:bytes) -> bytes:
 def _with_png_comment(data:bytes, text:bytes) -> bytes:
     "A PNG with a text chunk before its end."
     chunk = b'tEXtSoftware\0' + text
-    return data[:-12] + (len(chunk) - 4).to_bytes(4, 'big') + chunk + zlib.crc32(chunk).to_bytes(4, 'big') + data[-12:]
+    return (data[:-12] + (len(chunk) - 4).to_bytes(4, 'big') + chunk
+            + zlib.crc32(chunk).to_bytes(4, 'big') + data[-12:])
 
 def _with_html_comment(data:bytes, text:bytes) -> bytes:
     "A page with a comment at its end."
@@ -53,9 +54,11 @@ def _with_webp_chunk(data:bytes, text:bytes) -> bytes:
     "A WebP with an XMP chunk at its end; the simple form becomes the extended one, which alone may have such a chunk."
     if data[12:16] != b'VP8X':
         from PIL import Image
-        with Image.open(BytesIO(data)) as picture: (width, height), alpha = picture.size, 'A' in picture.getbands()
+        with Image.open(BytesIO(data)) as picture:
+            (width, height), alpha = picture.size, 'A' in picture.getbands()
         size = (width - 1).to_bytes(3, 'little') + (height - 1).to_bytes(3, 'little')
-        data = data[:12] + b'VP8X' + (10).to_bytes(4, 'little') + bytes([16 * alpha, 0, 0, 0]) + size + data[12:]
+        data = (data[:12] + b'VP8X' + (10).to_bytes(4, 'little') + bytes([16 * alpha, 0, 0, 0])
+                + size + data[12:])
     chunk = b'XMP ' + len(text).to_bytes(4, 'little') + text + b'\0' * (len(text) % 2)
     body = data[8:20] + bytes([data[20] | 4]) + data[21:] + chunk
     return b'RIFF' + len(body).to_bytes(4, 'little') + body
@@ -94,7 +97,8 @@ def add_mark(
     source, # that it is made of
 ):
     "Adds the mark to a file, where its format has a place for it."
-    if add := _COMMENTS.get(file.suffix.lower()): file.write_bytes(add(file.read_bytes(), mark_of(source)))
+    if add := _COMMENTS.get(file.suffix.lower()):
+        file.write_bytes(add(file.read_bytes(), mark_of(source)))
 
 # %% ../../nbs/media/10_outputs.ipynb #f44710e7
 def read_mark(

@@ -56,7 +56,8 @@ def atomic_path(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path)
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.stem[:40]}-', suffix=path.suffix, dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f'.{path.stem[:40]}-', suffix=path.suffix,
+                                         dir=path.parent)
     in_use(handle)
     try:
         yield Path(temporary)
@@ -113,7 +114,8 @@ def picture_format(
     "The format that a suffix names; `ValueError` for another suffix."
     formats = {'.jpg': 'JPEG', '.jpeg': 'JPEG', '.png': 'PNG', '.webp': 'WEBP', '.avif': 'AVIF'}
     suffix = Path(path).suffix.lower()
-    if suffix not in formats: raise ValueError(f'{path}: a picture is written as {", ".join(formats)}, not {suffix!r}')
+    if suffix not in formats:
+        raise ValueError(f'{path}: a picture is written as {", ".join(formats)}, not {suffix!r}')
     return formats[suffix]
 
 # %% ../../nbs/media/03_render.ipynb #45cc0ca5
@@ -125,7 +127,8 @@ def write_picture(
     "The file of a picture, in the format that its suffix names; `ValueError` for another suffix."
     kind = picture_format(path)
     if kind == 'JPEG': return write_jpeg(path, image, min(quality, 95))
-    options = {'PNG': {'optimize': True}, 'WEBP': {'quality': quality, 'method': 6}, 'AVIF': {'quality': quality}}[kind]
+    options = {'PNG': {'optimize': True}, 'WEBP': {'quality': quality, 'method': 6},
+               'AVIF': {'quality': quality}}[kind]
     buffer = BytesIO()
     Image.fromarray(check_image(image)).save(buffer, kind, **options)
     with atomic_path(path) as temporary: temporary.write_bytes(buffer.getvalue())
@@ -138,7 +141,8 @@ def colour_bins(
     "The colours of pictures with their counts."
     key = (pixels >> 1).astype(np.int32) @ np.array([1 << 14, 1 << 7, 1], np.int32)
     _, place, count = np.unique(key, return_inverse=True, return_counts=True)
-    return np.stack([np.bincount(place, pixels[:, k], len(count)) / count for k in range(3)], 1), count
+    return (np.stack([np.bincount(place, pixels[:, k], len(count)) / count for k in range(3)], 1),
+            count)
 
 # %% ../../nbs/media/03_render.ipynb #214dae54
 def gif_palette(
@@ -159,7 +163,8 @@ def gif_palette(
         total = np.bincount(nearest, weight, len(palette))
         used = total > 0
         for k in range(3):
-            palette[used, k] = np.bincount(nearest, weight * means[:, k], len(palette))[used] / total[used]
+            palette[used, k] = np.bincount(nearest, weight * means[:, k],
+                                           len(palette))[used] / total[used]
         worst = np.argsort(-weight * distance**2, kind='stable')[:(~used).sum()]
         palette[np.flatnonzero(~used)[:len(worst)]] = means[worst]
     return np.unique(np.round(palette).astype(np.uint8), axis=0)
@@ -189,7 +194,8 @@ def palette_graph(
     colours.link_to(use, 0, 1)
     use.link_to(sink)
     graph.configure()
-    frame = av.VideoFrame.from_ndarray(colour_table(palette)[:, [3, 2, 1, 0]].reshape(16, 16, 4), 'bgra')
+    frame = av.VideoFrame.from_ndarray(colour_table(palette)[:, [3, 2, 1, 0]].reshape(16, 16, 4),
+                                       'bgra')
     frame.pts, frame.time_base = 0, clock
     colours.push(frame)
     colours.push(None)
@@ -210,7 +216,8 @@ def nearest_colours(
     graph, source = palette_graph(*images.shape[1:3], palette, rule)
     known, indices = packed(palette), []
     for number, image in enumerate([*images, None]):
-        frame = None if image is None else av.VideoFrame.from_ndarray(np.ascontiguousarray(image), 'rgb24')
+        frame = (None if image is None
+                 else av.VideoFrame.from_ndarray(np.ascontiguousarray(image), 'rgb24'))
         if frame: frame.pts, frame.time_base = number, Fraction(1, 100)
         source.push(frame)
         while True:
@@ -230,7 +237,8 @@ def dither_images(
     dither:str='floyd' # none, bayer or floyd
 ) -> np.ndarray: # uint8 [T, H, W] palette indices
     "Pictures in the colours of a palette, with a dither; `ValueError` for an unknown one."
-    if dither not in _DITHERS: raise ValueError(f'dither should be {", ".join(_DITHERS)}, found {dither!r}')
+    if dither not in _DITHERS:
+        raise ValueError(f'dither should be {", ".join(_DITHERS)}, found {dither!r}')
     if dither != 'floyd': return nearest_colours(images, palette, _DITHERS[dither])
     plain = palette[nearest_colours(images, palette)].astype(np.float32)
     halfway = np.round(plain + _DIFFUSED * (images - plain)).astype(np.uint8)
@@ -294,10 +302,12 @@ def write_gif(
     if not 0 < width < 65536: raise ValueError(f'a GIF is 1 to 65535 pixels wide, not {width}')
     if not len(shots): raise ValueError('a GIF needs at least one shot')
     if not 2 <= colours <= 256: raise ValueError(f'a GIF has 2 to 256 colours, not {colours}')
-    images = resize_stack(np.concatenate([np.stack([check_image(image) for image in shot]) for shot in shots]), width)
+    images = resize_stack(np.concatenate([np.stack([check_image(image) for image in shot])
+                                          for shot in shots]), width)
     indices, palette = gif_pictures(images, dither, quality, colours)
     starts = np.round(100 * np.arange(len(images) + 1) / fps).astype(int)
-    with atomic_path(path) as temporary: mux_gif(temporary, indices, colour_table(palette), starts, loop)
+    with atomic_path(path) as temporary:
+        mux_gif(temporary, indices, colour_table(palette), starts, loop)
     return Path(path)
 
 # %% ../../nbs/media/03_render.ipynb #dd78243e
@@ -311,7 +321,8 @@ def mux_gif(
     "Writes palette pictures as a GIF; the format counts repetitions after the first showing."
     clock, repeats = Fraction(1, 100), {0: 0, 1: -1}.get(loop, loop - 1)
     with av.open(
-        str(path), 'w', format='gif', options={'loop': str(repeats), 'final_delay': str(starts[-1] - starts[-2])}
+        str(path), 'w', format='gif',
+        options={'loop': str(repeats), 'final_delay': str(starts[-1] - starts[-2])}
     ) as container:
         stream = container.add_stream('gif', rate=100)
         stream.height, stream.width = indices[0].shape
@@ -347,9 +358,11 @@ def filmstrip(
         ax.imshow(image)
         if times is not None: ax.set_title(f'{times[i]:.2f} s', fontsize=7, pad=2)
         if scores is not None:
-            ax.text(0.5, -0.03, f'{scores[i]:.2f}', fontsize=7, ha='center', va='top', transform=ax.transAxes)
+            ax.text(0.5, -0.03, f'{scores[i]:.2f}', fontsize=7, ha='center', va='top',
+                    transform=ax.transAxes)
         if i == chosen:
-            ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, ec='#e6550d', lw=4))
+            ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False,
+                                       ec='#e6550d', lw=4))
     figure.tight_layout(pad=.3)
     return axes
 
@@ -368,7 +381,8 @@ def write_video(
 ) -> Path: # the file
     "Writes pictures and sound as H.264 and AAC; `ValueError` for an odd size"
     clock = Fraction(1, 90000)
-    options = {'movflags': 'faststart'} if Path(path).suffix in ('.mp4', '.mov') else {}  # a cut-off copy still plays
+    # a cut-off copy still plays
+    options = {'movflags': 'faststart'} if Path(path).suffix in ('.mp4', '.mov') else {}
     with atomic_path(path) as temporary, av.open(str(temporary), 'w', options=options) as container:
         video = container.add_stream(
             'libx264',
@@ -383,7 +397,9 @@ def write_video(
                 if video.height % 2 or video.width % 2:
                     raise ValueError(f'H.264 needs an even size, not {video.width} x {video.height}')
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), 'rgb24')
-            frame.pts, frame.time_base = round((i / fps if times is None else float(times[i])) / clock), clock
+            frame.pts, frame.time_base = (
+                round((i / fps if times is None else float(times[i])) / clock), clock
+            )
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         if sound is not None: encode_sound(container, sound, np.asarray(samples, np.float32), sr)

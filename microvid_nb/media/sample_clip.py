@@ -24,8 +24,10 @@ def gradient(
 ) -> np.ndarray: # uint8 [HEIGHT, WIDTH, 3]
     "A canvas that blends from colour to colour, top to bottom"
     stops = np.linspace(0, HEIGHT - 1, len(colours))
-    column = np.stack([np.interp(np.arange(HEIGHT), stops, channel) for channel in np.array(colours, float).T], -1)
-    return np.ascontiguousarray(np.broadcast_to(column[:, None], (HEIGHT, WIDTH, 3)).astype(np.uint8))
+    column = np.stack([np.interp(np.arange(HEIGHT), stops, channel)
+                       for channel in np.array(colours, float).T], -1)
+    return np.ascontiguousarray(np.broadcast_to(column[:, None],
+                                                (HEIGHT, WIDTH, 3)).astype(np.uint8))
 
 # %% ../../nbs/media/04_sample_clip.ipynb #8e91d801
 def shape(
@@ -73,18 +75,23 @@ def beach(
         for x in rng.uniform(-80, WIDTH, 14):
             shift, length = 18 * np.sin(6 * t + y), rng.uniform(10, 60) * (y - 180) / 100
             colour = (255, 210, 150) if abs(x + shift - 420) < 60 + y - 200 else (110, 170, 190)
-            cv2.line(canvas, (int(x + shift), y), (int(x + shift + length), y), colour, 1, cv2.LINE_AA)
+            cv2.line(canvas, (int(x + shift), y), (int(x + shift + length), y), colour, 1,
+                     cv2.LINE_AA)
     edge = [(x, 300 + 8 * np.sin(x / 60 + 5 * t)) for x in range(0, WIDTH + 20, 20)]
     shape(canvas, [*edge, (WIDTH, HEIGHT), (0, HEIGHT)], (235, 205, 150))
-    trunk = [(120 + 25 * np.sin(s * 1.5) + 4 * s * np.sin(5 * t), 330 - 210 * s) for s in np.linspace(0, 1, 12)]
+    trunk = [(120 + 25 * np.sin(s * 1.5) + 4 * s * np.sin(5 * t), 330 - 210 * s)
+             for s in np.linspace(0, 1, 12)]
     cv2.polylines(canvas, [np.round(trunk).astype(np.int32)], False, (70, 45, 40), 9, cv2.LINE_AA)
     top = np.array(trunk[-1])
     for angle in np.linspace(-.2, np.pi + .2, 8):
         s = np.linspace(0, 1, 9)
         leaf = top + np.stack(
-            [95 * s * np.cos(angle), -60 * s * np.sin(angle) + 55 * s**2 + 4 * np.sin(6 * t + angle)], -1
+            [95 * s * np.cos(angle),
+             -60 * s * np.sin(angle) + 55 * s**2 + 4 * np.sin(6 * t + angle)], -1
         )
-        shape(canvas, np.concatenate([leaf, (leaf + [0, 1] * (14 * np.sin(np.pi * s))[:, None])[::-1]]), (35, 75, 55))
+        shape(canvas, np.concatenate([leaf,
+                                      (leaf + [0, 1] * (14 * np.sin(np.pi * s))[:, None])[::-1]]),
+                                      (35, 75, 55))
     return canvas
 
 # %% ../../nbs/media/04_sample_clip.ipynb #f70565e3
@@ -109,7 +116,8 @@ def city(
         for start in (0, 190, 420):
             x = (start + speed * t) % (WIDTH + 80) - 40
             shape(
-                canvas, [(x - 30, lane + 6), (x - 22, lane - 8), (x + 20, lane - 8), (x + 30, lane + 6)], (90, 100, 130)
+                canvas, [(x - 30, lane + 6), (x - 22, lane - 8), (x + 20, lane - 8),
+                         (x + 30, lane + 6)], (90, 100, 130)
             )
             disc(canvas, x - 28 * np.sign(speed), lane, 5, colour)
     return canvas
@@ -139,9 +147,11 @@ def cake(
         disc(canvas, 320, y, (radius, 16), colour)
         disc(canvas, 320, y - 65, (radius, 18), icing)
         for x in np.linspace(-radius + 14, radius - 14, 9):
-            disc(canvas, 320 + x, y - 58 + 8 * np.sqrt(max(0, 1 - (x / radius) ** 2)), (13, 17 + 6 * np.cos(x)), icing)
+            disc(canvas, 320 + x, y - 58 + 8 * np.sqrt(max(0, 1 - (x / radius) ** 2)),
+                 (13, 17 + 6 * np.cos(x)), icing)
     for i, x in enumerate(np.linspace(240, 400, 5)):
-        cv2.rectangle(canvas, (int(x) - 4, 100), (int(x) + 4, 160), [(90, 170, 220), (250, 200, 80)][i % 2], -1)
+        cv2.rectangle(canvas, (int(x) - 4, 100), (int(x) + 4, 160),
+                      [(90, 170, 220), (250, 200, 80)][i % 2], -1)
         flicker = 3 * np.sin(40 * t + 2 * i)
         disc(canvas, x + flicker / 2, 88, (9, 17 + flicker), (255, 190, 60))
         disc(canvas, x, 92, (4, 9), (255, 250, 200))
@@ -161,7 +171,8 @@ def bicycle(
             disc(canvas, x + dx + 30 * t, 60 + dy, r, (250, 250, 255))
     shape(
         canvas,
-        [(0, 210), *[(x, 190 + 22 * np.sin(x / 80)) for x in range(0, WIDTH + 20, 20)], (WIDTH, HEIGHT), (0, HEIGHT)],
+        [(0, 210), *[(x, 190 + 22 * np.sin(x / 80)) for x in range(0, WIDTH + 20, 20)],
+         (WIDTH, HEIGHT), (0, HEIGHT)],
         (120, 180, 90),
     )
     for x, size in zip(np.arange(-40, 900, 110) - 200 * t, rng.uniform(.8, 1.2, 9)):
@@ -184,11 +195,13 @@ def bicycle(
                 cv2.LINE_AA,
             )
     seat, pedal, head = np.array([265., 200]), np.array([300., 285]), np.array([375., 210])
-    for a, b in ((back, seat), (back, pedal), (seat, pedal), (seat, head), (pedal, head), (head, front)):
+    for a, b in ((back, seat), (back, pedal), (seat, pedal), (seat, head), (pedal, head),
+                 (head, front)):
         cv2.line(canvas, tuple(a.astype(int)), tuple(b.astype(int)), (215, 50, 50), 7, cv2.LINE_AA)
     disc(canvas, *(seat - [2, 8]), (24, 7), (50, 40, 40))
     cv2.polylines(
-        canvas, [np.array([[350, 180], [378, 182], [375, 210]], np.int32)], False, (60, 60, 65), 6, cv2.LINE_AA
+        canvas, [np.array([[350, 180], [378, 182], [375, 210]], np.int32)], False, (60, 60, 65), 6,
+        cv2.LINE_AA
     )
     return canvas
 
@@ -199,9 +212,11 @@ def balloons(
 ) -> np.ndarray: # uint8 RGB [HEIGHT, WIDTH, 3]
     "Hot-air balloons over mountains"
     canvas = gradient((110, 170, 235), (190, 220, 250), (250, 240, 225))
-    for base, height, colour in ((300, 170, (150, 165, 200)), (330, 130, (100, 125, 160)), (360, 90, (70, 105, 95))):
+    for base, height, colour in ((300, 170, (150, 165, 200)), (330, 130, (100, 125, 160)),
+                                 (360, 90, (70, 105, 95))):
         peaks = [
-            (x, base - height * abs(np.sin(x / 97 + base)) - rng.uniform(0, 18)) for x in range(-20, WIDTH + 40, 28)
+            (x, base - height * abs(np.sin(x / 97 + base)) - rng.uniform(0, 18))
+            for x in range(-20, WIDTH + 40, 28)
         ]
         shape(canvas, [(-20, HEIGHT), *peaks, (WIDTH + 20, HEIGHT)], colour)
     for x, y, r, one, two in (
@@ -224,7 +239,8 @@ def balloons(
         disc(canvas, x, y, (r * 0.62, r), two)
         disc(canvas, x, y, (r * 0.28, r), one)
         cv2.rectangle(
-            canvas, (int(x - r * 0.16), int(y + r * 1.5)), (int(x + r * 0.16), int(y + r * 1.75)), (120, 80, 50), -1
+            canvas, (int(x - r * 0.16), int(y + r * 1.5)), (int(x + r * 0.16), int(y + r * 1.75)),
+            (120, 80, 50), -1
         )
     return canvas
 
@@ -255,21 +271,25 @@ def sample_pictures(
     "The pictures of the sample clip, with a little grain and a slow zoom"
     grain = np.random.default_rng(seed).normal(0, 2, (HEIGHT, WIDTH, 1)).astype(np.float32)
     for start, end, scene, rough in SCRIPT:
-        scene_start, scene_end = (edge(s[k] for s in SCRIPT if s[2] is scene) for k, edge in ((0, min), (1, max)))
+        scene_start, scene_end = (edge(s[k] for s in SCRIPT if s[2] is scene)
+                                  for k, edge in ((0, min), (1, max)))
         for i in range(round(start * FPS), round(end * FPS)):
             seconds = i / FPS
             t = (seconds - scene_start) / (scene_end - scene_start)
             image = scene(t, np.random.default_rng([seed, *scene.__name__.encode()]))
             zoom = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), 0, 1.02 + .06 * t)
-            image = cv2.warpAffine(image, zoom, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+            image = cv2.warpAffine(image, zoom, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR,
+                                   borderMode=cv2.BORDER_REFLECT)
             if rough: image = rough(image, (seconds - start) / (end - start))
-            if rough is not title_card: image = np.clip(image + np.roll(grain, i * 37, (0, 1)), 0, 255).astype(np.uint8)
+            if rough is not title_card:
+                image = np.clip(image + np.roll(grain, i * 37, (0, 1)), 0, 255).astype(np.uint8)
             yield image
 
 # %% ../../nbs/media/04_sample_clip.ipynb #89ddcf22
 def noise_band(n:int, low:float, high:float, rng) -> np.ndarray:
     "Noise between two frequencies in Hz, unit variance"
-    band = sosfilt(butter(2, (low, high), 'bandpass', fs=SAMPLE_RATE, output='sos'), rng.normal(size=n))
+    band = sosfilt(butter(2, (low, high), 'bandpass', fs=SAMPLE_RATE, output='sos'),
+                   rng.normal(size=n))
     return band / band.std()
 
 # %% ../../nbs/media/04_sample_clip.ipynb #ef1d6200
@@ -288,7 +308,8 @@ def sample_sound(
     total = round(SCRIPT[-1][1] * SAMPLE_RATE)
     seconds, sound = np.arange(total) / SAMPLE_RATE, np.zeros(total)
     parts = {
-        (0, 2.25): 0.12 * noise_band(total, 200, 4000, rng) * (0.4 + 0.6 * np.sin(np.pi * seconds / 1.4) ** 2),
+        (0, 2.25): 0.12 * noise_band(total, 200, 4000, rng)
+        * (0.4 + 0.6 * np.sin(np.pi * seconds / 1.4) ** 2),
         (2.25, 4.75): 0.10 * noise_band(total, 40, 300, rng)
         + 0.05 * np.sign(np.sin(2 * np.pi * 370 * seconds)) * (np.abs(seconds - 3.3) < 0.25),
         (6.75, 9.5): 0.2

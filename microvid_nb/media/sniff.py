@@ -71,12 +71,17 @@ CAUSES = {
 NAMES = {
     'pickle': 'a Python pickle, which could run any program when it is opened',
     'zip': 'a ZIP archive (a PyTorch checkpoint with pickles in it, or packed files)',
-    'hdf5': 'an HDF5 file', 'xml': 'an XML document', 'json': 'a JSON document', 'text': 'plain text',
-    'pdf': 'a PDF document', 'tar': 'a tar archive', 'gzip': 'a gzip archive', 'xz': 'an xz archive',
-    'zstd': 'a zstd archive', '7z': 'a 7z archive', 'rar': 'a RAR archive', 'sqlite': 'an SQLite database',
-    'numpy': 'a NumPy array', 'safetensors': 'a safetensors file', 'parquet': 'a Parquet file', 'script': 'a script',
+    'hdf5': 'an HDF5 file', 'xml': 'an XML document', 'json': 'a JSON document',
+    'text': 'plain text',
+    'pdf': 'a PDF document', 'tar': 'a tar archive', 'gzip': 'a gzip archive',
+    'xz': 'an xz archive',
+    'zstd': 'a zstd archive', '7z': 'a 7z archive', 'rar': 'a RAR archive',
+    'sqlite': 'an SQLite database',
+    'numpy': 'a NumPy array', 'safetensors': 'a safetensors file', 'parquet': 'a Parquet file',
+    'script': 'a script',
     'png': 'a PNG picture', 'jpeg': 'a JPEG picture', 'gif': 'a GIF', 'webp': 'a WebP picture',
-    'avif': 'an AVIF picture', 'heic': 'a HEIC picture', 'bmp': 'a BMP picture', 'tiff': 'a TIFF picture',
+    'avif': 'an AVIF picture', 'heic': 'a HEIC picture', 'bmp': 'a BMP picture',
+    'tiff': 'a TIFF picture',
     'mp4': 'an MP4 or MOV file', 'matroska': 'a Matroska or WebM file', 'wave': 'a WAV sound',
     'avi': 'an AVI file', 'ogg': 'an Ogg file', 'flac': 'a FLAC sound', 'mp3': 'an MP3 sound',
 }
@@ -120,6 +125,7 @@ def wrong_file(
     except OSError as error: return f'cannot be opened ({error.strerror})'
     except ValueError: return 'no such file'  # a name with a zero byte
     if kind in CAUSES and (kind != 'zeros' or only_zeros(path)): return CAUSES[kind]
-    if kinds and is_locked(path): return 'is locked by a program that is writing it (try again when that is done)'
+    if kinds and is_locked(path):
+        return 'is locked by a program that is writing it (try again when that is done)'
     if kinds and kind not in kinds and kind in NAMES: return f'is {NAMES[kind]}'
     return None

@@ -28,7 +28,8 @@ def sheet_of(
 ) -> np.ndarray: # uint8 RGB [rows * H, min(columns, n) * W, 3]; black where there is no picture
     "Small pictures in rows."
     height, width = images[0].shape[:2]
-    sheet = np.zeros((-(-len(images) // columns) * height, min(columns, len(images)) * width, 3), np.uint8)
+    sheet = np.zeros((-(-len(images) // columns) * height, min(columns, len(images)) * width, 3),
+                     np.uint8)
     for number, image in enumerate(images):
         y, x = (part * side for part, side in zip(divmod(number, columns), (height, width)))
         sheet[y:y + height, x:x + width] = image
@@ -84,16 +85,19 @@ def write_sprites(
         raise ValueError(f'seconds should be .01 or more, found {seconds}')
     source, path = getattr(clip, 'path', clip), Path(path)
     if hasattr(clip, 'part'): part = dict(zip(('start', 'end', 'stream'), clip.part)) | part
-    if seconds is None: seconds = sprite_step(open_frames(source, fitted(width), **part)[0].duration)
+    if seconds is None:
+        seconds = sprite_step(open_frames(source, fitted(width), **part)[0].duration)
     frames = open_frames(source, fitted(width), 1 / seconds, **part)[1]
     texts, sheets, first = [], [], None
     while pictures := list(islice(frames, columns * rows)):
         first = pictures[0][0] if first is None else first
-        begin, images = first + len(sheets) * columns * rows * seconds, [image for _, image in pictures]
+        begin, images = (first + len(sheets) * columns * rows * seconds,
+                         [image for _, image in pictures])
         sheets.append(path.with_name(f'{path.stem}-{len(sheets) + 1}{suffix}'))
         with place(sheets[-1]) as temporary: write_picture(temporary, sheet_of(images, columns), 80)
         texts += cues(sheets[-1].name, begin, seconds, len(images), columns, images[0].shape[1::-1])
-    with place(path) as temporary: temporary.write_text('\n'.join(['WEBVTT\n', *texts]), encoding='utf-8')
+    with place(path) as temporary:
+        temporary.write_text('\n'.join(['WEBVTT\n', *texts]), encoding='utf-8')
     return [path, *sheets]
 
 # %% ../../nbs/media/14_sprites.ipynb #23324cbf
@@ -112,7 +116,8 @@ def cover_picture(
 ) -> np.ndarray|None: # uint8 RGB [H, W, 3]; None where there is none, or none that can be decoded
     "The cover picture that a file contains."
     with open_media(path) as container:
-        covers = [each for each in container.streams.video if each.disposition & av.stream.Disposition.attached_pic]
+        covers = [each for each in container.streams.video
+                  if each.disposition & av.stream.Disposition.attached_pic]
         for stream in covers:
             with suppress(av.error.FFmpegError, ValueError):
                 for packet in container.demux(stream):
@@ -135,7 +140,8 @@ def write_with_cover(
         streams[1].disposition = av.stream.Disposition.attached_pic
         for stream, (stack, form) in reversed(list(zip(streams, pictures))):
             for number, image in enumerate(stack):
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), 'rgb24').reformat(format=form)
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image),
+                                                   'rgb24').reformat(format=form)
                 frame.pts = number
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
@@ -147,8 +153,10 @@ def frame_vectors(
 ) -> np.ndarray: # float64 [n, d]
     "Pictures as vectors: 8 x 8 means of each colour channel in CIELAB. Vectors stay as they are."
     if np.ndim(images[0]) == 1: return np.asarray(images, float)
-    small = [cv2.resize(check_image(image), (8, 8), interpolation=cv2.INTER_AREA) for image in images]
-    return np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2LAB) for image in small]).reshape(len(small), -1).astype(float)
+    small = [cv2.resize(check_image(image), (8, 8), interpolation=cv2.INTER_AREA)
+             for image in images]
+    return np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+                     for image in small]).reshape(len(small), -1).astype(float)
 
 # %% ../../nbs/media/14_sprites.ipynb #9451d41c
 def diverse_frames(
@@ -159,7 +167,8 @@ def diverse_frames(
 ) -> np.ndarray: # int [min(count, n)], indices, the best first
     "The frames that are good and differ from one another; `ValueError` for scores that are not finite or do not fit."
     scores = np.asarray(scores, float)
-    if len(scores) != len(images): raise ValueError(f'expected {len(images)} scores, found {len(scores)}')
+    if len(scores) != len(images):
+        raise ValueError(f'expected {len(images)} scores, found {len(scores)}')
     if not np.isfinite(scores).all(): raise ValueError('scores should be finite')
     if count < 1 or not len(scores): return np.empty(0, int)
     vectors = frame_vectors(images)
@@ -181,7 +190,8 @@ def fit_picture(
     boxes=() # faces or other things that a crop keeps, each (left, top, right, bottom) as shares
 ) -> np.ndarray: # uint8 RGB
     "A picture, cut and made smaller; it is never enlarged."
-    if size is not None and size < 1: raise ValueError(f'size should be 1 pixel or more, found {size}')
+    if size is not None and size < 1:
+        raise ValueError(f'size should be 1 pixel or more, found {size}')
     cut = cut_out(image, crop_to(image[None], crop, boxes))
     scale = 1 if size is None else min(1, size / max(cut.shape[:2]))
     if scale == 1: return np.ascontiguousarray(cut)

@@ -19,7 +19,8 @@ import pandas as pd
 
 from .candidates import (
     FEATURE_SIDE, Candidates, CutFinder, QualityThresholds, candidate_frames, limit_side)
-from .video import ROUNDING, Frames, MediaError, VideoInfo, iter_frames, open_frames
+from .video import (
+    ROUNDING, Frames, MediaError, VideoInfo, iter_frames, open_frames)
 
 # %% ../../nbs/media/05_survey.ipynb #ce1b7442
 SAMPLES_PER_SECOND = 8.  # of a survey, and frames a second of a GIF
@@ -81,7 +82,8 @@ class Survey:
     transitions:np.ndarray = field(repr=False) # float64 [m, 2], seconds: last frame of a shot, first of the next
     part:tuple = (0., None, None) # the surveyed part: start and end in seconds, and number of the stream
 
-    def __repr__(self): return f'Survey({Path(self.path).name!r}, {self.end:.1f} s, {len(self.frames)} frames)'
+    def __repr__(self):
+        return f'Survey({Path(self.path).name!r}, {self.end:.1f} s, {len(self.frames)} frames)'
 
     @property
     def path(self) -> str: # of the clip
@@ -96,7 +98,8 @@ class Survey:
     @cached_property
     def analysed(self) -> Frames:
         "The frames among which candidates are sought: about `ANALYSED`, and two a second at least"
-        step = min(int(SAMPLES_PER_SECOND / 2), -(-len(self.frames) // ANALYSED)) if self.complete else 1
+        step = (min(int(SAMPLES_PER_SECOND / 2), -(-len(self.frames) // ANALYSED)) if self.complete
+                else 1)
         step = max(step, -(-len(self.frames) // MOST_ANALYSED))
         return Frames(self.frames.images[::step], self.frames.times[::step], self.frames.info)
 
@@ -153,7 +156,8 @@ def survey_video(
             image, small = sample, limit_side(sample, FEATURE_SIDE)
             grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
             finder.see(time, small)
-        change.append(0. if before is None or before is grey else cv2.norm(grey, before, cv2.NORM_L1) / grey.size / 255)
+        change.append(0. if before is None or before is grey
+                      else cv2.norm(grey, before, cv2.NORM_L1) / grey.size / 255)
     if not kept: raise MediaError(path, 'shows no frame at all')
     frames, complete = Frames(kept.images, np.array(kept.times), info), kept.step == 1
     del kept
@@ -186,14 +190,17 @@ def shot_frames(
     "The frames of the shot that begins at `time`"
     count = max(1, round((seconds or survey.shot_length) * fps))
     if survey.complete and (fps, width) == (SAMPLES_PER_SECOND, WIDTH):
-        first = min(round((time - survey.sample_times[0]) * SAMPLES_PER_SECOND), len(survey.sample_times) - 1)
+        first = min(round((time - survey.sample_times[0]) * SAMPLES_PER_SECOND),
+                    len(survey.sample_times) - 1)
         times = survey.sample_times[first:first + count] + ROUNDING
         return survey.frames.images[np.searchsorted(survey.frames.times, times, side='right') - 1]
     def size(info): return survey_size(info, width)
-    _, samples = open_frames(survey.path, size, fps, time, time + count / fps, stream=survey.part[2])
+    _, samples = open_frames(survey.path, size, fps, time, time + count / fps,
+                             stream=survey.part[2])
     images = [image for _, image in samples]
     if images: return np.stack(images[:count])
-    nearest = np.abs(survey.frames.times - time).argmin()  # a damaged file may decode in one pass, and not after a seek
+    # a damaged file may decode in one pass, and not after a seek
+    nearest = np.abs(survey.frames.times - time).argmin()
     return survey.frames.images[nearest:nearest + 1]
 
 # %% ../../nbs/media/05_survey.ipynb #f2932797
@@ -203,7 +210,8 @@ def is_blank(
     "Darkness and contrast, by the thresholds of `QualityThresholds`"
     limits, (mean, deviation) = QualityThresholds(), cv2.meanStdDev(image)
     contrast = np.sqrt(np.mean((deviation / 255)**2))
-    dark = mean.ravel() @ (.2126, .7152, .0722) / 255 < limits.luminance and contrast < limits.contrast
+    dark = (mean.ravel() @ (.2126, .7152, .0722) / 255 < limits.luminance
+            and contrast < limits.contrast)
     return bool(dark or contrast < limits.uniform_contrast)
 
 # %% ../../nbs/media/05_survey.ipynb #f9bb2538
@@ -235,7 +243,8 @@ def shot_starts(
     cut = end > np.r_[before, np.inf][following] + ROUNDING
     good = survey.candidates.rejected == ''
     level = np.select([
-        end > survey.end + 1e-3, cut, share_between(survey.blank, survey.frames.times, start, end) > 0,
+        end > survey.end + 1e-3, cut,
+        share_between(survey.blank, survey.frames.times, start, end) > 0,
         share_between(good, survey.analysed.times, start, end) <= MOSTLY_USABLE], [4, 3, 2, 1], 0)
     return pd.DataFrame({'time': start, 'level': level, 'rejected': REASONS[level]})
 
@@ -245,8 +254,11 @@ def full_frame(
     time:float # seconds; the frame on screen at that time
 ) -> tuple[float, np.ndarray]: # its presentation time; uint8 RGB [H, W, 3] at the size displayed
     "One frame of a surveyed clip at full size; a time outside the clip gives its first or last frame"
-    time = float(np.clip(time, survey.frames.times[0], max(survey.sample_times[-1], survey.end - 1e-3)))
+    time = float(np.clip(time, survey.frames.times[0],
+                         max(survey.sample_times[-1], survey.end - 1e-3)))
     kept, info = np.flatnonzero(survey.frames.times == time), survey.frames.info
-    if len(kept) and survey_size(info) == (info.width, info.height): return time, survey.frames.images[kept[0]].copy()
+    if len(kept) and survey_size(info) == (info.width, info.height):
+        return time, survey.frames.images[kept[0]].copy()
     later = iter_frames(survey.path, fps=1 / SHOT, start=time, stream=survey.part[2])
-    return next(later, None) or deque(iter_frames(survey.path, fps=1 / SHOT, stream=survey.part[2]), maxlen=1)[0]
+    return (next(later, None)
+            or deque(iter_frames(survey.path, fps=1 / SHOT, stream=survey.part[2]), maxlen=1)[0])

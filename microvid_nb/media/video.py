@@ -19,7 +19,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .colour import UNPACK, Colour, check_tone_map, frame_colour, stated_peak, to_sdr
+from .colour import (
+    UNPACK, Colour, check_tone_map, frame_colour, stated_peak, to_sdr)
 from .geometry import Margins, add_bars, fit_within, stored_margins
 from .sniff import sniff, wrong_file
 
@@ -37,9 +38,11 @@ class MediaWarning(UserWarning):
     "A file was used, but not all of it, or not as it is stored"
 
 # %% ../../nbs/media/00_video.ipynb #00dc0423
-NOT_PICTURES = {'tty', 'hls', 'dash', 'concat'}  # demuxers of text art and of playlists that name other files
+# demuxers of text art and of playlists that name other files
+NOT_PICTURES = {'tty', 'hls', 'dash', 'concat'}
 PLAYABLE = (
-    'mp4', 'matroska', 'avi', 'wave', 'ogg', 'flac', 'mp3', 'png', 'jpeg', 'gif', 'webp', 'avif', 'heic', 'bmp', 'tiff'
+    'mp4', 'matroska', 'avi', 'wave', 'ogg', 'flac', 'mp3', 'png', 'jpeg', 'gif', 'webp', 'avif',
+    'heic', 'bmp', 'tiff'
 )
 
 def check_file(
@@ -66,7 +69,8 @@ def open_media(
         raise MediaError(path, f'is not a readable video or sound file{cause}') from None
     if container.format.name in NOT_PICTURES:
         container.close()
-        raise MediaError(path, f'is a {container.format.long_name or container.format.name} file, not a video')
+        raise MediaError(path,
+                         f'is a {container.format.long_name or container.format.name} file, not a video')
     return container
 
 # %% ../../nbs/media/00_video.ipynb #40851001
@@ -100,7 +104,8 @@ def read_orientation(
 ) -> Orientation: # the nearest of the eight orientations; upright for a matrix of zeros
     "The orientation that a display matrix asks for"
     (a, b), (c, d) = matrix[0, :2].tolist(), matrix[1, :2].tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d): return Orientation(True, c < 0, b < 0, 90 if b < 0 else -90)
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return Orientation(True, c < 0, b < 0, 90 if b < 0 else -90)
     return Orientation(False, a < 0, d < 0, -180 if a < 0 and d < 0 else 0)
 
 # %% ../../nbs/media/00_video.ipynb #6fbfefa7
@@ -125,7 +130,8 @@ class VideoInfo:
 
 # %% ../../nbs/media/00_video.ipynb #2a8b49da
 MIN_BYTES_PER_SECOND = 8
-MAX_PIXELS = 2**27  # a frame declared larger (16,384 x 8,192) is refused before memory is taken for it
+# a frame declared larger (16,384 x 8,192) is refused before memory is taken for it
+MAX_PIXELS = 2**27
 MAX_PIXEL_STRETCH = 4  # anamorphic pixels that are wider or taller than this count as damage
 
 def decoder_threads() -> int: # for one stream; 0 leaves it to FFmpeg
@@ -141,7 +147,8 @@ def first_picture_stream(
     "The video stream to decode, with FFmpeg's threads on; `MediaError` if there is none"
     stream = choose_stream(container, path, 'video', wanted)
     if stream is None: raise MediaError(path, 'has no video stream')
-    if stream.codec_context is None: raise MediaError(path, 'needs a video decoder that this FFmpeg lacks')
+    if stream.codec_context is None:
+        raise MediaError(path, 'needs a video decoder that this FFmpeg lacks')
     stream.thread_type, stream.codec_context.thread_count = 'AUTO', decoder_threads()
     stream.codec_context.options = {'max_pixels': str(MAX_PIXELS)}
     return stream
@@ -149,7 +156,8 @@ def first_picture_stream(
 # %% ../../nbs/media/00_video.ipynb #02c71e76
 COUNTED_PACKETS = 400 # at the beginning of a file
 NOT_MAIN = (
-    'attached_pic', 'timed_thumbnails', 'still_image', 'dependent', 'comment', 'visual_impaired', 'hearing_impaired'
+    'attached_pic', 'timed_thumbnails', 'still_image', 'dependent', 'comment', 'visual_impaired',
+    'hearing_impaired'
 )
 
 def count_packets(
@@ -194,9 +202,11 @@ def stream_rank(
     context, marks = stream.codec_context, av.stream.Disposition
     frames = counts.get(stream.index, 0) if counts else stream.frames
     side = any(stream.disposition & marks[name] for name in NOT_MAIN if name in marks.__members__)
-    size = 0 if context is None else context.width * context.height if stream.type == 'video' else context.channels
+    size = (0 if context is None else context.width * context.height if stream.type == 'video'
+            else context.channels)
     usual = not side and frames != 1
-    return context is not None and frames > 0, usual, bool(stream.disposition & marks.default), frames * size
+    return (context is not None and frames > 0, usual, bool(stream.disposition & marks.default),
+            frames * size)
 
 # %% ../../nbs/media/00_video.ipynb #14546b87
 def believable_duration(
@@ -241,7 +251,8 @@ def frame_orientation(
 ) -> Orientation: # upright where the frame has no matrix
     "How a frame must be turned"
     matrix = frame.side_data.get('DISPLAYMATRIX')
-    return Orientation() if matrix is None else read_orientation(np.frombuffer(bytes(matrix), np.int32).reshape(3, 3))
+    return (Orientation() if matrix is None
+            else read_orientation(np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)))
 
 # %% ../../nbs/media/00_video.ipynb #98ec0954
 MAX_DEMUX_ERRORS = 50
@@ -296,15 +307,19 @@ def alpha_decoder(
 ) -> av.CodecContext|None: # None where the stream's decoder is right
     "A decoder that gives the transparency of VP8 and VP9, which FFmpeg's native decoders leave out"
     name = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}.get(stream.codec_context.name)
-    marked = any(key.lower() == 'alpha_mode' and value == '1' for key, value in stream.metadata.items())
+    marked = any(key.lower() == 'alpha_mode' and value == '1'
+                 for key, value in stream.metadata.items())
     if not (name and marked and name in av.codecs_available): return None
     decoder = av.CodecContext.create(name, 'r')
-    decoder.thread_count, decoder.options = max(1, decoder_threads()), {'max_pixels': str(MAX_PIXELS)}
+    decoder.thread_count, decoder.options = (max(1, decoder_threads()),
+                                             {'max_pixels': str(MAX_PIXELS)})
     return decoder
 
 # %% ../../nbs/media/00_video.ipynb #2c304fb2
-MAX_GAP = 60. # seconds: a longer wait between frames, beyond what the header promises, is a damaged clock
-MAX_BACK = 1. # seconds: a frame that is earlier than the one before by more than this begins a new clock
+# seconds: a longer wait between frames, beyond what the header promises, is a damaged clock
+MAX_GAP = 60.
+# seconds: a frame that is earlier than the one before by more than this begins a new clock
+MAX_BACK = 1.
 MAX_START = 60. # seconds: a clock that begins later is moved to zero
 
 def has_running_clock(
@@ -341,7 +356,8 @@ def presentation_times(
         elif time is None: time = due
         elif time > max(due + MAX_GAP, latest) or time < before - MAX_BACK:
             origin, time = origin + time - due, due
-        length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.
+        length = (float(frame.duration * frame.time_base) if frame.duration and frame.time_base
+                  else 0.)
         before = time = max(time, before)
         due = time + (length if 0 < length < MAX_GAP else 1 / (info.fps or 25))
         yield time, due, frame
@@ -377,10 +393,12 @@ def deinterlace(
             shape = (frame.width, frame.height, frame.format.name)
             graph = av.filter.Graph()
             source = graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+                width=frame.width, height=frame.height, format=frame.format,
+                time_base=frame.time_base
             )
             graph.link_nodes(
-                source, graph.add('bwdif', 'mode=send_frame:deint=interlaced'), graph.add('buffersink')
+                source, graph.add('bwdif', 'mode=send_frame:deint=interlaced'),
+                graph.add('buffersink')
             ).configure()
         yield from filtered(graph, frame)
     if graph: yield from filtered(graph, None)
@@ -449,7 +467,8 @@ def timed_frames(
     if wrong_file(source.path) is None and sniff(source.path) in ('webp', 'avif'):
         try: pictures = open_pictures(source.path)
         except MediaError: raise
-        except Exception: pass  # Pillow raises many kinds; FFmpeg may still be able to read the file
+        # Pillow raises many kinds; FFmpeg may still be able to read the file
+        except Exception: pass
         else:
             yield from still_frames(source, pictures)
             return
@@ -468,7 +487,8 @@ def in_tiles(
 ) -> bool: # whether it has no picture in one piece
     "Whether the picture of a HEIC file is stored in tiles"
     main = av.stream.Disposition.default
-    return len(container.streams.video) > 1 and not any(each.disposition & main for each in container.streams.video)
+    return (len(container.streams.video) > 1
+            and not any(each.disposition & main for each in container.streams.video))
 
 # %% ../../nbs/media/00_video.ipynb #631ff18c
 def streamed_frames(
@@ -479,14 +499,17 @@ def streamed_frames(
     "Decodes the stream that is shown"
     path, damage, animation = source.path, source.damage, container.format.name in ANIMATIONS
     if sniff(path) == 'heic' and in_tiles(container):
-        raise MediaError(path, 'is a HEIC picture of several tiles, which cannot be joined here (convert it to JPEG)')
+        raise MediaError(path,
+                         'is a HEIC picture of several tiles, which cannot be joined here (convert it to JPEG)')
     stream = first_picture_stream(container, path, source.wanted)
     codec, origin = stream.codec_context.name, clock_origin(container, stream)
     if start is not None and (animation or not has_one_clock(path, container, stream)): return
     if start is not None and not seek_before(container, stream, start + origin): return
     frames = decode(container, stream, damage, alpha_decoder(stream))
     first = next(frames, None)
-    if start is not None and (first is None or first.time is None or first.time - origin > start + ROUNDING): return
+    if start is not None and (first is None or first.time is None
+                              or first.time - origin > start + ROUNDING):
+        return
     if first is None: raise no_picture(path, codec, damage)
     margins = stored_margins(path, container.format.name, stream.index, len(container.streams))
     source.margins = margins if margins.fits(first.width, first.height) else Margins()
@@ -547,7 +570,9 @@ def still_frames(
         except Exception as error:  # Pillow raises many kinds for damaged files
             if isinstance(error, MediaError): raise
             words = ' '.join(describe_error(error).split())
-            if info is None: raise MediaError(source.path, f'is a picture that cannot be decoded ({words})') from None
+            if info is None:
+                raise MediaError(source.path,
+                                 f'is a picture that cannot be decoded ({words})') from None
             source.damage.packets, source.damage.last_error = source.damage.packets + 1, words
 
 # %% ../../nbs/media/00_video.ipynb #b72b539d
@@ -569,7 +594,8 @@ def no_picture(
 ) -> MediaError: # to be raised
     "The error for a video stream that gives no frame at all"
     reason = f': {damage.last_error}' if damage.last_error else ''
-    return MediaError(path, f'has a {codec} stream of which no frame can be decoded (damaged or encrypted{reason})')
+    return MediaError(path,
+                      f'has a {codec} stream of which no frame can be decoded (damaged or encrypted{reason})')
 
 # %% ../../nbs/media/00_video.ipynb #10a8a301
 def video_info(
@@ -599,7 +625,8 @@ def frame_info(
     orientation, colour, cut = frame_orientation(frame), frame_colour(frame), source.margins
     width, height = frame.width - cut.left - cut.right, frame.height - cut.top - cut.bottom
     return VideoInfo(
-        str(source.path), duration, fps, *display_size(width, height, source.pixel_aspect, orientation),
+        str(source.path), duration, fps,
+        *display_size(width, height, source.pixel_aspect, orientation),
         orientation.degrees, codec, has_audio, orientation, stream,
         colour.primaries, colour.transfer, colour.matrix, colour.full_range, colour.hdr,
     )
@@ -647,14 +674,16 @@ def output_size(
 # %% ../../nbs/media/00_video.ipynb #1fd368f4
 WHITE = (255, 255, 255)
 SCALER_MATRICES = {
-    'bt709': 1, 'ycgco': 1, 'fcc': 4, 'bt470bg': 5, 'smpte170m': 5, 'smpte240m': 7, 'bt2020nc': 9, 'bt2020c': 9
+    'bt709': 1, 'ycgco': 1, 'fcc': 4, 'bt470bg': 5, 'smpte170m': 5, 'smpte240m': 7, 'bt2020nc': 9,
+    'bt2020c': 9
 }
 
 def has_alpha(
     pixel_format:av.VideoFormat # of a frame
 ) -> bool: # palettes may hold transparent colours
     "Whether a frame can be transparent"
-    return pixel_format.has_palette or any(component.is_alpha for component in pixel_format.components)
+    return (pixel_format.has_palette
+            or any(component.is_alpha for component in pixel_format.components))
 
 # %% ../../nbs/media/00_video.ipynb #c14ae61f
 def compose(
@@ -664,7 +693,8 @@ def compose(
     "A transparent picture on one colour, so that colours stored under its transparent parts are not seen"
     alpha = rgba[..., 3:]
     if alpha.min() == 255: return np.ascontiguousarray(rgba[..., :3])
-    mixed = rgba[..., :3].astype(np.uint32) * alpha + np.array(background, np.uint32) * (255 - alpha.astype(np.uint32))
+    mixed = (rgba[..., :3].astype(np.uint32) * alpha + np.array(background, np.uint32)
+             * (255 - alpha.astype(np.uint32)))
     return ((mixed + 127) // 255).astype(np.uint8)
 
 # %% ../../nbs/media/00_video.ipynb #263a8f97
@@ -700,7 +730,8 @@ class Development:
         matrix = SCALER_MATRICES.get(self.colour.matrix)
         levels = 2 if self.colour.full_range else 1
         return scaler.reformat(
-            frame, *size, pixel_format, src_colorspace=matrix, src_color_range=levels, interpolation=method
+            frame, *size, pixel_format, src_colorspace=matrix, src_color_range=levels,
+            interpolation=method
         ).to_ndarray()
 
     def deep(self,
@@ -783,7 +814,8 @@ class Screen:
         self.framed |= size != self.size
         stored = size[::-1] if orientation.transpose else size
         self.development = Development(
-            orientation, stored, frame_colour(frame), has_alpha(frame.format), cut, size != self.size,
+            orientation, stored, frame_colour(frame), has_alpha(frame.format), cut,
+            size != self.size,
             stated_peak(frame),
         )
         self.scalers = [av.video.reformatter.VideoReformatter() for _ in range(2)]
@@ -794,7 +826,8 @@ class Screen:
         "The picture of a frame; `MediaError` for a kind of pixels that cannot be converted"
         # side data are not part of it: reading them delays when the frame is freed (by the collector of cycles)
         kind = (
-            frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, frame.color_trc,
+            frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range,
+            frame.color_trc,
             frame.color_primaries, frame.rotation, self.source.pixel_aspect,
         )
         if kind != self.kind:
@@ -828,7 +861,9 @@ class Clock:
         first = None
         for time, due, frame in frames:
             if first is None: first = self.end = time
-            self.waits, self.length, self.end = self.waits + max(0., time - self.end), due - first, due
+            self.waits, self.length, self.end = (
+                self.waits + max(0., time - self.end), due - first, due
+            )
             yield time, due, frame
 
 # %% ../../nbs/media/00_video.ipynb #224c0f01
@@ -858,7 +893,8 @@ def check_span(
     if fps is not None and not 0 < fps <= MAX_FPS:
         raise ValueError(f'fps must be positive and at most {MAX_FPS:g}, not {fps}')
     if not math.isfinite(start): raise ValueError(f'start must be a number of seconds, not {start}')
-    if end is not None and not end > start: raise ValueError(f'end must be after start, not {start} to {end} s')
+    if end is not None and not end > start:
+        raise ValueError(f'end must be after start, not {start} to {end} s')
 
 # %% ../../nbs/media/00_video.ipynb #19d4f45c
 def open_frames(
@@ -890,7 +926,8 @@ def scaled_frames(
 ) -> Iterator[tuple[float, np.ndarray]]: # (presentation time, uint8 RGB [H, W, 3])
     "Sampled, scaled, upright pictures; `MediaWarning` if the shape changes, and at the end if pictures were lost"
     clock, last, image, framed = Clock(), None, None, False
-    for time, frame in sample_on_screen(clock.watch(frames), fps, start, math.inf if end is None else end):
+    for time, frame in sample_on_screen(clock.watch(frames), fps, start,
+                                        math.inf if end is None else end):
         if frame is not last: last, image = frame, screen(frame)
         if screen.framed and not framed:
             framed = True
@@ -944,6 +981,7 @@ def read_frames(
     info, pairs = open_frames(path, size, fps, start, end, stream, background, tone_map)
     pairs = list(pairs)
     if not pairs:
-        raise MediaError(path, f'shows no frame between {start:g} s and {"the end" if end is None else f"{end:g} s"}')
+        raise MediaError(path,
+                         f'shows no frame between {start:g} s and {"the end" if end is None else f"{end:g} s"}')
     times, images = zip(*pairs)
     return Frames(np.stack(images), np.array(times, dtype=np.float64), info)

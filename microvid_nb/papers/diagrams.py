@@ -53,7 +53,8 @@ _KINDS = {
     'loss': ('#fdebd0', '#c9822b'),
     'answer': ('#dcf0e2', '#4a9362'),
 }
-_TIMES = {'': (_INK, '-'), 'training': ('#b5541c', (0, (4, 2))), 'use': ('#1f5fa8', (0, (1, 1.4)))} # colour, dashes
+# colour, dashes
+_TIMES = {'': (_INK, '-'), 'training': ('#b5541c', (0, (4, 2))), 'use': ('#1f5fa8', (0, (1, 1.4)))}
 
 # %% ../../nbs/papers/06_diagrams.ipynb #9df8a9d3
 def facing(
@@ -79,7 +80,8 @@ def route(
     if way == 'vh': return [(x0, y0), (x0, y1), (x1, y1)]
     if way == 'hh':
         middle = x0 + bend*(x1 - x0)
-        return [(x0, y0), (middle, y0), (middle, y1), (x1, y1)] if y0 != y1 else [(x0, y0), (x1, y1)]
+        return ([(x0, y0), (middle, y0), (middle, y1), (x1, y1)] if y0 != y1
+                else [(x0, y0), (x1, y1)])
     middle = y0 + bend*(y1 - y0)
     return [(x0, y0), (x0, middle), (x1, middle), (x1, y1)] if x0 != x1 else [(x0, y0), (x1, y1)]
 
@@ -93,7 +95,8 @@ def draw_box(
     fill, edge = _KINDS[box.kind]
     corner = box.x - box.width/2, box.y - box.height/2
     patch = FancyBboxPatch(
-        corner, box.width, box.height, boxstyle='round,pad=0,rounding_size=.07', fc=fill, ec=edge, lw=1, zorder=3
+        corner, box.width, box.height, boxstyle='round,pad=0,rounding_size=.07', fc=fill, ec=edge,
+        lw=1, zorder=3
     )
     ax.add_patch(patch)
     lines, code = box.title.count('\n') + 1, box.code.count('\n') + 1 if box.code else 0
@@ -148,7 +151,8 @@ def draw_arrow(
     parts = list(zip(points, points[1:]))
     across = [part for part in parts if abs(part[0][0] - part[1][0]) > .25]
     (x0, y0), (x1, y1) = max(
-        across or parts, key=lambda part: abs(part[0][0] - part[1][0]) + abs(part[0][1] - part[1][1])
+        across or parts, key=lambda part: abs(part[0][0] - part[1][0])
+        + abs(part[0][1] - part[1][1])
     )
     ground = {'boxstyle': 'round,pad=.12', 'fc': _GROUND, 'ec': 'none'}
     ax.text(
@@ -171,7 +175,8 @@ def group_frame(
     heading:float=.26, # rows for the title
 ) -> tuple[float, float, float, float]: # left, top, right, bottom
     "The frame around boxes."
-    left, right = min(box.x - box.width/2 for box in boxes) - margin, max(box.x + box.width/2 for box in boxes) + margin
+    left, right = (min(box.x - box.width/2 for box in boxes) - margin,
+                   max(box.x + box.width/2 for box in boxes) + margin)
     return (
         left,
         min(box.y - box.height / 2 for box in boxes) - margin - heading,
@@ -190,7 +195,8 @@ def draw_legend(
     "A line that says what colours and dashes mean."
     def name_of(text, x): # writes it and gives the place where the next entry begins
         drawn = ax.text(x, y, text, size=7.4, color=_QUIET, va='center')
-        return ax.transData.inverted().transform(drawn.get_window_extent().corners())[:, 0].max() + .22*inch
+        return (ax.transData.inverted().transform(drawn.get_window_extent().corners())[:, 0].max()
+                + .22*inch)
     x = left
     for kind in kinds:
         ax.plot([x], [y], 's', ms=6, mfc=_KINDS[kind][0], mec=_KINDS[kind][1])
@@ -210,9 +216,11 @@ def draw_architecture(
 ) -> object: # matplotlib Axes
     "Draws an architecture; `ValueError` where an arrow or group names no box, or a text doesn't fit into its box."
     unknown = (
-        {name for arrow in arrows for name in arrow[:2]} | {name for group in groups for name in group.boxes}
+        {name for arrow in arrows for name in arrow[:2]}
+        | {name for group in groups for name in group.boxes}
     ) - set(boxes)
-    if unknown: raise ValueError(f'no box {", ".join(map(repr, sorted(unknown)))}; there are {", ".join(boxes)}')
+    if unknown:
+        raise ValueError(f'no box {", ".join(map(repr, sorted(unknown)))}; there are {", ".join(boxes)}')
     frames = [group_frame([boxes[name] for name in group.boxes]) for group in groups]
     frames += [group_frame([box], .04, 0) for box in boxes.values()]
     left, top, right, bottom = (
@@ -238,7 +246,8 @@ def draw_architecture(
                 zorder=1,
             )
         )
-        ax.text(x0 + .06, y0 + .17, group.title, size=8, color=_QUIET, weight='bold', va='center', zorder=2.6)
+        ax.text(x0 + .06, y0 + .17, group.title, size=8, color=_QUIET, weight='bold', va='center',
+                zorder=2.6)
     for arrow in arrows: draw_arrow(ax, boxes, arrow)
     for name, box in boxes.items(): draw_box(ax, name, box)
     if legend:
@@ -260,7 +269,8 @@ def as_data(
 ) -> dict: # MIME type -> content
     "A chart as JSON of the version that JupyterLab draws by itself."
     spec = {**spec, '$schema': 'https://vega.github.io/schema/vega-lite/v5.json'}
-    return {'application/vnd.vegalite.v5+json': spec, 'text/plain': spec.get('description', 'a chart')}
+    return {'application/vnd.vegalite.v5+json': spec,
+            'text/plain': spec.get('description', 'a chart')}
 
 # %% ../../nbs/papers/06_diagrams.ipynb #9a32b677
 def live_figures():
@@ -277,7 +287,8 @@ def picture_data(
 ) -> str: # a JPEG as a data address
     "A picture as text that a page shows."
     picture = Image.fromarray(image)
-    picture.resize((width, round(width*picture.height/picture.width))).save(file := io.BytesIO(), 'JPEG', quality=60)
+    picture.resize((width,
+                    round(width*picture.height/picture.width))).save(file := io.BytesIO(), 'JPEG', quality=60)
     return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
 
 # %% ../../nbs/papers/06_diagrams.ipynb #349e7708
@@ -292,18 +303,22 @@ def choice_figure(
     wins = alt.datum.score >= alt.datum.best
     across = alt.X('time:N', sort=None, title=None, axis=alt.Axis(labelAngle=0, orient='bottom'))
     frame = chart.mark_rect(fillOpacity=0, strokeWidth=4).encode(
-        x=across.axis(None), stroke=alt.when(wins).then(alt.value('#d9480f')).otherwise(alt.value('transparent'))
+        x=across.axis(None),
+        stroke=alt.when(wins).then(alt.value('#d9480f')).otherwise(alt.value('transparent'))
     )
     picture = chart.mark_image(height=66, width=alt.expr("0.92 * bandwidth('x')")).encode(
         x=across.axis(None), y=alt.value(35), url='picture:N'
     )
     bar = chart.mark_bar().encode(
-        x=across, y=alt.Y('score:Q', title='score'), tooltip=['time:N', alt.Tooltip('score:Q', format='.2f')],
+        x=across, y=alt.Y('score:Q', title='score'),
+        tooltip=['time:N', alt.Tooltip('score:Q', format='.2f')],
         color=alt.when(wins).then(alt.value('#d9480f')).otherwise(alt.value('#9db4c8')),
     )
-    both = alt.vconcat((picture + frame).properties(width=620, height=70), bar.properties(width=620, height=130))
+    both = alt.vconcat((picture + frame).properties(width=620, height=70),
+                       bar.properties(width=620, height=130))
     bound = [
-        alt.param(name=name, value=value, bind=alt.binding_range(min=0, max=most, step=most/20, name=label))
+        alt.param(name=name, value=value,
+                  bind=alt.binding_range(min=0, max=most, step=most/20, name=label))
         for name, (value, most, label) in sliders.items()
     ]
     return both.resolve_scale(x='shared').add_params(*bound).properties(description=description)

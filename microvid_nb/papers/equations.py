@@ -40,12 +40,15 @@ def documented(
     for node in ast.parse(path.read_text(encoding='utf-8')).body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
         owner = ''
-        if isinstance(node, ast.FunctionDef) and any('patch' in ast.unparse(each) for each in node.decorator_list):
+        if isinstance(node, ast.FunctionDef) and any('patch' in ast.unparse(each)
+                                                     for each in node.decorator_list):
             owner = ast.unparse(node.args.args[0].annotation).split('|')[0].strip() + '.'
         inside = (
-            [each for each in node.body if isinstance(each, ast.FunctionDef)] if isinstance(node, ast.ClassDef) else []
+            [each for each in node.body if isinstance(each, ast.FunctionDef)]
+            if isinstance(node, ast.ClassDef) else []
         )
-        for name, each in [(owner + node.name, node), *((f'{node.name}.{each.name}', each) for each in inside)]:
+        for name, each in [(owner + node.name, node),
+                           *((f'{node.name}.{each.name}', each) for each in inside)]:
             if text := ast.get_docstring(each): yield name, text.split('\n')[0]
 
 # %% ../../nbs/papers/00_equations.ipynb #8206231e
@@ -59,7 +62,9 @@ def equation_table() -> pd.DataFrame: # paper, equation, module, name, returns
                 for name, sentence in documented(path)
                 for number in equations_in(sentence)
             ]
-    table = pd.DataFrame(rows, columns=['paper', 'equation', 'module', 'name', 'returns']).drop_duplicates(
+    table = pd.DataFrame(rows,
+                         columns=['paper', 'equation', 'module', 'name',
+                                  'returns']).drop_duplicates(
         ['paper', 'equation', 'module', 'name']
     )
     order = [task.method for task in all_tasks()]
@@ -77,10 +82,12 @@ def page_of(
 ) -> str: # the notebook's path in it
     "The notebook that a module is written in."
     folder, name = module.split('.')
-    return next(str(path.relative_to(pages)) for path in sorted((pages/folder).glob(f'*_{name}.ipynb')))
+    return next(str(path.relative_to(pages))
+                for path in sorted((pages/folder).glob(f'*_{name}.ipynb')))
 
 # %% ../../nbs/papers/00_equations.ipynb #f051b27c
-_PAGES = {'AMUSE': '01_amuse', 'GEVADEN': '03_gevaden', '3D-CNN': '04_classification', 'DARE': '05_dare'}
+_PAGES = {'AMUSE': '01_amuse', 'GEVADEN': '03_gevaden', '3D-CNN': '04_classification',
+          'DARE': '05_dare'}
 
 def linked_table(
     table:pd.DataFrame, # of `equation_table`
@@ -150,6 +157,7 @@ def code_of(
     wanted = textwrap.indent(textwrap.dedent('\n'.join(body[begin:end + 1])), '    ').split('\n')
     fitting = [part for line in wanted for part in split_line(line)]
     before, after = ['    ...'] * (begin > 0), ['    ...'] * (end < len(body) - 1)
-    where = f'# {function.__module__}\n' + f'# {function.__qualname__}\n' * ('.' in function.__qualname__)
+    where = (f'# {function.__module__}\n' + f'# {function.__qualname__}\n'
+             * ('.' in function.__qualname__))
     lines = [f'{where}def {node.name}({arguments}):', *before, *fitting, *after]
     return '```python\n' + '\n'.join(lines) + '\n```\n\n'

@@ -51,7 +51,8 @@ def glossary_table(
             found.append((row['symbol'], row.get('meaning', ''), code, paper, page))
     order = [*papers.values(), 'Shared']
     table = pd.DataFrame(found, columns=['symbol', 'term', 'code', 'paper', 'page'])
-    return table.sort_values('paper', key=lambda paper: paper.map(order.index), kind='stable', ignore_index=True)
+    return table.sort_values('paper', key=lambda paper: paper.map(order.index), kind='stable',
+                             ignore_index=True)
 
 # %% ../../nbs/papers/07_glossary.ipynb #72daa5b4
 def linked_glossary(
@@ -60,5 +61,6 @@ def linked_glossary(
 ) -> str: # Markdown
     "The table with links to the notebooks."
     lines = ['| symbol | term | code | paper |', '|---|---|---|---|']
-    rows = [f'| {row.symbol} | {row.term} | {row.code} | [{row.paper}]({up}{row.page}) |' for row in table.itertuples()]
+    rows = [f'| {row.symbol} | {row.term} | {row.code} | [{row.paper}]({up}{row.page}) |'
+            for row in table.itertuples()]
     return '\n'.join(lines + rows)

@@ -22,7 +22,8 @@ from ..features.eyes import PictureEncoder
 from ..features.text import SemanticSpace
 from ..features.visual import Backbone, backbone, freeze, he, scaled, xavier
 from ..features.words import packaged_label_points
-from .mkmmd import FACTORS, heuristic_bandwidths, mk_mmd, optimal_kernel_weights
+from .mkmmd import (
+    FACTORS, heuristic_bandwidths, mk_mmd, optimal_kernel_weights)
 from ..training import evaluating
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #e87bae98
@@ -58,7 +59,8 @@ class AMUSESettings:
             raise ValueError(f'topics should be all, seen or unseen, found {self.topics!r}')
         if self.objective not in ('ranking', 'probabilities'):
             raise ValueError(f'objective should be ranking or probabilities, found {self.objective!r}')
-        if self.projected and not self.common_space: raise ValueError('only a common space has projected points')
+        if self.projected and not self.common_space:
+            raise ValueError('only a common space has projected points')
         if len(self.words) < 2 or len(set(self.words)) < len(self.words):
             raise ValueError(f'expected two or more different words, found {self.words!r}')
 
@@ -124,7 +126,8 @@ class EyesNetwork(Backbone):
         super().__init__([0.]*3, [1.]*3)   # colours stay as they are, the encoder has its own scale
         count, self.feature_dim = FrozenEyes.out_channels, scaled(4096, width)
         self.eyes, self.standard, self.dropout = FrozenEyes(), Standardised(count), nn.Dropout()
-        self.fc7, self.fc8 = nn.Linear(count, self.feature_dim), nn.Linear(self.feature_dim, classes)
+        self.fc7, self.fc8 = (nn.Linear(count, self.feature_dim),
+                              nn.Linear(self.feature_dim, classes))
         he(self)
 
     def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
@@ -157,7 +160,8 @@ def new_network(
 ) -> Backbone: # with random weights above the encoder, or everywhere; `classes` has the encoder's own
     "The network of a model."
     if name == 'classes': return ClassNetwork()
-    return EyesNetwork(width, classes) if name == 'eyes' else backbone(name, width=width, classes=classes)
+    return (EyesNetwork(width, classes) if name == 'eyes'
+            else backbone(name, width=width, classes=classes))
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #bad92867
 class AMUSE(nn.Module):
@@ -180,7 +184,8 @@ class AMUSE(nn.Module):
         if s.common_space and not s.projected: self.points = nn.Parameter(points)
         else: self.register_buffer('points', points)
         if s.projected: self.to_common = xavier(nn.Linear(s.semantic, s.semantic, bias=False))
-        if s.objective == 'probabilities': self.unit = nn.Parameter(torch.tensor([2/s.margin, -2.]))   # factor, offset
+        # factor, offset
+        if s.objective == 'probabilities': self.unit = nn.Parameter(torch.tensor([2/s.margin, -2.]))
 
     def placed(self,
         vectors:Tensor, # of words, [C, D]
@@ -196,7 +201,8 @@ class AMUSE(nn.Module):
         prototypes:Tensor, # s_w, [C, D]
     ) -> Tensor: # a_w, [C, A]
         "The weight of each feature for each word (Eq. 4)."
-        if not self.settings.attended: return prototypes.new_ones(len(prototypes), self.settings.attention)
+        if not self.settings.attended:
+            return prototypes.new_ones(len(prototypes), self.settings.attention)
         return F.relu(self.to_attention(prototypes))
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #7d441112
@@ -226,7 +232,8 @@ def forward(self:AMUSE,
     prototypes:Tensor|None=None, # s_w, [C, D]; those of the seen words if not given
 ) -> Tensor: # similarities, [B, C]; in 0..1 where they are probabilities
     "How similar pictures and words are."
-    last, prototypes = self.settings.layers[-1], self.prototypes() if prototypes is None else prototypes
+    last, prototypes = (self.settings.layers[-1], self.prototypes() if prototypes is None
+                        else prototypes)
     found = self.compare(self.network.forward_layers(images, (last,))[last], prototypes)
     return found.sigmoid() if self.settings.objective == 'probabilities' else found
 
@@ -252,9 +259,11 @@ def ranking_loss(self:AMUSE,
     prototypes = self.prototypes()
     picture, word = labels.nonzero(as_tuple=True)
     if self.settings.same_attention:
-        similarities = self.to_semantic(visual[picture]*self.attention(prototypes)[word]) @ prototypes.T
+        similarities = (self.to_semantic(visual[picture]*self.attention(prototypes)[word])
+                        @ prototypes.T)
         compared = torch.arange(labels.shape[1], device=labels.device) != word[:, None]
-    else: similarities, compared = (visual @ self.word_filters(prototypes).T)[picture], ~labels[picture]
+    else: similarities, compared = ((visual @ self.word_filters(prototypes).T)[picture],
+                                    ~labels[picture])
     if known is not None: compared = compared & known[picture]
     return hinge_rank_loss(similarities, word, compared, self.settings.margin).sum()/len(visual)
 
@@ -267,7 +276,8 @@ def across_loss(
 ) -> Tensor: # scalar
     "By how much pictures that are known to lack a word come within the margin of those that show it."
     lacking = ~labels if known is None else ~labels & known
-    mixed = labels.any(0) & lacking.any(0)   # words that some pictures of the batch show, and others lack
+    # words that some pictures of the batch show, and others lack
+    mixed = labels.any(0) & lacking.any(0)
     similarities, labels, lacking = similarities[:, mixed], labels[:, mixed], lacking[:, mixed]
     pairs = labels[:, None] & lacking
     excess = F.relu(margin - similarities[:, None] + similarities)*pairs
@@ -281,7 +291,8 @@ def label_loss(
 ) -> Tensor: # scalar, summed over words, a mean over pictures
     "The cross-entropy of the labels that are known."
     weight = None if known is None else known.to(scores.dtype)
-    return F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), weight, reduction='sum')/len(scores)
+    return F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), weight,
+                                              reduction='sum')/len(scores)
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #914789db
 class AMUSEBatch(NamedTuple):
@@ -302,7 +313,8 @@ def layer_gap(
     source, target = source.float().flatten(1), target.float().flatten(1)
     bandwidths = heuristic_bandwidths(source, target, factors=factors)
     return mk_mmd(
-        source, target, bandwidths, optimal_kernel_weights(source, target, bandwidths) if optimal_weights else None
+        source, target, bandwidths,
+        optimal_kernel_weights(source, target, bandwidths) if optimal_weights else None
     )
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #619ea3d9
@@ -312,7 +324,8 @@ def amuse_loss(
 ) -> dict: # loss; ranking or probabilities, penalty, and across and gap where they have a weight
     "The objective of Eq. 7 and its parts, with ranking across pictures where that has a weight."
     s, n = model.settings, len(batch.images)
-    layers = model.network.forward_layers(torch.cat([batch.images, batch.frames]) if s.mu else batch.images, s.layers)
+    layers = model.network.forward_layers(torch.cat([batch.images, batch.frames]) if s.mu
+                                          else batch.images, s.layers)
     visual = layers[s.layers[-1]][:n]
     labels, known = batch.labels, batch.known
     first = (model.ranking_loss(visual, labels, known) if s.objective == 'ranking'
@@ -341,7 +354,8 @@ def points_of(self:AMUSE,
                 f'a common space knows only the words of its training, not {", ".join(map(repr, unknown))}'
             )
         return self.prototypes()[[self.settings.words.index(word) for word in words]]
-    if space is None: raise ValueError('prototypes of words are found in a semantic space: give one')
+    if space is None:
+        raise ValueError('prototypes of words are found in a semantic space: give one')
     points = space.prototype(list(words)).to(self.points)
     if points.shape[1] != self.settings.semantic:
         expected = f'a semantic space of {self.settings.semantic} dimensions'
@@ -376,7 +390,8 @@ def new_amuse(
         fresh = backbone(settings.backbone, pretrained, settings.width, classes=settings.attention)
         model.network.load_state_dict(fresh.state_dict())
     if settings.projected or not settings.common_space:
-        if space is None: raise ValueError('prototypes of words are found in a semantic space: give one')
+        if space is None:
+            raise ValueError('prototypes of words are found in a semantic space: give one')
         model.points.copy_(space.prototype(list(settings.words)))
     return model
 
@@ -392,7 +407,8 @@ def similarities(self:AMUSE,
     "How similar pictures and words are, seen or unseen, for a trained model."
     points = self.points_of(words, space)
     with evaluating(self):
-        return torch.cat([self(part.to(self.points.device), points).cpu() for part in images.split(batch)])
+        return torch.cat([self(part.to(self.points.device), points).cpu()
+                          for part in images.split(batch)])
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #ef645ee8
 def ordering_accuracy(
@@ -403,9 +419,11 @@ def ordering_accuracy(
     "For each word, the probability that a picture with it is more similar to it than a picture without it."
     from sklearn.metrics import roc_auc_score
     known = torch.ones_like(labels) if known is None else known
-    columns = [(labels[known[:, c], c].numpy(), similarities[known[:, c], c].numpy()) for c in range(labels.shape[1])]
+    columns = [(labels[known[:, c], c].numpy(), similarities[known[:, c], c].numpy())
+               for c in range(labels.shape[1])]
     return np.array(
-        [roc_auc_score(shown, score) if shown.any() and not shown.all() else np.nan for shown, score in columns]
+        [roc_auc_score(shown, score) if shown.any() and not shown.all() else np.nan
+         for shown, score in columns]
     )
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #b80c176c
@@ -419,10 +437,12 @@ def domain_gap(
     "The gap between two sets of pictures in a model's layers, without dropout."
     names, device = model.settings.layers, model.points.device
     def outputs(pictures):
-        parts = [model.network.forward_layers(part.to(device), names) for part in pictures.split(batch)]
+        parts = [model.network.forward_layers(part.to(device), names)
+                 for part in pictures.split(batch)]
         return {name: torch.cat([part[name] for part in parts]) for name in names}
     with evaluating(model): source, target = outputs(images), outputs(frames)
-    return sum(layer_gap(source[name], target[name], model.settings.factors).item() for name in names)
+    return sum(layer_gap(source[name], target[name], model.settings.factors).item()
+               for name in names)
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #3aa8082c
 class PairedPictures(Dataset):
@@ -450,21 +470,25 @@ class PairedPictures(Dataset):
         "A picture with a frame, or many with as many."
         (image, labels, *known), (frame, *_) = source, target
         labels = torch.as_tensor(labels).bool()[..., self.columns]
-        known = torch.as_tensor(known[0]).bool()[..., self.columns] if known else torch.ones_like(labels)
+        known = (torch.as_tensor(known[0]).bool()[..., self.columns] if known
+                 else torch.ones_like(labels))
         return AMUSEBatch(torch.as_tensor(image), labels, torch.as_tensor(frame), known)
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #ad34bafe
 VARIANTS = {'AMUSE': {}, 'Variant-I': {'mu': 0.},
             'Variant-II-seen': {'topics': 'seen'}, 'Variant-II-unseen': {'topics': 'unseen'},
-            'Variant-III': {'attended': False}, 'Variant-IV': {'common_space': True, 'topics': 'seen'},
-            'Variant-IV, words projected': {'common_space': True, 'topics': 'seen', 'projected': True}}
+            'Variant-III': {'attended': False},
+            'Variant-IV': {'common_space': True, 'topics': 'seen'},
+            'Variant-IV, words projected': {'common_space': True, 'topics': 'seen',
+                                            'projected': True}}
 
 def variant(
     name:str, # one of `VARIANTS`
     settings:AMUSESettings, # of AMUSE itself
 ) -> AMUSESettings: # of the variant
     "The settings of one of the paper's variants; `ValueError` where there is none of that name."
-    if name not in VARIANTS: raise ValueError(f'{name!r} is no variant; there are {", ".join(VARIANTS)}')
+    if name not in VARIANTS:
+        raise ValueError(f'{name!r} is no variant; there are {", ".join(VARIANTS)}')
     return replace(settings, **VARIANTS[name])
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #fc26a262
@@ -474,4 +498,5 @@ def topics_that_count(
 ) -> list[bool]: # for each word
     "Which topics a frame is chosen by."
     seen = {word.lower() for word in settings.words}
-    return [settings.topics == 'all' or (word.lower() in seen) == (settings.topics == 'seen') for word in words]
+    return [settings.topics == 'all' or (word.lower() in seen) == (settings.topics == 'seen')
+            for word in words]

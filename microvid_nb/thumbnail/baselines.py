@@ -25,7 +25,9 @@ class RandomFrame:
               lam:float=0. # not used by this method
     ) -> pd.DataFrame: # [n]: score
         "A random score for each candidate, the same for the same seed and clip"
-        return pd.DataFrame({'score': np.random.default_rng(self.seed).random(len(survey.candidates))})
+        return (
+            pd.DataFrame({'score': np.random.default_rng(self.seed).random(len(survey.candidates))})
+        )
 
 # %% ../../nbs/thumbnail/03_baselines.ipynb #d9a424a1
 @dataclass(frozen=True)
@@ -37,5 +39,7 @@ class ASBTV:
               lam:float=.2 # weight of representativeness, λ
     ) -> pd.DataFrame: # [n]: the six measures, attractiveness, representativeness, score
         "The score of each candidate and its parts"
-        table = attractiveness(survey).assign(representativeness=survey.candidates.representativeness)
+        table = (
+            attractiveness(survey).assign(representativeness=survey.candidates.representativeness)
+        )
         return table.assign(score=fuse(table.attractiveness, table.representativeness, lam))

@@ -29,7 +29,8 @@ from .popularity import LEAST_SPAN, popularity
 from .posts import FIRST_HELD_OUT, JudgedPost, ThumbnailScale
 from .pretrained import (
     BOTH, EYES_ROWS, PROBABLE, WEIGHTS, assembled, beside_asbtv, encoded, train_on_eyes)
-from .systems import ThumbnailData, TopicScores, by_clip, choices, untrained_choices
+from .systems import (
+    ThumbnailData, TopicScores, by_clip, choices, untrained_choices)
 
 # %% ../../nbs/thumbnail/16_diagnosis.ipynb #7fc0f57e
 class Truth(NamedTuple):
@@ -69,13 +70,17 @@ def causes(
     "What could be chosen with the truth, with a part of it, and with noise on it."
     rng, columns = np.random.default_rng(seed), [NAMES.index(word) for word in topics.index]
     def judge(values, least=0.):   # of the truth no range is too small to count in full
-        return thumbnail_measures(choices(TopicScores(values[:, columns], topics), clips, lam, least), clips)
+        return thumbnail_measures(choices(TopicScores(values[:, columns], topics), clips, lam,
+                                          least), clips)
     clear = truth.visible*truth.quality[:, None]
     whatever = np.broadcast_to(clear.sum(1, keepdims=True), clear.shape)
-    found = {'labels': truth.labels.astype(float), 'visible size': truth.visible, 'visible size x quality': clear,
-             'amount visible x quality': whatever, 'quality': np.broadcast_to(truth.quality[:, None], clear.shape)}
+    found = {'labels': truth.labels.astype(float), 'visible size': truth.visible,
+             'visible size x quality': clear,
+             'amount visible x quality': whatever,
+             'quality': np.broadcast_to(truth.quality[:, None], clear.shape)}
     rows = [{'known': name, **judge(values)} for name, values in found.items()]
-    rows.append({'known': 'ASBTV', **thumbnail_measures(np.array([clip.asbtv.argmax() for clip in clips]), clips)})
+    rows.append({'known': 'ASBTV',
+                 **thumbnail_measures(np.array([clip.asbtv.argmax() for clip in clips]), clips)})
     for auc in AUCS:
         noise = noise_for(auc)*rng.standard_normal((_DRAWS, *truth.labels.shape))
         figures = pd.DataFrame([judge(truth.labels + each, LEAST_SPAN) for each in noise]).mean()
@@ -89,7 +94,8 @@ def mean_precision(
 ) -> tuple[float, float]: # of the order by the scores, and of chance
     "Mean average precision over the words that some pictures show."
     shown = labels.any(0)
-    return (float(np.mean([average_precision_score(y, s) for y, s in zip(labels.T[shown], scores.T[shown])])),
+    return (float(np.mean([average_precision_score(y, s)
+                           for y, s in zip(labels.T[shown], scores.T[shown])])),
             float(labels[:, shown].mean()))
 
 # %% ../../nbs/thumbnail/16_diagnosis.ipynb #ed154ea6
@@ -99,7 +105,8 @@ def within_clips(
     clips:Sequence[JudgedPost], # with N candidates in all
 ) -> float: # correlation; a clip where one of both never changes has no part in it; NaN where none is left
     "How two figures go together within the clips, each in units of its clip."
-    pairs = [part for part in zip(by_clip(one, clips), by_clip(other, clips)) if min(map(np.ptp, part)) > 1e-9]
+    pairs = [part for part in zip(by_clip(one, clips), by_clip(other, clips))
+             if min(map(np.ptp, part)) > 1e-9]
     if not pairs: return np.nan
     def units(x): return (x - x.mean())/x.std()
     return float(np.concatenate([units(a)*units(b) for a, b in pairs]).mean())
@@ -123,20 +130,25 @@ def sight_and_readout(
     columns = [NAMES.index(name) for name in SEEN]
     whole = np.zeros((len(answers.seen), len(NAMES)))
     whole[:, columns] = answers.seen
-    pooled = ordering_accuracy(torch.from_numpy(answers.seen), torch.from_numpy(truth.labels[:, columns]))
+    pooled = ordering_accuracy(torch.from_numpy(answers.seen),
+                               torch.from_numpy(truth.labels[:, columns]))
     pictures, by_chance = mean_precision(answers.clean, clean[:, columns])
     frames, among_frames = mean_precision(answers.seen, truth.labels[:, columns])
     P, picks = popularity(*answers.scores), choices(answers.scores, clips, lam)
     starts = np.cumsum([0, *(len(clip.times) for clip in clips)])[:-1]
-    figures = {'amount visible': (truth.visible*truth.quality[:, None]).sum(1), 'quality': truth.quality,
+    figures = {'amount visible': (truth.visible*truth.quality[:, None]).sum(1),
+               'quality': truth.quality,
                'plain mean': answers.scores.similarities.mean(1)}
-    return {'AUC pooled': float(np.nanmean(pooled)), 'AUC within': eyesight_within(whole, clips)['AUC, seen'],
-            'mAP clean': pictures, 'chance, clean': by_chance, 'mAP frames': frames, 'chance, frames': among_frames,
+    return {'AUC pooled': float(np.nanmean(pooled)),
+            'AUC within': eyesight_within(whole, clips)['AUC, seen'],
+            'mAP clean': pictures, 'chance, clean': by_chance, 'mAP frames': frames,
+            'chance, frames': among_frames,
             **thumbnail_measures(picks, clips),
             **{f'{name}, no least span': figure for name, figure in
                thumbnail_measures(choices(answers.scores, clips, lam, 0.), clips).items()},
             'dark': float((truth.quality[starts + picks] < .3).mean()),
-            **{f'P with {name}': within_clips(P, figure, clips) for name, figure in figures.items()}}
+            **{f'P with {name}': within_clips(P, figure, clips)
+               for name, figure in figures.items()}}
 
 # %% ../../nbs/thumbnail/16_diagnosis.ipynb #5b32dddf
 def answers_of(
@@ -147,7 +159,8 @@ def answers_of(
     "What a model says about candidates and clean pictures."
     topics = data.topics
     with above_frozen(model):
-        def similar(pictures, words): return model.similarities(pictures, list(words), data.space).double().numpy()
+        def similar(pictures, words):
+            return model.similarities(pictures, list(words), data.space).double().numpy()
         return Answers(similar(data.candidates, SEEN), similar(maps, SEEN),
                        TopicScores(similar(data.candidates, topics.index), topics))
 
@@ -180,7 +193,8 @@ def care_study(
     chosen:Mapping, # method -> candidate of each clip
 ) -> pd.DataFrame: # care, method, clicks
     "What choices are worth to viewers who care more, or less, about what is seen."
-    crowd, noticed, rows = crowd_of(world.seed, world.viewers), [seen_in(world, clip) for clip in clips], []
+    crowd, noticed, rows = (crowd_of(world.seed, world.viewers),
+                            [seen_in(world, clip) for clip in clips], [])
     for care in CARES:
         rates = [rates_if_cared(seen, crowd, care) for seen in noticed]
         possible = sum(rate.max() - rate.mean() for rate in rates)
@@ -214,7 +228,8 @@ def part_of(
     posts = first(data.clips[:_POSTS], data.candidates)
     others = first(data.others[:_OTHERS], data.frames.tensors[0])
     source = TensorDataset(*(part[:_PICTURES] for part in data.source.tensors))
-    return assembled(source, {'test': posts, 'validation': posts, 'others': others}, data.comments, data.space).test
+    return assembled(source, {'test': posts, 'validation': posts, 'others': others}, data.comments,
+                     data.space).test
 
 # %% ../../nbs/thumbnail/16_diagnosis.ipynb #37346643
 _DIAGNOSED = ('AMUSE', BOTH, PROBABLE)
@@ -228,15 +243,19 @@ def diagnosis(
     "What accuracy depends on, on a part of the posts of the experiment."
     data, scale = part_of(data), replace(scale, batch=max(8, scale.batch//4))
     clips, truth = data.clips, truth_of(world, data.clips)
-    pictures = drawn(world, range(FIRST_HELD_OUT, FIRST_HELD_OUT + min(_CLEAN, scale.source)), SHORT)
+    pictures = drawn(world, range(FIRST_HELD_OUT, FIRST_HELD_OUT + min(_CLEAN, scale.source)),
+                     SHORT)
     maps, labels = encoded(pictures.tensors[0]), pictures.tensors[1].numpy()
-    rows, chosen = [], {name: picks for name, picks in untrained_choices(data, seed, scale.lam).items()
+    rows, chosen = [], {name: picks
+                        for name, picks in untrained_choices(data, seed, scale.lam).items()
                         if name in ('ASBTV', 'oracle: sees all concepts')}
     for name in _DIAGNOSED:
         model, _ = train_on_eyes(name, data, scale, seed, **EYES_ROWS[name])
         answers = answers_of(model, data, maps)
         rows.append({'method': name, **sight_and_readout(answers, truth, clips, labels, scale.lam)})
         chosen[name] = choices(answers.scores, clips, scale.lam)
-        if name == PROBABLE: chosen[f'ASBTV + {name}'] = beside_asbtv_by_folds(answers.scores, clips, seed)
-    return {'causes': causes(truth, clips, data.topics, scale.lam, seed), 'eyes': pd.DataFrame(rows),
+        if name == PROBABLE:
+            chosen[f'ASBTV + {name}'] = beside_asbtv_by_folds(answers.scores, clips, seed)
+    return {'causes': causes(truth, clips, data.topics, scale.lam, seed),
+            'eyes': pd.DataFrame(rows),
             'care': care_study(world, clips, chosen)}

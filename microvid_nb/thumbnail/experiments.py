@@ -27,21 +27,25 @@ from .pictures import above_frozen, drawn, frozen_maps
 from .popularity import TopicModel, topic_model
 from .pretrained import LAMBDAS, eyes_data, eyes_model, eyes_tables, sight
 from .posts import FIRST_HELD_OUT, JudgedPost, ThumbnailScale, word_space
-from microvid_nb.thumbnail.systems import (
-    BASELINES, ThumbnailData, TopicScores, choices, microworld_data, topic_scores, train_amuse, train_baseline,
-    untrained_choices)
+from .systems import (
+    BASELINES, ThumbnailData, TopicScores, choices, microworld_data, topic_scores, train_amuse,
+    train_baseline, untrained_choices)
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #67f36089
 SCALES = {
     'tiny': ThumbnailScale(
-        posts=10, other_posts=8, validation_posts=6, source=120, pretraining=120, pretraining_epochs=2,
+        posts=10, other_posts=8, validation_posts=6, source=120, pretraining=120,
+        pretraining_epochs=2,
         readings=200, gap_pictures=60,
-        size=64, width=1/16, attention=32, semantic=24, batch=40, epochs=2, learning_rate=2e-3, rounds=2,
+        size=64, width=1/16, attention=32, semantic=24, batch=40, epochs=2, learning_rate=2e-3,
+        rounds=2,
     ),
     'small': ThumbnailScale(
-        posts=400, other_posts=150, validation_posts=200, source=4000, pretraining=4000, pretraining_epochs=12,
+        posts=400, other_posts=150, validation_posts=200, source=4000, pretraining=4000,
+        pretraining_epochs=12,
         readings=800,
-        gap_pictures=1200, size=96, width=1/8, attention=256, semantic=50, batch=128, epochs=8, learning_rate=1e-3,
+        gap_pictures=1200, size=96, width=1/8, attention=256, semantic=50, batch=128, epochs=8,
+        learning_rate=1e-3,
     ),
     'full': ThumbnailScale(),
 }
@@ -76,7 +80,8 @@ AMUSE_ROWS = {
     f'{BOTH_WAYS}, no attention': {'across': 1.0, 'attended': False},
 }  # row -> settings that differ
 
-OWN_SPAN = 0. # least range of popularity: with these eyes it is scaled by its own range, however small
+# least range of popularity: with these eyes it is scaled by its own range, however small
+OWN_SPAN = 0.
 
 # methods whose course is kept, and the names of their choices by some of the topics
 WATCHED = {'AMUSE': 'Variant-II-{}', BOTH_WAYS: BOTH_WAYS + ', {} topics'}
@@ -92,7 +97,8 @@ def clip_choices(
     found = load_clip(CLIPSettings(pretrained=weights)).similarities(
         torch.cat([clip.images for clip in data.clips]), list(data.topics.index)
     )
-    return {'CLIP, zero-shot': choices(TopicScores(found.numpy(), data.topics), data.clips, lam, OWN_SPAN)}
+    return {'CLIP, zero-shot': choices(TopicScores(found.numpy(), data.topics), data.clips, lam,
+                                       OWN_SPAN)}
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #ec4b3701
 def eyesight(
@@ -103,9 +109,12 @@ def eyesight(
     labels, kinds = torch.from_numpy(np.concatenate([clip.labels for clip in data.clips])), {}
     for kind in ('seen', 'unseen'):
         words = [name for name in NAMES if (name in SEEN) == (kind == 'seen')]
-        if kind == 'unseen' and model.settings.topics == 'seen': kinds['unseen words'] = np.nan; continue
+        if kind == 'unseen' and model.settings.topics == 'seen':
+            kinds['unseen words'] = np.nan; continue
         with above_frozen(model): found = model.similarities(data.candidates, words, data.space)
-        kinds[f'{kind} words'] = np.nanmean(ordering_accuracy(found, labels[:, [NAMES.index(word) for word in words]]))
+        kinds[f'{kind} words'] = (
+            np.nanmean(ordering_accuracy(found, labels[:, [NAMES.index(word) for word in words]]))
+        )
     return kinds | sight(model, data)
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #5491c63b
@@ -114,7 +123,8 @@ def lambda_study(
     data:ThumbnailData, # of the experiment
 ) -> pd.DataFrame: # lambda, accuracy, similarity, clicks
     "What the weight of representativeness does."
-    rows = [{'lambda': lam, **thumbnail_measures(choices(scores, data.clips, lam, OWN_SPAN), data.clips)}
+    rows = [{'lambda': lam,
+             **thumbnail_measures(choices(scores, data.clips, lam, OWN_SPAN), data.clips)}
             for lam in LAMBDAS]
     return pd.DataFrame(rows)
 
@@ -128,10 +138,12 @@ def round_tables(
     "The measures of a round's choices, on the whole and post by post."
     clips = data.clips
     rows = [
-        {'round': seed, 'method': method, **thumbnail_measures(picks, clips), **seen.get(method, {})}
+        {'round': seed, 'method': method, **thumbnail_measures(picks, clips),
+         **seen.get(method, {})}
         for method, picks in chosen.items()
     ]
-    items = [item_outcomes(picks, clips).assign(round=seed, method=method) for method, picks in chosen.items()]
+    items = [item_outcomes(picks, clips).assign(round=seed, method=method)
+             for method, picks in chosen.items()]
     return {'table2': pd.DataFrame(rows), 'items': pd.concat(items, ignore_index=True)}
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #471bad01
@@ -199,10 +211,12 @@ def thumbnail_table(
 ) -> pd.DataFrame: # a row a method: accuracy, similarity, clicks, and the paper's accuracy
     "A table as the paper prints it; its own figures are of other posts."
     figures = {name: f'{name}, %' for name in ('accuracy', 'similarity', 'clicks')}
-    rows = rounds.rename(columns=figures).assign(**{new: 100*rounds[name] for name, new in figures.items()})
+    rows = rounds.rename(columns=figures).assign(**{new: 100*rounds[name]
+                                                    for name, new in figures.items()})
     methods = [*paper, *(name for name in more if name in set(rounds.method))]
     printed = pd.DataFrame({'accuracy, %': dict(paper)})
-    table = beside_paper(rows, dict.fromkeys(figures.values(), 1), printed, 'MicroWorld', 'Instagram', methods=methods)
+    table = beside_paper(rows, dict.fromkeys(figures.values(), 1), printed, 'MicroWorld',
+                         'Instagram', methods=methods)
     return table.rename(columns=lambda name: name.replace(', %, ', ', ') + ', %')
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #27c09514
@@ -220,7 +234,8 @@ def grid(
     "AMUSE, ranked both ways, for all pairs of width and margin."
     spaces, found = {dim: word_space(data.comments, dim, seed) for dim in dimensions}, {}
     for dim, margin in tqdm(
-        [(dim, margin) for dim in dimensions for margin in margins], unit='model', disable=not progress
+        [(dim, margin) for dim in dimensions for margin in margins], unit='model',
+        disable=not progress
     ):
         model, _ = train_amuse(data, scale, seed, spaces[dim], margin=margin, across=1.0)
         found[dim, margin] = topic_scores(model, data, spaces[dim])
@@ -242,7 +257,9 @@ def five_folds(
     for k in range(5):
         best = max(right, key=lambda plan: right[plan][fold != k].mean())
         rows.append((k, *best, right[best][fold != k].mean(), right[best][fold == k].mean()))
-    return pd.DataFrame(rows, columns=['fold', 'd', 'alpha', 'lambda', 'accuracy where chosen', 'accuracy'])
+    return pd.DataFrame(rows,
+                        columns=['fold', 'd', 'alpha', 'lambda', 'accuracy where chosen',
+                                 'accuracy'])
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #27c09502
 def searched(
@@ -309,7 +326,8 @@ def judged(
         for domain, (maps, labels) in domains.items():
             figures |= {
                 f'{domain}: {name}': value
-                for name, value in orderings(model.similarities(maps, NAMES, data.space), labels).items()
+                for name, value in orderings(model.similarities(maps, NAMES, data.space),
+                                             labels).items()
             }
     return figures
 
@@ -324,13 +342,15 @@ def transfer_study(
     mus:Sequence[float]=MUS, # weights of the gap
 ) -> pd.DataFrame: # round, cameras, mu, measured gap, orderings
     "What the weight of the gap does at a large dialled gap."
-    clean = drawn(world, range(FIRST_TARGET, FIRST_TARGET + scale.gap_pictures), scale.size, progress).tensors[0]
+    clean = drawn(world, range(FIRST_TARGET, FIRST_TARGET + scale.gap_pictures), scale.size,
+                  progress).tensors[0]
     held_out, labels = drawn(
         world, range(FIRST_HELD_OUT, FIRST_HELD_OUT + scale.gap_pictures // 2), scale.size, progress
     ).tensors
     source, rows = (frozen_maps(data.network, held_out), labels), []
     for i, cameras in tqdm(
-        [(i, cameras) for i in range(scale.rounds) for cameras in CAMERAS], unit='target', disable=not progress
+        [(i, cameras) for i in range(scale.rounds) for cameras in CAMERAS], unit='target',
+        disable=not progress
     ):
         frames = TensorDataset(frozen_maps(data.network, filmed(clean, gap, cameras, seed + i, 0)))
         target = frozen_maps(data.network, filmed(held_out, gap, cameras, seed + i, 1)), labels
@@ -359,13 +379,15 @@ def agreement(
             'clicks': [clip.clicks for clip in clips],
             'votes': [np.mean(clip.votes == clip.truth) for clip in clips],
             'majority': [
-                float(np.bincount(clip.votes, minlength=len(clip.times)).argmax() == clip.truth) for clip in clips
+                float(np.bincount(clip.votes, minlength=len(clip.times)).argmax() == clip.truth)
+                for clip in clips
             ],
             'chance': [1 / len(clip.times) for clip in clips],
             'likeness': [clip.likeness[clip.truth] for clip in clips],
         }
     )
-    table['clicks'] = pd.cut(table.clicks, CLICK_EDGES, right=False, labels=CLICK_EDGES[:-1]).astype(int)
+    table['clicks'] = pd.cut(table.clicks, CLICK_EDGES, right=False,
+                             labels=CLICK_EDGES[:-1]).astype(int)
     groups = table.groupby('clicks')
     return groups[['votes', 'majority', 'chance', 'likeness']].mean().assign(posts=groups.size()).reset_index()
 
@@ -380,7 +402,8 @@ def reproduce_microworld(
     data, both = microworld_data(world, scale, progress), eyes_data(world, scale, progress)
     topics = data.topics.rename('count').rename_axis('word').reset_index()
     return {'topics': topics, 'agreement': agreement(data), **tables(data, scale, seed, progress),
-            'transfer': transfer_study(world, data, scale, seed, progress), **searched(data, scale, seed, progress),
+            'transfer': transfer_study(world, data, scale, seed, progress),
+            **searched(data, scale, seed, progress),
             **eyes_tables(both, scale, seed, progress), **diagnosis(world, both.test, scale, seed)}
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #3b42fc01

@@ -74,7 +74,8 @@ class DeViSE(LearnedBaseline):
         points:Tensor|None=None, # the seen words' prototypes, [C, D]; random if not given
     ):
         super().__init__(settings, points)
-        self.to_semantic = xavier(nn.Linear(self.network.feature_dim, settings.semantic, bias=False))
+        self.to_semantic = xavier(nn.Linear(self.network.feature_dim, settings.semantic,
+                                            bias=False))
 
     def compare(self,
         features:Tensor, # of pictures, from the backbone, [n, F]
@@ -95,7 +96,8 @@ def single_label_loss(
     if not len(word): return similarities.sum()*0
     others = torch.arange(labels.shape[1], device=labels.device) != word[:, None]
     share = 1/labels.sum(1)[picture]
-    return (hinge_rank_loss(similarities[picture], word, others, margin)*share).sum()/labels.any(1).sum()
+    return (hinge_rank_loss(similarities[picture], word, others, margin)
+            *share).sum()/labels.any(1).sum()
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #b1eb058c
 def devise_loss(
@@ -104,7 +106,8 @@ def devise_loss(
 ) -> Tensor: # scalar
     "The ranking loss of DeViSE."
     return single_label_loss(
-        model.to_semantic(model.network(batch.images)) @ model.points.T, batch.labels, model.settings.margin
+        model.to_semantic(model.network(batch.images)) @ model.points.T, batch.labels,
+        model.settings.margin
     )
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #198c0058
@@ -137,7 +140,8 @@ class TwoTasks(Dataset):
     ) -> TwoTaskBatch: # of both
         "A picture with a frame, or many with as many."
         (image, labels, *_), (frame, words, *_) = source, target
-        labels, words = (torch.as_tensor(shown).bool()[..., self.columns] for shown in (labels, words))
+        labels, words = (torch.as_tensor(shown).bool()[..., self.columns]
+                         for shown in (labels, words))
         return TwoTaskBatch(torch.as_tensor(image), labels, torch.as_tensor(frame), words)
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #0918062b
@@ -158,7 +162,8 @@ class MTLVSEM(LearnedBaseline):
         space:SemanticSpace, # where words have vectors
     ) -> Tensor: # [n, words]
         "Dot products by the map for frames."
-        return (self.common(features) + self.of_frames(features)) @ space.prototype(list(words)).to(features).T
+        return ((self.common(features) + self.of_frames(features))
+                @ space.prototype(list(words)).to(features).T)
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #897c4543
 def mtl_vsem_loss(
@@ -167,13 +172,16 @@ def mtl_vsem_loss(
 ) -> dict: # loss, and its parts images, frames, penalty
     "The ranking losses of both tasks and the penalties on the maps."
     s, deviations = model.settings, (model.of_images, model.of_frames)
-    features = model.network(torch.cat([batch.images, batch.frames])).split([len(batch.images), len(batch.frames)])
+    features = model.network(torch.cat([batch.images,
+                                        batch.frames])).split([len(batch.images), len(batch.frames)])
     tasks = zip(features, deviations, (batch.labels, batch.frame_words))
-    images, frames = (single_label_loss((model.common(x) + deviation(x)) @ model.points.T, labels, s.margin)
+    images, frames = (single_label_loss((model.common(x) + deviation(x)) @ model.points.T, labels,
+                                        s.margin)
                       for x, deviation, labels in tasks)
     squares = sum(deviation.weight.square().sum() for deviation in deviations)
     penalty = s.shared_penalty * model.common.weight.square().sum() + s.task_penalty * squares
-    return {'loss': images + frames + penalty, 'images': images, 'frames': frames, 'penalty': penalty}
+    return {'loss': images + frames + penalty, 'images': images, 'frames': frames,
+            'penalty': penalty}
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #55f6c545
 def label_pair_loss(
@@ -193,7 +201,8 @@ def orthogonality_loss(
     codes:Tensor, # [B, L]
 ) -> Tensor: # scalar, 0 where the numbers of a code are uncorrelated and of mean square 1
     "How far codes are from the constraint."
-    return (codes.T @ codes/len(codes) - torch.eye(codes.shape[1], device=codes.device)).square().sum()
+    return (codes.T @ codes/len(codes)
+            - torch.eye(codes.shape[1], device=codes.device)).square().sum()
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #ea52bd45
 class C2AE(LearnedBaseline):
@@ -205,11 +214,14 @@ class C2AE(LearnedBaseline):
         super().__init__(settings, points)
         s, count = settings, len(settings.words)
         def layers(inputs, outputs):
-            return xavier(nn.Sequential(nn.LayerNorm(inputs, elementwise_affine=False), nn.Linear(inputs, s.hidden),
+            return xavier(nn.Sequential(nn.LayerNorm(inputs, elementwise_affine=False),
+                                        nn.Linear(inputs, s.hidden),
                                         nn.LeakyReLU(.1), nn.Linear(s.hidden, outputs)))
         # F_x, F_e
-        self.of_features, self.of_labels = layers(self.network.feature_dim, s.latent), layers(count, s.latent)
-        self.decoder = layers(s.latent, count)                                                                   # F_d
+        self.of_features, self.of_labels = (layers(self.network.feature_dim, s.latent),
+                                            layers(count, s.latent))
+        # F_d
+        self.decoder = layers(s.latent, count)
 
     def compare(self,
         features:Tensor, # of pictures, from the backbone, [n, F]
@@ -229,8 +241,10 @@ def c2ae_loss(
     batch, # with images and labels, such as `AMUSEBatch`
 ) -> dict: # loss, and its parts embedding, output, orthogonality
     "The embedding loss with its constraint, and the decoder's loss."
-    s, x, y = model.settings, model.of_features(model.network(batch.images)), model.of_labels(batch.labels.float())
-    embedding, output = (x - y).square().sum(1).mean(), label_pair_loss(model.decoder(y), batch.labels)
+    s, x, y = (model.settings, model.of_features(model.network(batch.images)),
+               model.of_labels(batch.labels.float()))
+    embedding, output = ((x - y).square().sum(1).mean(),
+                         label_pair_loss(model.decoder(y), batch.labels))
     constraint = orthogonality_loss(x) + orthogonality_loss(y)
     parts = {'embedding': embedding, 'output': output, 'orthogonality': constraint}
     return {'loss': embedding + s.orthogonality*constraint + s.output_weight*output, **parts}
@@ -255,7 +269,9 @@ class CLIPZeroShot:
         tokenizer, # from sentences to the model's input
         settings:CLIPSettings=CLIPSettings(), # the prompt
     ):
-        self.model, self.transform, self.tokenizer, self.settings = model.eval(), transform, tokenizer, settings
+        self.model, self.transform, self.tokenizer, self.settings = (
+            model.eval(), transform, tokenizer, settings
+        )
 
     @torch.no_grad()
     def similarities(self,
@@ -284,14 +300,16 @@ def load_clip(
     path = Path(settings.pretrained)
     if path.suffix and path.suffix != '.safetensors':
         raise ValueError(f'{path}: expected a .safetensors file, which runs nothing when it is read')
-    if path.suffix and not path.is_file(): raise FileNotFoundError(f'{path}: no such file of CLIP weights')
+    if path.suffix and not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file of CLIP weights')
     published = open_clip.get_pretrained_cfg(settings.name, settings.pretrained)
     if not path.suffix and not published:
         tags = ', '.join(open_clip.list_pretrained_tags_by_model(settings.name)) or 'none'
         raise ValueError(f'open_clip has no weights {settings.pretrained!r} for {settings.name!r}; it has {tags}')
     try: model, _, transform = open_clip.create_model_and_transforms(settings.name, pretrained=settings.pretrained)
     except (RuntimeError, OSError) as error:
-        if path.suffix: raise ValueError(f'{path}: these are not the weights of {settings.name} ({error})') from None
+        if path.suffix:
+            raise ValueError(f'{path}: these are not the weights of {settings.name} ({error})') from None
         place = published.get('hf_hub') or published.get('url')
         raise FileNotFoundError(
             f'the weights {settings.pretrained} of {settings.name} are not here and could not be downloaded; '

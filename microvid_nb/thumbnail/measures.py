@@ -44,7 +44,8 @@ def item_outcomes(
 ) -> pd.DataFrame: # a row a clip: item (its number), accuracy, similarity, won
     "What became of each choice, to be kept and compared item by item."
     found = outcome(chosen, clips)
-    return pd.DataFrame({'item': [clip.number for clip in clips], **found._asdict()}).drop(columns='possible')
+    return pd.DataFrame({'item': [clip.number for clip in clips],
+                         **found._asdict()}).drop(columns='possible')
 
 # %% ../../nbs/thumbnail/11_measures.ipynb #87dc7ef9
 def thumbnail_measures(
@@ -66,14 +67,17 @@ def eyesight_within(
 ) -> dict: # AUC and AP of seen and unseen words, chance of AP
     "How well a model orders the candidates of each clip by what they show."
     cases = []
-    for scores, clip in zip(np.split(similarities, np.cumsum([len(clip.times) for clip in clips])[:-1]), clips):
+    for scores, clip in zip(np.split(similarities,
+                                     np.cumsum([len(clip.times) for clip in clips])[:-1]), clips):
         for c in np.flatnonzero(clip.labels.any(0) & ~clip.labels.all(0)):
             shown, score = clip.labels[:, c], scores[:, c]
-            above = score >= score[shown, None]   # for each candidate that shows it: which are as similar, or more
+            # for each candidate that shows it: which are as similar, or more
+            above = score >= score[shown, None]
             equal = (score == score[shown, None])[:, ~shown].mean()
             cases.append((NAMES[c], 1 - above[:, ~shown].mean() + equal/2,
                           (above[:, shown].sum(1)/above.sum(1)).mean(), shown.mean()))
-    words = pd.DataFrame(cases, columns=['word', 'AUC', 'AP', 'chance of AP']).groupby('word').mean()
+    words = pd.DataFrame(cases,
+                         columns=['word', 'AUC', 'AP', 'chance of AP']).groupby('word').mean()
     known = words.index.isin(SEEN)
     return {f'{name}, {kind}': words[name][known == (kind == 'seen')].mean()
             for kind in ('seen', 'unseen') for name in words}

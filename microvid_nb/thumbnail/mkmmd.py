@@ -50,7 +50,8 @@ class PairDistances(torch.autograd.Function):
     def backward(context, gradient:Tensor) -> Tensor:
         points, = context.saved_tensors
         both = gradient + gradient.T
-        with torch.autocast(points.device.type, enabled=False): return 2*(torch.diag(both.sum(1)) - both) @ points
+        with torch.autocast(points.device.type, enabled=False):
+            return 2*(torch.diag(both.sum(1)) - both) @ points
 
 # %% ../../nbs/thumbnail/00_mkmmd.ipynb #531312a7
 def gaussian_kernels(
@@ -74,7 +75,8 @@ def mean_distance(
 ) -> Tensor: # scalar, more than 0
     "The mean squared distance between two different points of both samples together."
     points = torch.cat([source, target])
-    return (2*(points - points.mean(0)).square().sum()/(len(points) - 1)).clamp_min(torch.finfo(points.dtype).tiny)
+    return (2*(points - points.mean(0)).square().sum()/(len(points)
+                                                        - 1)).clamp_min(torch.finfo(points.dtype).tiny)
 
 # %% ../../nbs/thumbnail/00_mkmmd.ipynb #9b4f621e
 @torch.no_grad()
@@ -85,7 +87,8 @@ def median_distance(
     "The median squared distance between two different points of both samples together."
     points = torch.cat([source, target])
     i, j = torch.triu_indices(len(points), len(points), 1, device=points.device)
-    return squared_distances(points, points)[i, j].median().clamp_min(torch.finfo(points.dtype).tiny)
+    return squared_distances(points,
+                             points)[i, j].median().clamp_min(torch.finfo(points.dtype).tiny)
 
 # %% ../../nbs/thumbnail/00_mkmmd.ipynb #75e175e7
 def heuristic_bandwidths(
@@ -95,7 +98,8 @@ def heuristic_bandwidths(
     factors:Sequence[float]=FACTORS, # a kernel for each
 ) -> Tensor: # gamma of each kernel, [u], without gradient
     "Bandwidths around the mean, or the median, squared distance of the points."
-    return distance(source, target)*torch.as_tensor(factors, dtype=source.dtype, device=source.device)
+    return (distance(source, target)
+            *torch.as_tensor(factors, dtype=source.dtype, device=source.device))
 
 # %% ../../nbs/thumbnail/00_mkmmd.ipynb #228d1c6c
 def check_samples(
@@ -139,7 +143,8 @@ def mk_mmd(
     total_s, total_t, between = kernel[:n, :n].sum(), kernel[n:, n:].sum(), kernel[:n, n:].mean()
     if not unbiased: return total_s/n**2 + total_t/m**2 - 2*between
     diagonal = kernel.diagonal()
-    return (total_s - diagonal[:n].sum())/(n*(n - 1)) + (total_t - diagonal[n:].sum())/(m*(m - 1)) - 2*between
+    return ((total_s - diagonal[:n].sum())/(n*(n - 1)) + (total_t - diagonal[n:].sum())/(m*(m - 1))
+            - 2*between)
 
 # %% ../../nbs/thumbnail/00_mkmmd.ipynb #7fd4e393
 def quadruple_terms(

@@ -26,7 +26,8 @@ def stack_items(
     items:list, # of tuples of tensors
 ) -> TensorDataset: # in memory
     "Many items as one data set."
-    return TensorDataset(*(torch.stack([torch.as_tensor(x) for x in column]) for column in zip(*items)))
+    return TensorDataset(*(torch.stack([torch.as_tensor(x) for x in column])
+                           for column in zip(*items)))
 
 # %% ../../nbs/thumbnail/10_pictures.ipynb #f7d06f24
 def drawn(
@@ -39,7 +40,8 @@ def drawn(
     "Pictures of a world."
     view = Pictures(world, numbers, size=size, **kind)
     return stack_items(
-        list(in_parallel(view.__getitem__, [(k,) for k in range(len(view))], progress=progress, unit='picture'))
+        list(in_parallel(view.__getitem__, [(k,) for k in range(len(view))], progress=progress,
+                         unit='picture'))
     )
 
 # %% ../../nbs/thumbnail/10_pictures.ipynb #b64d1995
@@ -55,9 +57,11 @@ def augmented(
     place[:, 0, 0], place[:, 1, 1] = zoom*mirror, zoom
     for axis in (0, 1): place[:, axis, 2] = (1 - zoom)*uniform(-1., 1.)
     grid = nn.functional.affine_grid(place, list(images.shape), align_corners=False)
-    x = nn.functional.grid_sample(images.float(), grid, padding_mode='reflection', align_corners=False)
+    x = nn.functional.grid_sample(images.float(), grid, padding_mode='reflection',
+                                  align_corners=False)
     x = x*uniform(.3, 1.3)[:, None, None, None]
-    for axes in ((1, 2, 3), (1,)):                                 # contrast around the mean, saturation around grey
+    # contrast around the mean, saturation around grey
+    for axes in ((1, 2, 3), (1,)):
         middle = x.mean(axes, keepdim=True)
         x = middle + (x - middle)*uniform(.5, 1.5)[:, None, None, None]
     return x.round().clamp(0, 255).to(torch.uint8)
@@ -74,7 +78,8 @@ def pretrained_backbone(
 ) -> Backbone: # AlexNet
     "A network that learned to name the seen concepts on clean pictures."
     shown = drawn(
-        world, range(FIRST_PRETRAINING, FIRST_PRETRAINING + scale.pretraining), scale.size, progress, names=tuple(SEEN)
+        world, range(FIRST_PRETRAINING, FIRST_PRETRAINING + scale.pretraining), scale.size,
+        progress, names=tuple(SEEN)
     )
     columns = torch.tensor([NAMES.index(name) for name in SEEN])
     network = new_model(lambda: backbone('alexnet', width=scale.width, classes=len(SEEN)), seed)
@@ -82,7 +87,8 @@ def pretrained_backbone(
         scores = model.forward_layers(augmented(batch[0]), ('fc8',))['fc8']
         return nn.functional.binary_cross_entropy_with_logits(scores, batch[1][:, columns.to(batch[1].device)].float())
     loader = DataLoader(shown, 64, shuffle=True, drop_last=True)
-    fit_scheduled(network, loader, loss, scale.pretraining_epochs, 1e-3, seed=seed, progress=progress)
+    fit_scheduled(network, loader, loss, scale.pretraining_epochs, 1e-3, seed=seed,
+                  progress=progress)
     return freeze(network.cpu(), FROZEN)
 
 # %% ../../nbs/thumbnail/10_pictures.ipynb #a325f543
@@ -93,7 +99,8 @@ def start_from(
     "Gives a model the pretrained layers; a last layer of another width stays new."
     before, known = model.network.state_dict(), network.state_dict()
     model.network.load_state_dict(
-        {name: known[name] if known[name].shape == weights.shape else weights for name, weights in before.items()}
+        {name: known[name] if known[name].shape == weights.shape else weights
+         for name, weights in before.items()}
     )
     return model
 
@@ -108,7 +115,8 @@ class UpperPart(Backbone):
         if not below or below != list(stages)[:len(below)]:
             raise ValueError(f'expected the first layers to be frozen, found {", ".join(below) or "none"}')
         channels = next(
-            module.out_channels for module in reversed(stages[below[-1]]) if hasattr(module, 'out_channels')
+            module.out_channels for module in reversed(stages[below[-1]])
+            if hasattr(module, 'out_channels')
         )
         super().__init__([0.]*channels, [1.]*channels)   # maps stay as they are
         self.whole, self.below = network, tuple(below)
@@ -128,7 +136,8 @@ def frozen_maps(
     "What the frozen layers make of pictures."
     last, device = UpperPart(network).below[-1], next(network.parameters()).device
     with evaluating(network):
-        return torch.cat([network.forward_layers(part.to(device), (last,))[last].cpu() for part in images.split(batch)])
+        return torch.cat([network.forward_layers(part.to(device), (last,))[last].cpu()
+                          for part in images.split(batch)])
 
 # %% ../../nbs/thumbnail/10_pictures.ipynb #fca2e957
 @contextmanager

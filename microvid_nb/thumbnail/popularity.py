@@ -36,7 +36,8 @@ def topic_counts(
     bad = counts[~(np.isfinite(counts) & (counts >= 0))]
     if len(bad):
         raise ValueError(f'{place}the count of topic {bad.index[0]!r} should be 0 or more, found {bad.iloc[0]}')
-    if not counts.sum() > 0: raise ValueError(f'{place}expected topics with counts, of which at least one is above 0')
+    if not counts.sum() > 0:
+        raise ValueError(f'{place}expected topics with counts, of which at least one is above 0')
     return counts
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #59aabd92
@@ -78,7 +79,8 @@ def input_pictures(
     size:int, # side in pixels
 ) -> Tensor: # uint8 [n, 3, size, size]
     "Frames as input of the networks, resized to squares like the training pictures."
-    squares = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in images])
+    squares = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+                        for image in images])
     return torch.from_numpy(squares).permute(0, 3, 1, 2).contiguous()
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #3d1b7a60
@@ -91,7 +93,8 @@ def scores_by_topics(
     "The score of each candidate (Eq. 9) and its parts."
     P, R = popularity(similarities, counts), survey.candidates.representativeness
     parts = pd.DataFrame(similarities, columns=[f'topic {word}' for word in counts.index])
-    whole = pd.DataFrame({'score': fused_score(P, R, lam), 'popularity': P, 'representativeness': R})
+    whole = pd.DataFrame({'score': fused_score(P, R, lam), 'popularity': P,
+                          'representativeness': R})
     return pd.concat([whole, parts], axis=1)
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #0ccab94b
@@ -107,7 +110,8 @@ class TopicScorer:
         topics=None, # for `topic_counts`
     ) -> pd.DataFrame: # [n]: score, popularity, representativeness, and the similarity with each topic, 'topic WORD'
         "The score of each candidate (Eq. 9) and its parts; `ValueError` without topics, or for an unknown word."
-        if topics is None: raise ValueError('a model that knows words needs topics: give a list of words and counts')
+        if topics is None:
+            raise ValueError('a model that knows words needs topics: give a list of words and counts')
         counts = topics_of(self.model, topics)
         pictures = input_pictures(survey.candidates.images, self.model.settings.size)
         similarities = self.model.similarities(pictures, list(counts.index), self.space).numpy()
@@ -166,14 +170,17 @@ def heat_map(
     axes = figure.subplots(2, 1, height_ratios=(1.1, .28*m))
     ax, limit = axes[1], float(np.abs(similarities.to_numpy()).max()) or 1.
     figure.colorbar(
-        ax.imshow(similarities.T, cmap='RdBu_r', vmin=-limit, vmax=limit, aspect='auto'), ax=ax, label='similarity'
+        ax.imshow(similarities.T, cmap='RdBu_r', vmin=-limit, vmax=limit, aspect='auto'), ax=ax,
+        label='similarity'
     )
     ax.set_yticks(range(m), similarities.columns)
     for label in ax.get_yticklabels() if len(seen) else []:
         label.set(**({'weight': 'bold'} if label.get_text() in seen else {'style': 'italic'}))
-    ax.set_xticks(range(n), [f'{time:.1f} s' for time in scores['time']] if 'time' in scores else range(n))
+    ax.set_xticks(range(n),
+                  [f'{time:.1f} s' for time in scores['time']] if 'time' in scores else range(n))
     for (i, j), value in np.ndenumerate(similarities.to_numpy()):
-        ax.text(i, j, f'{value:.2f}', ha='center', va='center', fontsize=7, color='w' if abs(value) > .6*limit else 'k')
+        ax.text(i, j, f'{value:.2f}', ha='center', va='center', fontsize=7,
+                color='w' if abs(value) > .6*limit else 'k')
     axes[0].axis('off')
     for i, image in enumerate([] if images is None else images):
         place = axes[0].inset_axes([i - .47, 0, .94, 1], transform=axes[0].transData)
@@ -181,7 +188,8 @@ def heat_map(
         place.spines[:].set(color='tab:red' if i == chosen else 'none', linewidth=3)
     axes[0].set(xlim=ax.get_xlim(), ylim=(0, 1))
     if chosen is not None:
-        ax.add_patch(plt.Rectangle((chosen - 0.5, -0.5), 1, m, fill=False, ec='tab:red', lw=2, clip_on=False))
+        ax.add_patch(plt.Rectangle((chosen - 0.5, -0.5), 1, m, fill=False, ec='tab:red', lw=2,
+                                   clip_on=False))
     return ax
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #6ea6e92b
@@ -194,11 +202,13 @@ def explain(
 ) -> object: # matplotlib Figure
     "A picture of why a frame was chosen; `ValueError` where it was requested by its time."
     import matplotlib.pyplot as plt
-    if thumbnail.index < 0: raise ValueError('the frame was asked for by its time: no topic chose it')
+    if thumbnail.index < 0:
+        raise ValueError('the frame was asked for by its time: no topic chose it')
     scores, counts = thumbnail.scores, topic_counts(topics)
     named = topic_similarities(scores).columns
     shown = counts[named].sort_values(ascending=False).index[:most]
-    columns = [name for name in scores if not name.startswith('topic ')] + [f'topic {word}' for word in shown]
+    columns = ([name for name in scores if not name.startswith('topic ')]
+               + [f'topic {word}' for word in shown])
     figure = plt.figure(figsize=(1.1*len(scores) + 5., .28*len(shown) + 1.8), layout='constrained')
     left, right = figure.subfigures(1, 2, width_ratios=(1.1*len(scores) + 1.6, 3.4))
     heat_map(scores[columns], survey.candidates.images, thumbnail.index, seen, left)
@@ -259,4 +269,5 @@ def load_topic_scorer(
     path:str|Path, # a checkpoint of a `TopicModel`
 ) -> TopicModel: # ready for `select_thumbnail`
     "A saved model; `ValueError` where the file is damaged, unsafe, or holds another model."
-    return load_model(path, {TopicModel: TopicModelSettings}, {'amuse': {'xavier': False, 'projected': False}})
+    return load_model(path, {TopicModel: TopicModelSettings},
+                      {'amuse': {'xavier': False, 'projected': False}})

@@ -83,11 +83,13 @@ def judged_post(
     size:int, # side of the candidates in pixels
 ) -> JudgedPost: # with everything that is known of it
     "A post with its candidates."
-    story, (seen, post, _), survey = world.story(i), reception(world, i), drawn_survey(world, i, SHORT, 4.)
+    story, (seen, post, _), survey = (world.story(i), reception(world, i),
+                                      drawn_survey(world, i, SHORT, 4.))
     found, height = survey.candidates, survey.frames.images.shape[1]
     posted = posted_thumbnail(world, i, post, height)
     truth, _ = nearest_candidate(posted, found.images)
-    likeness = np.stack([pyramid_histogram(image) for image in found.images]) @ pyramid_histogram(posted)
+    likeness = (np.stack([pyramid_histogram(image) for image in found.images])
+                @ pyramid_histogram(posted))
     moments = np.abs(seen.times[:, None] - found.times).argmin(0)
     crowd, rng = crowd_of(world.seed, world.viewers), world.rng(_VOTES, i)
     liked = appeal(seen, crowd)[rng.integers(len(crowd.taste), size=10)][:, moments]
@@ -136,7 +138,8 @@ def comments_of(
     posts:int, # how many
 ) -> list[str]: # of all of them
     "The comments on some posts that serve no other end."
-    return [comment for i in range(posts) for comment in reception(world, FIRST_READING + i).comments]
+    return [comment for i in range(posts)
+            for comment in reception(world, FIRST_READING + i).comments]
 
 # %% ../../nbs/thumbnail/09_posts.ipynb #38fd6b28
 def entity_topics(
@@ -161,6 +164,7 @@ def word_space(
 ) -> SemanticSpace: # without its mean
     "Word vectors learned from comments."
     space = SemanticSpace.train(
-        comments, SkipGramSettings(dim=dim, epochs=max(5, 1_000_000 // len(comments)), least=2, seed=seed)
+        comments, SkipGramSettings(dim=dim, epochs=max(5, 1_000_000 // len(comments)), least=2,
+                                   seed=seed)
     )
     return centred(space)

@@ -25,14 +25,15 @@ from ..experiments import compare_items, comparison_table, run_rounds
 from ..features.text import SemanticSpace
 from ..features.words import SentenceSpace, packaged_label_points
 from .amuse import EyesNetwork, new_amuse, packaged_encoder, topics_that_count
-from .measures import eyesight_within, item_outcomes, outcome, thumbnail_measures
+from .measures import (
+    eyesight_within, item_outcomes, outcome, thumbnail_measures)
 from .pictures import above_frozen, augmented, drawn
 from .popularity import TopicModel, popularity, spread, topic_model
 from .posts import (
     JudgedPost, ThumbnailScale, comments_of, entity_topics, judged_post, split_posts, word_space)
 from .systems import (
-    BASELINES, ThumbnailData, TopicScores, amuse_settings, by_clip, choices, topic_scores, train_amuse, train_baseline,
-    untrained_choices, words_of_frames)
+    BASELINES, ThumbnailData, TopicScores, amuse_settings, by_clip, choices, topic_scores,
+    train_amuse, train_baseline, untrained_choices, words_of_frames)
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #08f5cc0d
 def encoded(
@@ -54,7 +55,8 @@ def source_features(
     blocks = []
     for first in range(0, count, _BLOCK):
         images, labels = drawn(
-            world, range(first, min(first + _BLOCK, count)), SHORT, progress, names=tuple(SEEN)).tensors
+            world, range(first, min(first + _BLOCK, count)), SHORT, progress,
+            names=tuple(SEEN)).tensors
         changed = augmented(images, torch.Generator().manual_seed(world.seed*1_000_003 + first))
         blocks.append((encoded(changed), labels))
     return TensorDataset(*(torch.cat(part) for part in zip(*blocks)))
@@ -73,11 +75,14 @@ def assembled(
     space:SemanticSpace, # of words
 ) -> EyesData: # with the statistics of the target
     "The data of all systems and rounds."
-    (clips, candidates), (checked, held), (others, frames) = (parts[name] for name in ('test', 'validation', 'others'))
+    (clips, candidates), (checked, held), (others,
+                                           frames) = (parts[name]
+                                                      for name in ('test', 'validation', 'others'))
     network = EyesNetwork(1/4096, 1)   # one unit: only its statistics fit other networks
     network.standard.measure(frames.flatten(1))
     named = torch.cat([torch.from_numpy(clip.named).expand(len(clip.times), -1) for clip in others])
-    test = ThumbnailData(network, source, TensorDataset(frames, named), clips, candidates, list(comments),
+    test = ThumbnailData(network, source, TensorDataset(frames, named), clips, candidates,
+                         list(comments),
                          entity_topics(comments), space, others)
     return EyesData(test, test._replace(clips=checked, candidates=held))
 
@@ -89,10 +94,12 @@ def eyes_data(
 ) -> EyesData: # of MicroWorld
     "Features of source pictures and of the candidates of three kinds of posts."
     counting, others = split_posts(world, scale.posts + scale.validation_posts, scale.other_posts)
-    numbers = {'test': counting[:scale.posts], 'validation': counting[scale.posts:], 'others': others}
+    numbers = {'test': counting[:scale.posts], 'validation': counting[scale.posts:],
+               'others': others}
     parts = {}
     for name, part in numbers.items():
-        clips = list(in_parallel(judged_post, [(world, i, SHORT) for i in part], progress=progress, unit='post'))
+        clips = list(in_parallel(judged_post, [(world, i, SHORT) for i in part], progress=progress,
+                                 unit='post'))
         parts[name] = clips, torch.cat([encoded(clip.images) for clip in clips])
     comments = comments_of(world, scale.readings)
     space = word_space(comments, scale.semantic, world.seed)
@@ -150,9 +157,12 @@ def train_on_eyes(
     **changes, # of the settings
 ) -> tuple: # trained model; its history, None for baselines
     "A system on features."
-    data, scale = aligned_data(data) if align else data, replace(scale, epochs=min(scale.epochs, _EPOCHS))
-    if name in BASELINES: return train_baseline(name, data, scale, seed, options, **ON_EYES | changes), None
-    return train_amuse(data, scale, seed, options=options, **{**ON_EYES, 'layers': ('fc7', 'fc8'), **changes})
+    data, scale = (aligned_data(data) if align else data,
+                   replace(scale, epochs=min(scale.epochs, _EPOCHS)))
+    if name in BASELINES:
+        return train_baseline(name, data, scale, seed, options, **ON_EYES | changes), None
+    return train_amuse(data, scale, seed, options=options,
+                       **{**ON_EYES, 'layers': ('fc7', 'fc8'), **changes})
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #4a6bf0fa
 LAMBDAS = tuple(round(.1*k, 1) for k in range(11))
@@ -192,7 +202,8 @@ EYES_ROWS = {
     f'{PROBABLE}, domains as they are': {'objective': 'probabilities', 'align': False},
     f'{PROBABLE}, neither': {'objective': 'probabilities', 'align': False, 'mu': 0.},
 } # row -> settings that differ
-PARTS_OF = {'AMUSE': 'Variant-II-{}', PROBABLE: PROBABLE + ', {} topics'} # rows that use a part of the topics
+# rows that use a part of the topics
+PARTS_OF = {'AMUSE': 'Variant-II-{}', PROBABLE: PROBABLE + ', {} topics'}
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #ae64364f
 ZERO_SHOT = {'backbone': 'classes', 'attention': len(packaged_label_points()), 'layers': ('fc8',)}
@@ -219,9 +230,12 @@ def more_systems(
     settings = amuse_settings(scale, semantic=sentences.test.space.dim, **ON_EYES | ZERO_SHOT)
     posted = TensorDataset(both.test.frames.tensors[0], words_of_frames(both.test.others))
     return {UNTRAINED: (new_amuse(settings, sentences.test.space).eval(), sentences),
-            STARTED: (train_on_eyes('AMUSE', sentences.test, scale, seed, **ZERO_SHOT)[0], sentences),
-            STOPPED: (train_on_eyes(PROBABLE, both.test, scale, seed, options=options, **EYES_ROWS[PROBABLE])[0], both),
-            AT_POSTED: (train_on_eyes('MTL-VSEM', both.test._replace(frames=posted), scale, seed)[0], both)}
+            STARTED: (train_on_eyes('AMUSE', sentences.test, scale, seed, **ZERO_SHOT)[0],
+                      sentences),
+            STOPPED: (train_on_eyes(PROBABLE, both.test, scale, seed, options=options,
+                                    **EYES_ROWS[PROBABLE])[0], both),
+            AT_POSTED: (train_on_eyes('MTL-VSEM', both.test._replace(frames=posted), scale,
+                                      seed)[0], both)}
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #ad5cc123
 class Judged(NamedTuple):
@@ -245,7 +259,8 @@ def tuned(
 ) -> tuple: # candidate of each test post; lambda
     "The choices of a system with the lambda of the validation posts."
     def choose(scores, data, lam): return choices(scores, data.clips, lam)
-    lam = best_on(LAMBDAS, lambda lam: choose(found.validation, both.validation, lam), both.validation.clips)
+    lam = best_on(LAMBDAS, lambda lam: choose(found.validation, both.validation, lam),
+                  both.validation.clips)
     return choose(found.test, both.test, lam), lam
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #9cbbc530
@@ -255,7 +270,8 @@ def added_to_asbtv(
 ) -> tuple: # candidate of each test post; weight of popularity
     "Popularity beside ASBTV's score, with the weight of the validation posts."
     checked = both.validation.clips
-    weight = best_on(WEIGHTS, lambda weight: beside_asbtv(found.validation, checked, weight), checked)
+    weight = best_on(WEIGHTS, lambda weight: beside_asbtv(found.validation, checked, weight),
+                     checked)
     return beside_asbtv(found.test, both.test.clips, weight), weight
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #a0100909
@@ -267,7 +283,9 @@ def sight(
     known = [name for name in NAMES if name in SEEN or model.settings.topics != 'seen']
     found = np.zeros((len(data.candidates), len(NAMES)))
     with above_frozen(model):
-        found[:, [NAMES.index(name) for name in known]] = model.similarities(data.candidates, known, data.space)
+        found[:, [NAMES.index(name) for name in known]] = (
+            model.similarities(data.candidates, known, data.space)
+        )
     figures = eyesight_within(found, data.clips)
     return figures if len(known) > len(SEEN) else {
         name: np.nan if name.endswith('unseen') else value for name, value in figures.items()}
@@ -279,7 +297,8 @@ def lambda_course(
 ) -> pd.DataFrame: # lambda, accuracy, similarity, clicks
     "What the weight of representativeness does on the test posts."
     clips = both.test.clips
-    return pd.DataFrame([{'lambda': lam, **thumbnail_measures(choices(found.test, clips, lam), clips)}
+    return pd.DataFrame([{'lambda': lam,
+                          **thumbnail_measures(choices(found.test, clips, lam), clips)}
                          for lam in LAMBDAS])
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #48990052
@@ -308,7 +327,8 @@ def eyes_round(
     chosen = {name: (picks, {}) for name, picks in untrained_choices(test, seed, scale.lam).items()}
     for name, changes in {**dict.fromkeys(BASELINES, {}), **EYES_ROWS}.items():
         watched = name in PARTS_OF
-        model, history = train_on_eyes(name, test, scale, seed, options=watch if watched else {}, **changes)
+        model, history = train_on_eyes(name, test, scale, seed, options=watch if watched else {},
+                                       **changes)
         found = judged_on(model, both)
         picks, lam = tuned(found, both)
         chosen[name] = picks, {'lambda': lam, **sight(model, test)}
@@ -321,8 +341,10 @@ def eyes_round(
         chosen[name] = picks, {'lambda': lam, **sight(model, data.test)}
     rows = [{'round': seed, 'method': name, **thumbnail_measures(picks, test.clips), **more}
             for name, (picks, more) in chosen.items()]
-    items = [item_outcomes(picks, test.clips).assign(round=seed, method=name) for name, (picks, _) in chosen.items()]
-    return {'table2': pd.DataFrame(rows), 'items': pd.concat(items), 'study_lambda': pd.concat(courses),
+    items = [item_outcomes(picks, test.clips).assign(round=seed, method=name)
+             for name, (picks, _) in chosen.items()]
+    return {'table2': pd.DataFrame(rows), 'items': pd.concat(items),
+            'study_lambda': pd.concat(courses),
             'convergence': pd.concat(histories)}
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #097f74d0
@@ -343,7 +365,8 @@ STUDIED = {
     'attention': {value: {'attention': value} for value in (256, 1024, 2048)},
     'xavier': {1: {'xavier': True}},
 } # setting -> value -> settings that differ
-SIZES = {'batch': (128, 256, 512), 'learning_rate': (1e-4, 5e-4, 1e-3, 5e-3, 1e-2)} # of the training
+# of the training
+SIZES = {'batch': (128, 256, 512), 'learning_rate': (1e-4, 5e-4, 1e-3, 5e-3, 1e-2)}
 DIMENSIONS = (50, 100, 300, 500) # d
 
 def plans_of(
@@ -356,11 +379,14 @@ def plans_of(
     plans = [('as usual', scale.mu, {}, scale, space)]
     for setting, values in STUDIED.items():
         usual = getattr(scale, {'alpha': 'margin'}.get(setting, setting), 0)
-        plans += [(setting, value, changes, scale, space) for value, changes in values.items() if value != usual]
+        plans += [(setting, value, changes, scale, space) for value, changes in values.items()
+                  if value != usual]
     for setting, values in SIZES.items():
         plans += [(setting, value, {}, replace(scale, **{setting: value}), space)
                   for value in values if value != getattr(scale, setting)]
-    return plans + [('d', d, {}, scale, other) for d, other in spaces.items() if d != scale.semantic]
+    return (
+        plans + [('d', d, {}, scale, other) for d, other in spaces.items() if d != scale.semantic]
+    )
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #c3fe4bef
 def study(
@@ -375,13 +401,16 @@ def study(
         for method in PARTS_OF:
             for setting, value, changes, sizes, space in plans_of(both, scale, spaces):
                 data = EyesData(*(part._replace(space=space) for part in both))
-                model, _ = train_on_eyes(method, data.test, sizes, seed, **EYES_ROWS[method] | changes)
+                model, _ = train_on_eyes(method, data.test, sizes, seed,
+                                         **EYES_ROWS[method] | changes)
                 found = judged_on(model, data)
                 picks, lam = tuned(found, data)
                 clips = data.validation.clips
                 checked = thumbnail_measures(choices(found.validation, clips, lam), clips)
-                rows.append({'setting': setting, 'value': value, 'method': method, 'round': seed, 'lambda': lam,
-                             **thumbnail_measures(picks, data.test.clips), **sight(model, data.test),
+                rows.append({'setting': setting, 'value': value, 'method': method, 'round': seed,
+                             'lambda': lam,
+                             **thumbnail_measures(picks, data.test.clips),
+                             **sight(model, data.test),
                              **{f'{name}, validation': figure for name, figure in checked.items()}})
     return pd.DataFrame(rows)
 
@@ -398,7 +427,8 @@ def eyes_tables(
     made = run_rounds(eyes_round, (both, scale), seeds, workers=1, progress=progress)
     spaces = {width: word_space(both.test.comments, width, seed) for width in dimensions}
     made |= {'tests': over_posts(made['items']), 'study': study(both, scale, seeds[:1], spaces)}
-    return {f'items_pretrained' if name == 'items' else f'pretrained_{name}': table for name, table in made.items()}
+    return {f'items_pretrained' if name == 'items' else f'pretrained_{name}': table
+            for name, table in made.items()}
 
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #f83aee5a
 def eyes_model(

@@ -28,7 +28,8 @@ def clarity_and_evenness(
     across, down = gradients(grey)
     clarity = min(1., float(np.quantile(cv2.magnitude(across, down), .95))/_FULL_CLARITY)
     product = float((across*down).mean())
-    least, most = np.linalg.eigvalsh([[float((across**2).mean()), product], [product, float((down**2).mean())]])
+    least, most = np.linalg.eigvalsh([[float((across**2).mean()), product],
+                                      [product, float((down**2).mean())]])
     return clarity, float(max(0, least)/max(most, 1e-9))
 
 # %% ../../nbs/thumbnail/12_ranking.ipynb #948568a7
@@ -43,7 +44,8 @@ def face_value(
     if not faces: return 0.
     face, (height, width) = faces[0], grey.shape
     left, top = int(max(0, face.x)*width), int(max(0, face.y)*height)
-    right, bottom = int(min(1, face.x + face.width)*width) + 1, int(min(1, face.y + face.height)*height) + 1
+    right, bottom = (int(min(1, face.x + face.width)*width) + 1,
+                     int(min(1, face.y + face.height)*height) + 1)
     sharpness = cv2.magnitude(*gradients(np.ascontiguousarray(grey[top:bottom, left:right]))).mean()
     seen = np.array([face.whole, face.frontal, min(1, sharpness/_SHARP_FACE)], float)
     return float(min(1, face.height/_FULL_FACE)*np.prod(.5 + .5*seen))

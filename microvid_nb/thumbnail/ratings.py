@@ -35,7 +35,8 @@ def as_numbers(
     "Numbers from text; `ValueError` names the first that is none."
     numbers = pd.to_numeric(texts, errors='coerce')
     wrong = texts[~np.isfinite(numbers)]
-    if len(wrong): raise ValueError(f'{file}: {texts.name} should be a number, found {wrong.iloc[0]!r}')
+    if len(wrong):
+        raise ValueError(f'{file}: {texts.name} should be a number, found {wrong.iloc[0]!r}')
     return numbers
 
 # %% ../../nbs/thumbnail/15_ratings.ipynb #593cb610
@@ -72,7 +73,8 @@ def ffmpeg_thumbnail(
     with av.open(survey.path) as container:
         stream = container.streams.video[0]
         graph = av.filter.Graph()
-        source, chosen, sink = graph.add_buffer(template=stream), graph.add('thumbnail'), graph.add('buffersink')
+        source, chosen, sink = (graph.add_buffer(template=stream), graph.add('thumbnail'),
+                                graph.add('buffersink'))
         source.link_to(chosen)
         chosen.link_to(sink)
         graph.configure()
@@ -91,9 +93,11 @@ def chosen_times(
 ) -> dict[str, np.ndarray]: # method -> seconds of its choice; of chance, of all candidates
     "The frame that each method takes."
     times = survey.candidates.times
-    best = {type(model).__name__: times[[model.score(survey).score.argmax()]] for model in (FrameRanker(), ASBTV())}
+    best = {type(model).__name__: times[[model.score(survey).score.argmax()]]
+            for model in (FrameRanker(), ASBTV())}
     middle = np.array([(survey.frames.times[0] + survey.end)/2])
-    return {**best, 'the middle frame': middle, 'FFmpeg thumbnail': np.array([ffmpeg_thumbnail(survey)]),
+    return {**best, 'the middle frame': middle,
+            'FFmpeg thumbnail': np.array([ffmpeg_thumbnail(survey)]),
             'a candidate by chance': times}
 
 # %% ../../nbs/thumbnail/15_ratings.ipynb #18374125
@@ -124,9 +128,11 @@ def fitted_weights(
     "Weights in units of the measures; no measure changes its sign."
     from scipy.optimize import minimize
     unit = np.mean([measures.std(0) for measures, _ in clips], 0) + 1e-6
-    scaled = [(np.clip((measures - measures.mean(0))/unit, -3, 3), ratings) for measures, ratings in clips]
+    scaled = [(np.clip((measures - measures.mean(0))/unit, -3, 3), ratings)
+              for measures, ratings in clips]
     bounds = [(0, None) if sign > 0 else (None, 0) for sign in signs]
-    found = minimize(expected_rating, signs, (scaled, signs, _PULL), jac=True, method='L-BFGS-B', bounds=bounds)
+    found = minimize(expected_rating, signs, (scaled, signs, _PULL), jac=True, method='L-BFGS-B',
+                     bounds=bounds)
     return found.x/unit
 
 # %% ../../nbs/thumbnail/15_ratings.ipynb #ed77b5e5
@@ -145,9 +151,12 @@ def held_out_choices(
     "What `FrameRanker` takes with weights that were found on the footage of other clips."
     weights = asdict(RankingWeights())
     names, signs = [*weights, 'representativeness'], np.append(np.sign(list(weights.values())), 1)
-    measures = {clip: frame_measures(survey)[names].to_numpy(float) for clip, survey in surveys.items()}
+    measures = {clip: frame_measures(survey)[names].to_numpy(float)
+                for clip, survey in surveys.items()}
     rated = [
-        (footage(clip), (measures[clip], np.array([share_of_best(part, t) for t in surveys[clip].candidates.times])))
+        (footage(clip), (measures[clip],
+                         np.array([share_of_best(part, t)
+                                   for t in surveys[clip].candidates.times])))
         for (clip, _), part in ratings.groupby(['clip', 'viewer'])
     ]
     choices = {}
@@ -172,7 +181,9 @@ def rate_choosers(
     rows = []
     for (clip, viewer), part in ratings.groupby(['clip', 'viewer']):
         others = ratings[(ratings['clip'] == clip) & (ratings.viewer != viewer)]
-        best = others.time[others.score == others.groupby('viewer').score.transform('max')].to_numpy()
+        best = (
+            others.time[others.score == others.groupby('viewer').score.transform('max')].to_numpy()
+        )
         top = part.time[part.score == part.score.max()]
         times = {**choices[clip], 'the other viewer': best, 'the best rated frame': top}
         rows += [

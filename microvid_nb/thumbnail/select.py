@@ -40,8 +40,10 @@ def select_thumbnail(
         raise ValueError(f'force must be a time in seconds, 0 or later, not {force}')
     survey = as_survey(path)
     ranker = model or FrameRanker()
-    scores = ranker.score(survey, lam=lam) if topics is None else ranker.score(survey, lam=lam, topics=topics)
+    scores = (ranker.score(survey, lam=lam) if topics is None
+              else ranker.score(survey, lam=lam, topics=topics))
     scores.insert(0, 'time', survey.candidates.times)
     index = -1 if force is not None else int(scores.score.argmax())
     time, image = full_frame(survey, scores.time[index] if force is None else force)
-    return Thumbnail(index, time, image, scores, '' if force is not None else survey.candidates.warning)
+    return Thumbnail(index, time, image, scores,
+                     '' if force is not None else survey.candidates.warning)

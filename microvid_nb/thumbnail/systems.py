@@ -23,9 +23,11 @@ from ..data.world.pictures import NAMES, SEEN
 from ..experiments import fit_scheduled, new_model
 from ..features.text import SemanticSpace
 from ..features.visual import Backbone
-from .amuse import AMUSE, AMUSESettings, PairedPictures, amuse_loss, new_amuse, topics_that_count
-from .learned_baselines import (
-    C2AE, MTLVSEM, BaselineSettings, DeViSE, LearnedBaseline, TwoTasks, c2ae_loss, devise_loss, mtl_vsem_loss)
+from .amuse import (
+    AMUSE, AMUSESettings, PairedPictures, amuse_loss, new_amuse, topics_that_count)
+from microvid_nb.thumbnail.learned_baselines import (
+    C2AE, MTLVSEM, BaselineSettings, DeViSE, LearnedBaseline, TwoTasks, c2ae_loss, devise_loss,
+    mtl_vsem_loss)
 from .pictures import (
     FROZEN, above_frozen, augmented, drawn, frozen_maps, pretrained_backbone, start_from)
 from .popularity import LEAST_SPAN, fused_score, popularity
@@ -51,7 +53,8 @@ def words_of_frames(
 ) -> Tensor: # bool [m, 32]
     "The words of the publisher at the candidate that was posted, and none at the others."
     posted = [np.arange(len(clip.times))[:, None] == clip.truth for clip in clips]
-    return torch.from_numpy(np.concatenate([shown & clip.named for shown, clip in zip(posted, clips)]))
+    return torch.from_numpy(np.concatenate([shown & clip.named
+                                            for shown, clip in zip(posted, clips)]))
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #1e5a98da
 def microworld_data(
@@ -60,11 +63,13 @@ def microworld_data(
     progress:bool=False, # show bars
 ) -> ThumbnailData: # with the feature maps of a pretrained backbone
     "The data of the thumbnail papers from MicroWorld."
-    network, comments = pretrained_backbone(world, scale, world.seed, progress), comments_of(world, scale.readings)
+    network, comments = (pretrained_backbone(world, scale, world.seed, progress),
+                         comments_of(world, scale.readings))
     source = drawn(world, range(scale.source), scale.size, progress, names=tuple(SEEN))
     counting, others = split_posts(world, scale.posts, scale.other_posts)
     clips = list(
-        in_parallel(judged_post, [(world, i, scale.size) for i in (*counting, *others)], progress=progress, unit='post')
+        in_parallel(judged_post, [(world, i, scale.size) for i in (*counting, *others)],
+                    progress=progress, unit='post')
     )
     clips, others = clips[:len(counting)], clips[len(counting):]
     named = torch.cat([torch.from_numpy(clip.named).expand(len(clip.times), -1) for clip in others])
@@ -112,11 +117,13 @@ def fit_above_frozen(
     **options, # of `fit`: validate (model -> figures, after each epoch; the model takes maps), best, progress
 ) -> pd.DataFrame: # history
     "Trains a model above its frozen layers."
-    loader = DataLoader(WholeBatches(pairs), scale.batch, shuffle=True, drop_last=len(pairs) > scale.batch,
+    loader = DataLoader(WholeBatches(pairs), scale.batch, shuffle=True,
+                        drop_last=len(pairs) > scale.batch,
                         collate_fn=as_it_is)
     with above_frozen(model):
         return fit_scheduled(
-            model, loader, loss, scale.epochs, scale.learning_rate, seed=seed, **{'progress': False} | options
+            model, loader, loss, scale.epochs, scale.learning_rate, seed=seed,
+            **{'progress': False} | options
         )
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #8cc1dd58
@@ -161,7 +168,8 @@ def train_amuse(
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #8c4f1642
 # row of Table 2 -> class, loss
-BASELINES = {'DeViSE': (DeViSE, devise_loss), 'MTL-VSEM': (MTLVSEM, mtl_vsem_loss), 'C2AE': (C2AE, c2ae_loss)}
+BASELINES = {'DeViSE': (DeViSE, devise_loss), 'MTL-VSEM': (MTLVSEM, mtl_vsem_loss),
+             'C2AE': (C2AE, c2ae_loss)}
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #ff1847ff
 def train_baseline(
@@ -183,8 +191,10 @@ def train_baseline(
         topics='seen' if kind is C2AE else 'all',
     )
     settings = replace(settings, **changes)
-    model = start_from(new_model(lambda: kind(settings, data.space.prototype(SEEN)), seed), data.network)
-    fit_above_frozen(model, TwoTasks(data.source, data.frames, seen_columns()), loss, scale, seed, **options)
+    model = start_from(new_model(lambda: kind(settings, data.space.prototype(SEEN)), seed),
+                       data.network)
+    fit_above_frozen(model, TwoTasks(data.source, data.frames, seen_columns()), loss, scale, seed,
+                     **options)
     return model
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #583a193b
@@ -204,7 +214,8 @@ def topic_scores(
     settings = model.settings if topics is None else replace(model.settings, topics=topics)
     counts = data.topics[topics_that_count(settings, data.topics.index)]
     with above_frozen(model):
-        found = model.similarities(data.candidates, list(counts.index), data.space if space is None else space)
+        found = model.similarities(data.candidates, list(counts.index),
+                                   data.space if space is None else space)
     return TopicScores(found.numpy(), counts)
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #e53bc953
@@ -224,7 +235,8 @@ def choices(
 ) -> np.ndarray: # int [clips]
     "The candidate that a system chooses for each clip (Eq. 8 and 9)."
     P = by_clip(popularity(scores.similarities, scores.counts), clips)
-    return np.array([fused_score(p, clip.representativeness, lam, least).argmax() for p, clip in zip(P, clips)])
+    return np.array([fused_score(p, clip.representativeness, lam, least).argmax()
+                     for p, clip in zip(P, clips)])
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #a59c7e0e
 def untrained_choices(
@@ -234,10 +246,13 @@ def untrained_choices(
 ) -> dict: # name -> candidate of each clip
     "The choices of systems that are not trained, and of the oracles."
     clips, rng = data.clips, np.random.default_rng(seed)
-    labels = np.concatenate([clip.labels for clip in clips])[:, [NAMES.index(word) for word in data.topics.index]]
+    labels = np.concatenate([clip.labels
+                             for clip in clips])[:, [NAMES.index(word) for word in data.topics.index]]
     return {'Random': np.array([rng.integers(len(clip.times)) for clip in clips]),
             'ASBTV': np.array([clip.asbtv.argmax() for clip in clips]),
-            'representativeness only': np.array([clip.representativeness.argmax() for clip in clips]),
+            'representativeness only': np.array([clip.representativeness.argmax()
+                                                 for clip in clips]),
             # the truth has no noise, so no range of it is too small to count in full
-            'oracle: sees all concepts': choices(TopicScores(labels.astype(float), data.topics), clips, lam, least=0.),
+            'oracle: sees all concepts': choices(TopicScores(labels.astype(float), data.topics),
+                                                 clips, lam, least=0.),
             'oracle: knows click rates': np.array([clip.click_rate.argmax() for clip in clips])}

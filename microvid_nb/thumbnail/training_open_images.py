@@ -25,14 +25,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..data.files import in_parallel, require_file
-from microvid_nb.data.open_images import (
-    OPEN_IMAGES_PAGE, OpenImages, OpenImagesDataset, open_image, read_class_descriptions, read_image_list,
-    read_open_images)
+from ..data.open_images import (
+    OPEN_IMAGES_PAGE, OpenImages, OpenImagesDataset, open_image, read_class_descriptions,
+    read_image_list, read_open_images)
 from ..features.text import SemanticSpace
 from ..media.render import write_jpeg
 from ..media.survey import survey_video
 from ..media.video import MediaError, MediaWarning
-from .amuse import AMUSESettings, PairedPictures, amuse_loss, new_amuse, ordering_accuracy
+from .amuse import (
+    AMUSESettings, PairedPictures, amuse_loss, new_amuse, ordering_accuracy)
 from .popularity import TopicModel, input_pictures, topic_model
 from .posts import centred
 from ..experiments import fit_scheduled, new_model
@@ -79,9 +80,13 @@ def find_open_images(
 ) -> OpenImagesFiles: # its parts
     "The parts of a release; `FileNotFoundError` says which is missing."
     folder = require_file(folder, 'a folder of Open Images', OPEN_IMAGES_PAGE)
-    def some(pattern): return sorted(path for path in folder.glob(pattern) if path.name.endswith(('.csv', '.csv.gz')))
-    classes, labels, images = some('*class-descriptions*'), some('*imagelabels*'), some('*images*with*')
-    pictures = next((folder/name for name in ('pictures', 'images', 'train') if (folder/name).is_dir()), None)
+    def some(pattern):
+        return sorted(path for path in folder.glob(pattern)
+                      if path.name.endswith(('.csv', '.csv.gz')))
+    classes, labels, images = (some('*class-descriptions*'), some('*imagelabels*'),
+                               some('*images*with*'))
+    pictures = next((folder/name for name in ('pictures', 'images', 'train')
+                     if (folder/name).is_dir()), None)
     missing = [
         what
         for what, found in (
@@ -91,7 +96,8 @@ def find_open_images(
         )
         if not found
     ]
-    if missing: raise FileNotFoundError(f'{folder}: has no {", no ".join(missing)}; published at {OPEN_IMAGES_PAGE}')
+    if missing:
+        raise FileNotFoundError(f'{folder}: has no {", no ".join(missing)}; published at {OPEN_IMAGES_PAGE}')
     return OpenImagesFiles(classes[-1], labels, images[-1] if images else None, pictures)
 
 # %% ../../nbs/thumbnail/08_training_open_images.ipynb #a04686c6
@@ -117,7 +123,8 @@ def label_words(
     words = placed_words(labels.class_names, space)
     merge = np.zeros((len(labels.class_names), len(words)), bool)
     for column, classes in enumerate(words.values()): merge[classes, column] = True
-    present, absent = ((matrix @ csr_matrix(merge)).astype(bool) for matrix in (labels.present, labels.absent))
+    present, absent = ((matrix @ csr_matrix(merge)).astype(bool)
+                       for matrix in (labels.present, labels.absent))
     enough = np.flatnonzero(np.asarray(present.sum(0)).ravel() >= least)
     if len(enough) < 2:
         raise ValueError(
@@ -177,10 +184,12 @@ def target_pictures(
     pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
     videos = [path for path in files if path.suffix.lower() not in PICTURE_SUFFIXES]
     reasons = (
-        in_parallel(extract_frames, [(path, out) for path in videos], workers, progress, 'video') if videos else []
+        in_parallel(extract_frames, [(path, out) for path in videos], workers, progress, 'video')
+        if videos else []
     )
     bad = {path: reason for path, reason in zip(videos, reasons) if reason}
-    pictures += [frame for path in videos if path not in bad for frame in sorted(frame_folder(out, path).glob('*.jpg'))]
+    pictures += [frame for path in videos if path not in bad
+                 for frame in sorted(frame_folder(out, path).glob('*.jpg'))]
     if not pictures:
         raise ValueError(f'{folder}: expected videos or pictures, found {len(files)} files and none that can be read')
     return pictures, bad
@@ -221,20 +230,24 @@ def open_images_pairs(
     "The data sets of a training, which read from disk."
     files, space = find_open_images(source), centred(SemanticSpace.from_file(vectors))
     labels = label_words(
-        read_open_images(files.labels, read_class_descriptions(files.classes), min_confidence=plan.min_confidence),
+        read_open_images(files.labels, read_class_descriptions(files.classes),
+                         min_confidence=plan.min_confidence),
         space,
         plan.least,
     )
-    rotation = None if files.images is None else read_image_list(files.images, labels.image_ids).rotation
+    rotation = (None if files.images is None
+                else read_image_list(files.images, labels.image_ids).rotation)
     pictures = OpenImagesDataset(labels, files.pictures, rotation, Squeezed(plan.size))
     if len(pictures) <= plan.held_out:
         raise ValueError(
             f'{files.pictures}: expected more than the {plan.held_out} pictures held out, '
             f'found {len(pictures)} of {len(labels.image_ids)} with labels'
         )
-    with PartialState().main_process_first():   # one process of several extracts, the others find the frames
+    # one process of several extracts, the others find the frames
+    with PartialState().main_process_first():
         frames, bad = target_pictures(target, Path(out)/'frames', progress=progress)
-    for path, reason in bad.items(): warnings.warn(f'{path}: left out of the target: {reason}', MediaWarning)
+    for path, reason in bad.items():
+        warnings.warn(f'{path}: left out of the target: {reason}', MediaWarning)
     order = np.random.default_rng(plan.seed).permutation(len(pictures)).tolist()
     pairs = PairedPictures(
         Subset(pictures, order[plan.held_out :]),
@@ -257,10 +270,13 @@ def train_open_images(
     out = Path(out)
     pairs, held_out, words, space = open_images_pairs(source, target, vectors, out, plan, progress)
     known = SemanticSpace(space.words[:plan.vocabulary], space.vectors[:plan.vocabulary])
-    shared = {field.name for field in fields(AMUSESettings)} & {field.name for field in fields(plan)}
-    settings = AMUSESettings(words, space.vectors.shape[1], **{name: getattr(plan, name) for name in shared})
+    shared = ({field.name for field in fields(AMUSESettings)}
+              & {field.name for field in fields(plan)})
+    settings = AMUSESettings(words, space.vectors.shape[1],
+                             **{name: getattr(plan, name) for name in shared})
     model = new_model(lambda: new_amuse(settings, space, pretrained), plan.seed)
-    reading = dict(batch_size=plan.batch, num_workers=plan.workers, pin_memory=torch.cuda.is_available())
+    reading = dict(batch_size=plan.batch, num_workers=plan.workers,
+                   pin_memory=torch.cuda.is_available())
     loader = DataLoader(
         pairs,
         shuffle=True,
@@ -271,8 +287,10 @@ def train_open_images(
     measuring = DataLoader(held_out, **reading)
     def validate(model): return {'accuracy': held_out_accuracy(model, measuring, space)}
     history = fit_scheduled(
-        model, loader, amuse_loss, plan.epochs, plan.learning_rate, validate=validate, checkpoint=out,
-        mixed_precision=plan.mixed_precision, best=('accuracy', max), seed=plan.seed, progress=progress,
+        model, loader, amuse_loss, plan.epochs, plan.learning_rate, validate=validate,
+        checkpoint=out,
+        mixed_precision=plan.mixed_precision, best=('accuracy', max), seed=plan.seed,
+        progress=progress,
     )
     trained = topic_model(model.cpu(), known)
     if PartialState().is_main_process:

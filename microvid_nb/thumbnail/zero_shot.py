@@ -31,11 +31,13 @@ class ZeroShotTopics:
         topics=None, # for `topic_counts`
     ) -> pd.DataFrame: # [n]: score, popularity, representativeness, and the similarity with each topic, 'topic WORD'
         "The score of each candidate (Eq. 9 of AMUSE) and its parts; `ValueError` without topics."
-        if topics is None: raise ValueError('a model that knows words needs topics: give a list of words and counts')
+        if topics is None:
+            raise ValueError('a model that knows words needs topics: give a list of words and counts')
         counts = topic_counts(topics)
         words = list(counts.index)
         faces = None
-        if means_people(words, self.topics.space).any(): faces = torch.tensor(face_scores_of(survey))
+        if means_people(words, self.topics.space).any():
+            faces = torch.tensor(face_scores_of(survey))
         similarities = self.topics(features_of(survey).probabilities, words, faces).numpy()
         return scores_by_topics(survey, similarities, counts, lam)
 

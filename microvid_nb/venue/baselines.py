@@ -66,7 +66,8 @@ class AlexNetFusion(nn.Module):
         super().__init__()
         self.settings, s = settings, settings
         self.scaler = Scaler((s.visual, s.acoustic, s.text))
-        self.network = VenueNetwork(s.visual + s.acoustic + s.text, s.venues, s.hidden, s.dropout, s.deviation)
+        self.network = VenueNetwork(s.visual + s.acoustic + s.text, s.venues, s.hidden, s.dropout,
+                                    s.deviation)
 
     def forward(self,
         videos:Videos, # any
@@ -93,7 +94,8 @@ def fit(self:AlexNetFusion,
     s = self.settings
     check_venues(videos.venue, s.venues)
     self.scaler.learn(videos)
-    optimizer, loader = torch.optim.Adagrad(self.parameters(), s.rate), batches(videos, s.batch, seed)
+    optimizer, loader = (torch.optim.Adagrad(self.parameters(), s.rate),
+                         batches(videos, s.batch, seed))
     self.history = fit_model(self, loader, fusion_loss, optimizer, s.epochs, seed=seed, **options)
     return self
 
@@ -105,4 +107,5 @@ def predict(self:AlexNetFusion,
 ) -> Tensor: # int64 [N], on the CPU
     "The most probable venues."
     rows = torch.arange(len(videos.venue)).split(4096)
-    with evaluating(self): return torch.cat([self(pick_rows(videos, part)).argmax(1).cpu() for part in rows])
+    with evaluating(self):
+        return torch.cat([self(pick_rows(videos, part)).argmax(1).cpu() for part in rows])

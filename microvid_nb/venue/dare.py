@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from microvid_nb.training import evaluating, fit
 from microvid_nb.venue.fusion import VenueNetwork, draw_gaussian, squared_error
 from microvid_nb.venue.similarity import sample_pairs, similarity_loss, sort_by_venue
-from microvid_nb.venue.videos import Scaler, Sounds, Videos, check_venues, missing_modalities, pick_rows
+from microvid_nb.venue.videos import (
+    Scaler, Sounds, Videos, check_venues, missing_modalities, pick_rows)
 
 # %% ../../nbs/venue/03_dare.ipynb #2e06cf0a
 _all_ = ['sample_pairs', 'similarity_loss']
@@ -42,7 +43,8 @@ class DARESettings:
     free: int = 0 # videos that have an a of their own in training (second reading of J1); 0: a = D x
 
     def __post_init__(self):
-        sizes = [self.visual, self.acoustic, self.text, self.concepts, self.text_concepts, *self.hidden]
+        sizes = [self.visual, self.acoustic, self.text, self.concepts, self.text_concepts,
+                 *self.hidden]
         if min(sizes) < 1 or self.venues < 2 or min(self.samples, self.free) < 0:
             raise ValueError(f'expected sizes from 1, venues from 2, samples and free from 0, found {self}')
         if max(*sizes, self.venues, self.samples) > 1_000_000:
@@ -177,7 +179,8 @@ class DAREData(Dataset):
             partners = pick_rows(self.videos, places)
         if self.sounds is not None:
             sounds = pick_rows(
-                self.sounds, torch.randint(len(self.sounds.codes), (len(rows),), generator=self.generator)
+                self.sounds, torch.randint(len(self.sounds.codes), (len(rows),),
+                                           generator=self.generator)
             )
         return DAREBatch(pick_rows(self.videos, index), index, partners, places, sign, sounds)
 
@@ -198,7 +201,8 @@ def dare_loader(
     if batch < 1 or not len(videos.venue):
         raise ValueError(f'expected batches of at least one video, found {batch} of {len(videos.venue)}')
     data = DAREData(videos, sounds, samples, seed)
-    return DataLoader(data, batch, shuffle=True, generator=torch.Generator().manual_seed(seed), collate_fn=_whole_batch)
+    return DataLoader(data, batch, shuffle=True, generator=torch.Generator().manual_seed(seed),
+                      collate_fn=_whole_batch)
 
 # %% ../../nbs/venue/03_dare.ipynb #744975fb
 def knowledge_loss(
@@ -207,7 +211,8 @@ def knowledge_loss(
 ) -> Tensor: # J1, scalar
     "Sound knowledge transfer (Eq. 1)."
     loss = 0.
-    if batch.sounds is not None: loss = loss + transfer_error(model.hear(batch.sounds.codes), batch.sounds.concepts)
+    if batch.sounds is not None:
+        loss = loss + transfer_error(model.hear(batch.sounds.codes), batch.sounds.concepts)
     if model.free_concepts is not None:
         loss = loss + mapping_error(model.concepts(batch.videos), model.training_concepts(batch.videos, batch.index))
     return loss
@@ -220,7 +225,8 @@ def embedding_loss(
     "Similarity preservation (Eq. 5) over S positive and S negative partners."
     partners = model.training_concepts(batch.partners, batch.partner_index)
     return similarity_loss(
-        model.training_concepts(batch.videos, batch.index), partners.unflatten(0, batch.sign.shape), batch.sign
+        model.training_concepts(batch.videos, batch.index), partners.unflatten(0, batch.sign.shape),
+        batch.sign
     )
 
 # %% ../../nbs/venue/03_dare.ipynb #74497502
@@ -229,7 +235,8 @@ def venue_loss(
     batch:DAREBatch, # any
 ) -> Tensor: # J3, scalar
     "The squared error of the softmax (Eq. 8)."
-    return squared_error(model.network(model.training_concepts(batch.videos, batch.index)), batch.videos.venue)
+    return squared_error(model.network(model.training_concepts(batch.videos, batch.index)),
+                         batch.videos.venue)
 
 # %% ../../nbs/venue/03_dare.ipynb #06c6636b
 def dare_losses(
@@ -237,7 +244,8 @@ def dare_losses(
     sounds:bool, # whether there are external sounds
 ) -> dict[str, Callable]: # 'transfer', 'similarity' and 'venue', as far as there is something to learn
     "The losses that take turns (section 4.4)."
-    wanted = {'transfer': sounds or settings.free > 0, 'similarity': settings.samples > 0, 'venue': True}
+    wanted = {'transfer': sounds or settings.free > 0, 'similarity': settings.samples > 0,
+              'venue': True}
     losses = {'transfer': knowledge_loss, 'similarity': embedding_loss, 'venue': venue_loss}
     return {name: loss for name, loss in losses.items() if wanted[name]}
 
@@ -247,7 +255,8 @@ def joint_loss(
     batch:DAREBatch, # any
 ) -> dict: # scalars: loss, and its parts by name
     "The plain sum J = J1 + J2 + J3 (Eq. 9)."
-    parts = {name: loss(model, batch) for name, loss in dare_losses(model.settings, batch.sounds is not None).items()}
+    parts = {name: loss(model, batch)
+             for name, loss in dare_losses(model.settings, batch.sounds is not None).items()}
     return {'loss': sum(parts.values()), **parts}
 
 # %% ../../nbs/venue/03_dare.ipynb #92d52418
@@ -271,7 +280,8 @@ def train_dare(
     loader = dare_loader(videos, sounds, model.settings.samples, batch, seed)
     optimizer = torch.optim.Adagrad(model.parameters(), rate)
     history = fit(
-        model, loader, list(losses.values()) if alternate else joint_loss, optimizer, epochs, seed=seed, **options
+        model, loader, list(losses.values()) if alternate else joint_loss, optimizer, epochs,
+        seed=seed, **options
     )
     return history.rename(columns={f'loss_{k + 1}': name for k, name in enumerate(losses)})
 
@@ -296,7 +306,8 @@ def predict_batch(self:DARE,
     a = self.concepts(videos)
     heard = a[:, self.settings.visual:][:, :self.settings.concepts]
     with_sound = videos.present[:, 1, None].to(a.device)
-    return self.network(a).softmax(1).float().cpu(), torch.where(with_sound, heard, torch.nan).float().cpu()
+    return (self.network(a).softmax(1).float().cpu(),
+            torch.where(with_sound, heard, torch.nan).float().cpu())
 
 # %% ../../nbs/venue/03_dare.ipynb #d18f6c01
 @patch
@@ -307,6 +318,7 @@ def predict(self:DARE,
 ) -> VenuePrediction: # on the CPU
     "Venues and heard concepts; `ValueError` where a width does not fit."
     with evaluating(self):
-        parts = [self.predict_batch(pick_rows(videos, rows)) for rows in torch.arange(len(videos.venue)).split(batch)]
+        parts = [self.predict_batch(pick_rows(videos, rows))
+                 for rows in torch.arange(len(videos.venue)).split(batch)]
     probabilities, heard = map(torch.cat, zip(*parts))
     return VenuePrediction(probabilities, heard, missing_modalities(videos))

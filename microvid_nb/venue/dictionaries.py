@@ -51,7 +51,8 @@ def solve_codes(
         move = new - codes
         back = ((ahead - new)*move).sum((1, 2), keepdim=True) > 0
         following = torch.where(back, 1., (1 + (1 + 4*momentum**2).sqrt())/2)
-        ahead, momentum, codes = new + torch.where(back, 0., (momentum - 1)/following)*move, following, new
+        ahead, momentum, codes = (new + torch.where(back, 0., (momentum - 1)/following)*move,
+                                  following, new)
         if move.abs().max() <= tolerance*new.abs().max(): break
     return codes
 
@@ -76,7 +77,8 @@ def slope_derivative(
     torch.diagonal(whole, dim1=2, dim2=4).add_(between + ridge*unit[..., None])
     both = (used[:, :, None] & used[:, None])[:, None, :, None].to(codes.dtype)
     whole = whole*both
-    torch.diagonal(whole.view(b, m*p, m*p), dim1=1, dim2=2).add_((~used).to(codes.dtype).repeat(1, m))
+    torch.diagonal(whole.view(b, m*p, m*p), dim1=1,
+                   dim2=2).add_((~used).to(codes.dtype).repeat(1, m))
     return whole.view(b, m*p, m*p)
 
 # %% ../../nbs/venue/04_dictionaries.ipynb #324a2001
@@ -145,7 +147,9 @@ class MDL:
     def __init__(self,
         settings:DictionarySettings=DictionarySettings(), # sizes and weights
     ):
-        self.settings, self.scaler = settings, Scaler((settings.visual, settings.acoustic, settings.text))
+        self.settings, self.scaler = (
+            settings, Scaler((settings.visual, settings.acoustic, settings.text))
+        )
         self.dictionary, self.classifier = None, LogisticRegression(C=10., max_iter=1000)
 
     def features(self,
@@ -197,7 +201,8 @@ class TaskDrivenDictionary(nn.Module):
     ) -> Tensor: # [B, K]
         "Scores of venues."
         blocks, present = self.blocks(videos)
-        codes = joint_codes(blocks, self.dictionaries(), present, self.settings.sparsity, self.settings.ridge)
+        codes = joint_codes(blocks, self.dictionaries(), present, self.settings.sparsity,
+                            self.settings.ridge)
         return sum(classifier(codes[:, m]) for m, classifier in enumerate(self.classifiers))
 
 # %% ../../nbs/venue/04_dictionaries.ipynb #5f89b966
@@ -244,7 +249,8 @@ def batches(
 ) -> DataLoader: # of `Videos`
     "All videos in a new order every epoch."
     return DataLoader(
-        VideoRows(videos), size, shuffle=True, generator=torch.Generator().manual_seed(seed), collate_fn=_whole
+        VideoRows(videos), size, shuffle=True, generator=torch.Generator().manual_seed(seed),
+        collate_fn=_whole
     )
 
 # %% ../../nbs/venue/04_dictionaries.ipynb #e6f0f902
@@ -277,12 +283,14 @@ def fit(self:TaskDrivenDictionary,
     check_venues(videos.venue, s.venues)
     self.scaler.learn(videos)
     blocks, _ = self.blocks(videos)
-    start = torch.from_numpy(learn_atoms(torch.cat(blocks, 1).double().numpy(), s, seed).components_.T).float()
+    start = torch.from_numpy(learn_atoms(torch.cat(blocks, 1).double().numpy(), s,
+                                         seed).components_.T).float()
     with torch.no_grad():
         for loose, part in zip(self.loose, start.split([x.shape[1] for x in blocks])):
             loose.copy_(F.normalize(part, dim=0))
     optimizer, loader = torch.optim.Adam(self.parameters(), s.rate), batches(videos, s.batch, seed)
-    self.history = fit_model(self, loader, task_loss, optimizer, s.epochs, seed=seed, progress=progress, **options)
+    self.history = fit_model(self, loader, task_loss, optimizer, s.epochs, seed=seed,
+                             progress=progress, **options)
     return self
 
 # %% ../../nbs/venue/04_dictionaries.ipynb #231a8002
@@ -293,4 +301,5 @@ def predict(self:TaskDrivenDictionary,
 ) -> Tensor: # int64 [N], on the CPU
     "The most probable venues."
     rows = torch.arange(len(videos.venue)).split(self.settings.batch)
-    with evaluating(self): return torch.cat([self(pick_rows(videos, part)).argmax(1).cpu() for part in rows])
+    with evaluating(self):
+        return torch.cat([self(pick_rows(videos, part)).argmax(1).cpu() for part in rows])

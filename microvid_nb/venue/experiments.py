@@ -19,14 +19,16 @@ from ..data.files import require_file
 from ..data.microworld import MicroWorld
 from ..data.world.synthesis import SOURCES
 from ..data.world.venues import VENUES
-from ..data.vine import VENUE188_PAGE, VenueTree, VineSplit, read_venue_names, read_venue_tree
+from ..data.vine import (
+    VENUE188_PAGE, VenueTree, VineSplit, read_venue_names, read_venue_tree)
 from ..features.sound_experiment import ears_table, esc10_table
 from ..experiments import compare_rounds, comparison_table, run_rounds
 from .dare import DARE, DARESettings
 from .scale import completed_modalities, tuned_weights
 from .systems import (
-    SCALES, Split, VenueMaterial, VenueScale, baseline_makers, compare_features, venue_f1, venue_f1_of_groups,
-    microworld_material, predicted_venues, size_groups, split_numbers, split_videos, trained_baseline, trained_dare)
+    SCALES, Split, VenueMaterial, VenueScale, baseline_makers, compare_features, venue_f1,
+    venue_f1_of_groups, microworld_material, predicted_venues, size_groups, split_numbers,
+    split_videos, trained_baseline, trained_dare)
 from .tree import world_tree
 from .video_to_venue import VideoToVenue, assemble
 from .videos import MODALITIES, Sounds, Videos, pick_rows, vine_videos
@@ -48,7 +50,8 @@ def study_split(
     seed:int, # of this round
 ) -> Split: # as published, else at random
     "The videos of a round."
-    return split_videos(study.videos, scale.train, seed) if study.test is None else Split(study.videos, study.test)
+    return (split_videos(study.videos, scale.train, seed) if study.test is None
+            else Split(study.videos, study.test))
 
 # %% ../../nbs/venue/09_experiments.ipynb #4ba6fd88
 def keep_modalities(
@@ -57,7 +60,8 @@ def keep_modalities(
 ) -> Videos: # the same videos
     "Videos of which the other modalities were taken away."
     keep = torch.tensor([name in names for name in MODALITIES])
-    return Videos(*(x*bool(there) for x, there in zip(videos[:3], keep)), videos.present & keep, videos.venue)
+    return Videos(*(x*bool(there) for x, there in zip(videos[:3], keep)), videos.present & keep,
+                  videos.venue)
 
 # %% ../../nbs/venue/09_experiments.ipynb #103d0544
 class VenueRound:
@@ -95,9 +99,11 @@ def train(self:VenueRound,
     train, sounds = keep_modalities(self.split.train, *modalities), self.study.sounds
     scale, videos = self.scale, videos or len(train.venue)
     scale = replace(scale, epochs=round(scale.epochs*(len(train.venue)/videos)**.5))
-    if sounds is not None: sounds = None if concepts == 0 else sounds._replace(concepts=sounds.concepts[:, :concepts])
+    if sounds is not None:
+        sounds = None if concepts == 0 else sounds._replace(concepts=sounds.concepts[:, :concepts])
     return trained_dare(
-        pick_rows(train, slice(videos)), sounds, self.concepts, self.venues, scale, self.seed, **changes
+        pick_rows(train, slice(videos)), sounds, self.concepts, self.venues, scale, self.seed,
+        **changes
     )
 
 # %% ../../nbs/venue/09_experiments.ipynb #26b5f701
@@ -107,7 +113,8 @@ def predictions(self:VenueRound,
     **changes, # of `train`
 ) -> torch.Tensor: # int64 [N]
     "The venues that a variant of DARE says of the test videos; trained when it is asked for the first time."
-    if changes.get('concepts') == self.concepts or self.study.sounds is None: changes.pop('concepts', None)
+    if changes.get('concepts') == self.concepts or self.study.sounds is None:
+        changes.pop('concepts', None)
     if changes.get('dropout') == DARESettings().dropout: del changes['dropout']
     key = modalities, *sorted(changes.items())
     if key not in self.known:
@@ -142,12 +149,14 @@ PAPER_TABLE3 = pd.DataFrame(
     columns=['method', 'Micro-F1', 'Macro-F1'],
 ).set_index('method')  # Vine, 81,044 test videos
 PAPER_TABLE4 = pd.DataFrame(
-    [('1 hidden layer', 31.21, 16.66), ('2 hidden layers', 30.67, 15.57), ('3 hidden layers', 29.43, 13.37)],
+    [('1 hidden layer', 31.21, 16.66), ('2 hidden layers', 30.67, 15.57),
+     ('3 hidden layers', 29.43, 13.37)],
     columns=['method', 'Micro-F1', 'Macro-F1'],
 ).set_index('method')
 # Micro-F1, groups of 47 categories
 PAPER_TABLE5 = pd.DataFrame(
-    [('DARE', 34.84, 20.64, 10.34, 7.21), ('DARE-sparsity', 31.75, 9.63, 1.53, 1.67)], columns=['method', *range(4)]
+    [('DARE', 34.84, 20.64, 10.34, 7.21), ('DARE-sparsity', 31.75, 9.63, 1.53, 1.67)],
+    columns=['method', *range(4)]
 ).set_index('method')
 
 # %% ../../nbs/venue/09_experiments.ipynb #5b1ab234
@@ -190,7 +199,8 @@ def table3(trial:VenueRound) -> pd.DataFrame:
 # %% ../../nbs/venue/09_experiments.ipynb #394b0a01
 def table4(trial:VenueRound) -> pd.DataFrame:
     "One, two and three hidden layers."
-    deeper = {f'{n} hidden layers': trial.predictions(hidden=(trial.scale.hidden,)*n) for n in (2, 3)}
+    deeper = {f'{n} hidden layers': trial.predictions(hidden=(trial.scale.hidden,)*n)
+              for n in (2, 3)}
     return trial.rows({'1 hidden layer': trial.predictions(), **deeper})
 
 # %% ../../nbs/venue/09_experiments.ipynb #394b0a02
@@ -199,11 +209,13 @@ def table5(trial:VenueRound) -> pd.DataFrame: # round, method, group, videos, Mi
     groups = size_groups(trial.split.train.venue, trial.venues)
     predicted = {
         name: trial.predictions(**PARTS[name])
-        for name in ('DARE', 'DARE-sparsity', *(['no external sounds'] if trial.study.sounds else []))
+        for name in ('DARE', 'DARE-sparsity',
+                     *(['no external sounds'] if trial.study.sounds else []))
     }
     return pd.concat(
         [
-            venue_f1_of_groups(trial.split.test.venue, each, groups).assign(round=trial.seed, method=name)
+            venue_f1_of_groups(trial.split.test.venue, each,
+                               groups).assign(round=trial.seed, method=name)
             for name, each in predicted.items()
         ],
         ignore_index=True,
@@ -213,7 +225,8 @@ def table5(trial:VenueRound) -> pd.DataFrame: # round, method, group, videos, Mi
 def parts(trial:VenueRound) -> pd.DataFrame:
     "DARE without each of its parts."
     without = {
-        name: changes for name, changes in PARTS.items() if 'concepts' not in changes or trial.study.sounds is not None
+        name: changes for name, changes in PARTS.items()
+        if 'concepts' not in changes or trial.study.sounds is not None
     }
     return trial.rows({name: trial.predictions(**changes) for name, changes in without.items()})
 
@@ -223,7 +236,8 @@ def figure4(trial:VenueRound) -> pd.DataFrame: # round, concepts, modalities, Mi
     counts = sorted({round(share*trial.concepts) for share in SHARES})
     return pd.concat(
         [
-            trial.rows({count: trial.predictions(names, concepts=count) for count in counts}, 'concepts').assign(
+            trial.rows({count: trial.predictions(names, concepts=count) for count in counts},
+                       'concepts').assign(
                 modalities=' + '.join(names)
             )
             for names in (MODALITIES, MODALITIES[:2])
@@ -234,8 +248,10 @@ def figure4(trial:VenueRound) -> pd.DataFrame: # round, concepts, modalities, Mi
 # %% ../../nbs/venue/09_experiments.ipynb #a3b40901
 def figure5(trial:VenueRound) -> pd.DataFrame: # round, epoch, loss and its parts, Micro-F1, Macro-F1
     "Loss and measures after each epoch."
-    def validate(model): return venue_f1(trial.split.test.venue, predicted_venues(model, trial.split.test))
-    return trial.train(validate=validate)[1].drop(columns=['learning_rate', 'seconds']).assign(round=trial.seed)
+    def validate(model):
+        return venue_f1(trial.split.test.venue, predicted_venues(model, trial.split.test))
+    return trial.train(validate=validate)[1].drop(columns=['learning_rate',
+                                                           'seconds']).assign(round=trial.seed)
 
 # %% ../../nbs/venue/09_experiments.ipynb #a3b40902
 def figure5_dropout(trial:VenueRound) -> pd.DataFrame: # round, dropout, Micro-F1, Macro-F1
@@ -249,7 +265,8 @@ def modalities(trial:VenueRound) -> pd.DataFrame: # round, modalities, sound, Mi
     for names in (MODALITIES, MODALITIES[:2], MODALITIES[1:2]):
         silent = tuple(name for name in names if name != 'acoustic')
         predicted = {'none': trial.predictions(silent, concepts=0)} if names[1:] else {}
-        predicted |= {'codes': trial.predictions(names, concepts=0), 'codes + external': trial.predictions(names)}
+        predicted |= {'codes': trial.predictions(names, concepts=0),
+                      'codes + external': trial.predictions(names)}
         if trial.study.sources is not None:
             true = trial.study._replace(videos=trial.study.videos._replace(acoustic=trial.study.sources), sounds=None)
             predicted['true sources'] = VenueRound(true, trial.scale, trial.seed).predictions(names)
@@ -257,7 +274,8 @@ def modalities(trial:VenueRound) -> pd.DataFrame: # round, modalities, sound, Mi
     return pd.concat(
         [
             *tables,
-            trial.rows({'none': trial.predictions(MODALITIES[2:], concepts=0)}, 'sound').assign(modalities='text'),
+            trial.rows({'none': trial.predictions(MODALITIES[2:], concepts=0)},
+                       'sound').assign(modalities='text'),
         ],
         ignore_index=True,
     )
@@ -303,7 +321,9 @@ def one_round(
 ) -> dict: # name of the table -> DataFrame
     "All tables of a round; those about external sounds where there are any."
     trial = VenueRound(study, scale, seed)
-    return {name: make(trial) for name, make in {**COMMON, **(WITH_SOUNDS if study.sounds is not None else {})}.items()}
+    return {name: make(trial)
+            for name, make in {**COMMON,
+                               **(WITH_SOUNDS if study.sounds is not None else {})}.items()}
 
 # %% ../../nbs/venue/09_experiments.ipynb #90a25ae8
 def concept_venues(
@@ -315,7 +335,8 @@ def concept_venues(
     "How strongly concepts are heard at venues."
     heard = pd.DataFrame(model.predict(videos).concepts.numpy(), columns=concepts)
     mean = heard.groupby(np.array(venues)[videos.venue]).mean()
-    return mean.rename_axis('venue').melt(ignore_index=False, var_name='concept', value_name='strength').reset_index()
+    return mean.rename_axis('venue').melt(ignore_index=False, var_name='concept',
+                                          value_name='strength').reset_index()
 
 # %% ../../nbs/venue/09_experiments.ipynb #49180d46
 CLIP_VENUES = 'Stadium', 'Beach', 'Jazz Bar', 'Farm' # venues of the clips
@@ -335,10 +356,12 @@ def clip_concepts(
         there = (videos.venue == list(VENUES).index(venue)) & videos.present[:, 1]
         if not there.any(): continue
         k = int(there.nonzero()[0])
-        playing = {tag for name, *_ in world.story(int(numbers[k])).sounds for tag in SOURCES[name].tags}
+        playing = {tag for name, *_ in world.story(int(numbers[k])).sounds
+                   for tag in SOURCES[name].tags}
         best = prediction.concepts[k].topk(top)
         rows += [
-            (int(numbers[k]), venue, list(VENUES)[prediction.venue[k]], concepts[c], strength, concepts[c] in playing)
+            (int(numbers[k]), venue, list(VENUES)[prediction.venue[k]], concepts[c], strength,
+             concepts[c] in playing)
             for c, strength in zip(best.indices.tolist(), best.values.tolist())
         ]
     return pd.DataFrame(rows, columns=['video', 'venue', 'said', 'concept', 'strength', 'plays'])
@@ -359,7 +382,8 @@ def world_study(
 ) -> VenueStudy: # for all rounds
     "MicroWorld's data for the experiments."
     return VenueStudy(
-        material.videos, None, material.sounds, world_tree(), true_sources(MicroWorld(seed), len(material.videos.venue))
+        material.videos, None, material.sounds, world_tree(),
+        true_sources(MicroWorld(seed), len(material.videos.venue))
     )
 
 # %% ../../nbs/venue/09_experiments.ipynb #f9b70a02
@@ -373,18 +397,23 @@ def reproduce_microworld(
     study = world_study(material, seed)
     tables = {
         'table2': compare_features(
-            material.descriptors, material.sounds.concepts, material.encoder, scale.folds, seed, progress
+            material.descriptors, material.sounds.concepts, material.encoder, scale.folds, seed,
+            progress
         )
     }
-    tables |= run_rounds(one_round, (study, scale), range(seed, seed + scale.rounds), progress=progress)
+    tables |= run_rounds(one_round, (study, scale), range(seed, seed + scale.rounds),
+                         progress=progress)
     trial = VenueRound(study, scale, seed)
     model = trial.train()[0]
     numbers = split_numbers(len(material.videos.venue), scale.train, seed)[1]
-    return tables | {'fig6': concept_venues(model, trial.split.test, material.concepts, list(VENUES)),
-                     'fig6clips': clip_concepts(MicroWorld(seed), model, trial.split.test, numbers, material.concepts)}
+    return tables | {'fig6': concept_venues(model, trial.split.test, material.concepts,
+                                            list(VENUES)),
+                     'fig6clips': clip_concepts(MicroWorld(seed), model, trial.split.test, numbers,
+                                                material.concepts)}
 
 # %% ../../nbs/venue/09_experiments.ipynb #f9b70a03
-LEARNED_FROM = 2_000_000 # the first video that the model for files learns from; demonstrations show other ones
+# the first video that the model for files learns from; demonstrations show other ones
+LEARNED_FROM = 2_000_000
 
 def train_microworld_model(
     scale:VenueScale, # sizes
@@ -393,9 +422,11 @@ def train_microworld_model(
 ) -> VideoToVenue: # ready for `estimate_venue`
     "Everything from a file to its venue, trained on all videos of the scale."
     material = microworld_material(scale, seed, progress, LEARNED_FROM)
-    dare, _ = trained_dare(material.videos, material.sounds, len(material.concepts), len(VENUES), scale, seed)
+    dare, _ = trained_dare(material.videos, material.sounds, len(material.concepts), len(VENUES),
+                           scale, seed)
     return assemble(
-        material.pictures, material.encoder, material.texts, dare, list(VENUES), material.concepts, scale.seconds
+        material.pictures, material.encoder, material.texts, dare, list(VENUES), material.concepts,
+        scale.seconds
     )
 
 # %% ../../nbs/venue/09_experiments.ipynb #c6938b9e
@@ -414,7 +445,8 @@ def read_vine(
     for part, most in (('train', scale.train), ('test', scale.test), ('valid', scale.validation)):
         with VineSplit(files[0], part) as split: parts.append(vine_videos(split, slice(most)))
     learned, judged, validation = parts
-    return VenueStudy(learned, judged, None, read_venue_tree(folder/'tree.json'), validation=validation)
+    return VenueStudy(learned, judged, None, read_venue_tree(folder/'tree.json'),
+                      validation=validation)
 
 # %% ../../nbs/venue/09_experiments.ipynb #d8f18751
 def reproduce_real(

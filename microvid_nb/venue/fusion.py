@@ -19,7 +19,8 @@ def draw_gaussian(
     "Draws the weights of linear layers from a Gaussian around 0; biases become 0."
     for layer in module.modules():
         if not isinstance(layer, nn.Linear): continue
-        nn.init.normal_(layer.weight, 0., (2/layer.in_features)**.5 if deviation is None else deviation)
+        nn.init.normal_(layer.weight, 0.,
+                        (2/layer.in_features)**.5 if deviation is None else deviation)
         if layer.bias is not None: nn.init.zeros_(layer.bias)
 
 # %% ../../nbs/venue/02_fusion.ipynb #5002974b
@@ -33,9 +34,11 @@ class VenueNetwork(nn.Module):
         deviation:float|None=None, # of the initial weights: sqrt(2 / inputs) if None; 1 in the paper
     ):
         super().__init__()
-        if not 0 <= dropout < 1: raise ValueError(f'expected a share to drop from 0 to below 1, found {dropout}')
+        if not 0 <= dropout < 1:
+            raise ValueError(f'expected a share to drop from 0 to below 1, found {dropout}')
         sizes, drop = [width, *hidden], nn.Dropout(dropout)
-        hidden = [layer for pair in zip(sizes, sizes[1:]) for layer in (nn.Linear(*pair), nn.ReLU(), drop)]
+        hidden = [layer for pair in zip(sizes, sizes[1:])
+                  for layer in (nn.Linear(*pair), nn.ReLU(), drop)]
         self.layers = nn.Sequential(drop, *hidden)
         self.out = nn.Linear(sizes[-1], venues, bias=False)
         draw_gaussian(self, deviation)

@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 
 from ..features.completion import choose_rank, factorize
-from .systems import Split, baseline_makers, predicted_venues, trained_baseline, venue_f1
+from .systems import (
+    Split, baseline_makers, predicted_venues, trained_baseline, venue_f1)
 from .videos import MODALITIES, Videos, pick_rows
 
 # %% ../../nbs/venue/11_scale.ipynb #21b9bb2f
@@ -44,12 +45,15 @@ def weighted_predictions(
 ) -> torch.Tensor: # venues, int64 [N]
     "What a method says that is trained with weights of modalities."
     if method in VARIANTS:
-        return predicted_venues(trial.train(videos=videos, weights=weights, **VARIANTS[method])[0], judged)
+        return predicted_venues(trial.train(videos=videos, weights=weights, **VARIANTS[method])[0],
+                                judged)
     make = baseline_makers(trial.study.videos.widths, trial.study.tree, trial.scale)[method]
-    return trained_baseline(make, pick_rows(trial.split.train, slice(videos)), trial.seed, weights).predict(judged)
+    return trained_baseline(make, pick_rows(trial.split.train, slice(videos)), trial.seed,
+                            weights).predict(judged)
 
 # %% ../../nbs/venue/11_scale.ipynb #a0d42e4e
-TRIED = {2: (1., .5, 2., 4.), 1: (1., .5, 2.)} # place of the modality -> its weights, in the order of the search
+# place of the modality -> its weights, in the order of the search
+TRIED = {2: (1., .5, 2., 4.), 1: (1., .5, 2.)}
 
 def choose_weights(
     trial, # a `VenueRound`
@@ -64,7 +68,8 @@ def choose_weights(
         return known[weights]
     weights = 1., 1., 1.
     for place, tried in TRIED.items():
-        weights = max(((*weights[:place], weight, *weights[place + 1:]) for weight in tried), key=score)
+        weights = max(((*weights[:place], weight, *weights[place + 1:]) for weight in tried),
+                      key=score)
     return weights, score(weights)
 
 # %% ../../nbs/venue/11_scale.ipynb #48571934
@@ -74,12 +79,14 @@ def tuned_weights(
 ) -> pd.DataFrame: # round, method, weights, sound, title, validation, Micro-F1, Macro-F1
     "Methods with equal weights of modalities, and with weights chosen for each."
     rows, test = [], trial.split.test
-    without = [name for name, changes in VARIANTS.items() if trial.study.sounds is None and 'concepts' in changes]
+    without = [name for name, changes in VARIANTS.items()
+               if trial.study.sounds is None and 'concepts' in changes]
     for method in (name for name in methods if name not in without):
         chosen, score = choose_weights(trial, method)
         for name, weights in (('equal', (1., 1., 1.)), ('chosen', chosen)):
             said = weighted_predictions(trial, method, weights, test)
-            rows.append({'round': trial.seed, 'method': method, 'weights': name, 'sound': weights[1],
+            rows.append({'round': trial.seed, 'method': method, 'weights': name,
+                         'sound': weights[1],
                          'title': weights[2], 'validation': score, **venue_f1(test.venue, said)})
     return pd.DataFrame(rows)
 
@@ -108,7 +115,8 @@ def completed_round(
     trial, # a `VenueRound`
 ): # a `VenueRound` of the same videos, all of whose modalities are there
     "A round whose missing modalities are inferred."
-    ranks = [rank for rank in RANKS if rank < min(min(trial.study.videos.widths), len(trial.split.train.venue))]
+    ranks = [rank for rank in RANKS
+             if rank < min(min(trial.study.videos.widths), len(trial.split.train.venue))]
     blocks, masks = as_blocks(trial.split.train)
     rank, settings, _ = choose_rank(blocks, masks, ranks or [1], progress=False)
     factors = factorize(blocks, masks, rank, settings, progress=False)
@@ -127,6 +135,7 @@ def completed_modalities(
                 'DARE': each.predictions()}
         for method, venues in said.items():
             for videos, chosen in (('all', slice(None)), ('incomplete', lacking)):
-                rows.append({'round': trial.seed, 'method': method, 'missing': name, 'videos': videos,
+                rows.append({'round': trial.seed, 'method': method, 'missing': name,
+                             'videos': videos,
                              **venue_f1(test.venue[chosen], venues[chosen])})
     return pd.DataFrame(rows)

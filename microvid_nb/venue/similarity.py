@@ -51,7 +51,8 @@ def sample_pairs(
 
     `ValueError` if S < 1 or a number is that of no video.
     """
-    if samples < 1: raise ValueError(f'expected at least one positive and one negative sample, found {samples}')
+    if samples < 1:
+        raise ValueError(f'expected at least one positive and one negative sample, found {samples}')
     n = len(by_venue.order)
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < n:
         raise ValueError(f'expected rows from 0 to {n - 1}, found {int(rows.min())} to {int(rows.max())}')
@@ -70,7 +71,8 @@ def similarity_loss(
     weight:Tensor|None=None, # of each pair; each counts 1/P if not given
 ) -> Tensor: # scalar
     "How badly inner products tell pairs of one venue from pairs of two (Eq. 4 and 5), averaged over videos."
-    with torch.autocast(a.device.type, enabled=False):  # a sum of thousands of products needs float32
+    # a sum of thousands of products needs float32
+    with torch.autocast(a.device.type, enabled=False):
         if a.dtype in (torch.bfloat16, torch.float16): a, partners = a.float(), partners.float()
         negative_log = -F.logsigmoid(sign*torch.einsum('bd,bpd->bp', a, partners.to(a.dtype)))
         return negative_log.mean() if weight is None else (weight*negative_log).sum(1).mean()

@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.venues import VENUES
 from ..data.vine import VenueTree
-from ..features.acoustic import AutoencoderSettings, StackedDenoisingAutoencoder, acoustic_descriptors
+from ..features.acoustic import (
+    AutoencoderSettings, StackedDenoisingAutoencoder, acoustic_descriptors)
 from ..features.sound_experiment import feature_sets
 from ..features.text import ParagraphEmbedder
 from ..training import separate_randomness
@@ -34,7 +35,8 @@ from .dictionaries import D3L, MDL, MTDL, DictionarySettings
 from .tree import TRUMANN, TRUMANNSettings, weigh_tree
 from .video_to_venue import (
     ELSEWHERE, PictureNetwork, PictureSettings, drawn_video, draw_videos, train_picture_network)
-from .videos import Sounds, Videos, gather_sounds, gather_videos, pick_rows, world_sounds
+from .videos import (
+    Sounds, Videos, gather_sounds, gather_videos, pick_rows, world_sounds)
 
 # %% ../../nbs/venue/08_systems.ipynb #f70cb090
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def described_videos(
     rows = [(network.features(video.frames[None])[0], video.descriptor, video.text, video.venue)
             for video in in_parallel(drawn_video, jobs, progress=progress, unit='video')]
     visual, descriptors, texts, venue = zip(*rows)
-    return DescribedVideos(torch.stack(visual), torch.stack(descriptors), list(texts), torch.tensor(venue))
+    return DescribedVideos(torch.stack(visual), torch.stack(descriptors), list(texts),
+                           torch.tensor(venue))
 
 # %% ../../nbs/venue/08_systems.ipynb #7fc6f702
 def titles(
@@ -144,23 +147,31 @@ def microworld_material(
     "Features of a world's videos and of external sounds."
     world = MicroWorld(seed)
     elsewhere = draw_videos(
-        world, range(ELSEWHERE, ELSEWHERE + scale.elsewhere), scale.pictures, scale.seconds, progress
+        world, range(ELSEWHERE, ELSEWHERE + scale.elsewhere), scale.pictures, scale.seconds,
+        progress
     )
     with torch.enable_grad():
-        pictures = train_picture_network(elsewhere, scale.pictures, scale.picture_epochs, seed, progress)
-    trial = described_videos(world, range(first, first + scale.train + scale.test), pictures, scale.seconds, progress)
-    samples, concepts, names = world_sounds(world, scale.clips, scale.least, scale.seconds, progress)
-    external, other = acoustic_descriptors(samples), torch.stack([video.descriptor for video in elsewhere])
+        pictures = train_picture_network(elsewhere, scale.pictures, scale.picture_epochs, seed,
+                                         progress)
+    trial = described_videos(world, range(first, first + scale.train + scale.test), pictures,
+                             scale.seconds, progress)
+    samples, concepts, names = world_sounds(world, scale.clips, scale.least, scale.seconds,
+                                            progress)
+    external, other = (acoustic_descriptors(samples),
+                       torch.stack([video.descriptor for video in elsewhere]))
     with torch.enable_grad():
-        encoder = train_encoder(torch.cat([external, other[~other.isnan().any(1)]]), scale.autoencoder, progress)
-    texts, heard = ParagraphEmbedder().fit(titles(world, scale.titles)), ~trial.descriptors.isnan().any(1)
+        encoder = train_encoder(torch.cat([external, other[~other.isnan().any(1)]]),
+                                scale.autoencoder, progress)
+    texts, heard = (ParagraphEmbedder().fit(titles(world, scale.titles)),
+                    ~trial.descriptors.isnan().any(1))
     vectors, written = texts.embed(trial.texts, progress)
     codes = torch.zeros(len(heard), scale.autoencoder.sizes[-1])
     codes[heard] = encoder.encode(trial.descriptors[heard]).cpu()
     present = torch.stack([torch.ones_like(heard), heard, written], 1)
     videos = gather_videos(trial.visual, codes, vectors, trial.venue, present, len(VENUES))
     return VenueMaterial(
-        videos, gather_sounds(encoder.encode(external).cpu(), concepts), names, external, pictures, encoder, texts
+        videos, gather_sounds(encoder.encode(external).cpu(), concepts), names, external, pictures,
+        encoder, texts
     )
 
 # %% ../../nbs/venue/08_systems.ipynb #59a4d5cd
@@ -185,7 +196,8 @@ def split_videos(
     seed:int, # of this round
 ) -> Split: # at random
     "Videos for training and for testing."
-    return Split(*(pick_rows(videos, rows) for rows in split_numbers(len(videos.venue), train, seed)))
+    return Split(*(pick_rows(videos, rows)
+                   for rows in split_numbers(len(videos.venue), train, seed)))
 
 # %% ../../nbs/venue/08_systems.ipynb #0429595f
 def venue_f1(
@@ -217,7 +229,8 @@ def venue_f1_of_groups(
     for number, group in enumerate(groups):
         inside = torch.from_numpy(np.isin(truth, group))
         there = np.unique(truth[inside])
-        macro = 100*f1_score(truth, predicted, labels=there, average='macro', zero_division=0) if len(there) else np.nan
+        macro = (100*f1_score(truth, predicted, labels=there, average='macro', zero_division=0)
+                 if len(there) else np.nan)
         rows.append(
             {
                 'group': number,
@@ -247,7 +260,8 @@ def trained_dare(
     model = DARE(DARESettings(*train.widths, concepts=concepts, venues=venues, **settings))
     model.scaler.weights = weights
     return model, train_dare(
-        model, train, sounds, scale.epochs, scale.batch, scale.rate, alternate, seed, validate=validate, progress=False
+        model, train, sounds, scale.epochs, scale.batch, scale.rate, alternate, seed,
+        validate=validate, progress=False
     )
 
 # %% ../../nbs/venue/08_systems.ipynb #694ae391
@@ -280,7 +294,8 @@ def baseline_makers(
         'D3L': lambda train: D3L(dictionary),
         'MTDL': lambda train: MTDL(dictionary),
         **networks,
-        'TRUMANN': lambda train: TRUMANN(TRUMANNSettings(**sizes, space=scale.atoms), weigh_tree(tree, train)),
+        'TRUMANN': lambda train: TRUMANN(TRUMANNSettings(**sizes, space=scale.atoms),
+                                         weigh_tree(tree, train)),
     }
 
 # %% ../../nbs/venue/08_systems.ipynb #0202cc01
@@ -316,9 +331,11 @@ def compare_features(
     "How well a softmax tells concepts apart by each set of features, fold by fold."
     label, rows = rarest_concept(concepts).numpy(), []
     often = np.bincount(label)[label] >= folds
-    sets, label = {name: x[often] for name, x in feature_sets(descriptors, encoder).items()}, label[often]
+    sets, label = ({name: x[often] for name, x in feature_sets(descriptors, encoder).items()},
+                   label[often])
     parts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(label, label))
-    for fold, (train, test) in enumerate(tqdm(parts, unit='fold', delay=2, leave=False, disable=not progress)):
+    for fold, (train, test) in enumerate(tqdm(parts, unit='fold', delay=2, leave=False,
+                                              disable=not progress)):
         for name, x in sets.items():
             softmax = make_pipeline(StandardScaler(), LogisticRegression(C=.01, max_iter=300))
             predicted = softmax.fit(x[train], label[train]).predict(x[test])

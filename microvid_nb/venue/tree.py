@@ -48,7 +48,8 @@ def group_affinity(
     there = (count[:, None] > 0) & (count > 0)
     apart = there & ~torch.eye(len(count), dtype=torch.bool, device=there.device)
     radius = distance[apart].median() if apart.any() else distance.new_ones(())
-    alike = torch.where(there, torch.exp(-(distance/radius.clamp(min=1e-12))**2), 0.).fill_diagonal_(1.)
+    alike = torch.where(there, torch.exp(-(distance/radius.clamp(min=1e-12))**2),
+                        0.).fill_diagonal_(1.)
     inside = membership.to(features)
     return ((inside @ alike)*inside).sum(1)/inside.sum(1)**2
 
@@ -95,8 +96,10 @@ def best_tasks(
     "The tasks' weights for a given space, under the bound that is tight at the weights before."
     lengths = group_norms(weights, membership).clamp(min=1e-6)
     # Q, [d, K]
-    penalty = tree_penalty(weights, membership, importance)*((importance/lengths) @ membership.to(weights))
-    normal = (space.T @ space).expand(weights.shape[1], -1, -1) + strength*torch.diag_embed(penalty.T)
+    penalty = (tree_penalty(weights, membership, importance)
+               *((importance/lengths) @ membership.to(weights)))
+    normal = ((space.T @ space).expand(weights.shape[1], -1, -1) + strength
+              *torch.diag_embed(penalty.T))
     return torch.linalg.solve(normal, (space.T @ labels).T).T
 
 # %% ../../nbs/venue/05_tree.ipynb #8a434901
@@ -120,7 +123,8 @@ class TRUMANN:
             raise ValueError(f'expected a tree over {settings.venues} venues, found {tree.membership.shape[1]}')
         self.settings, self.tree, self.weights = settings, tree, None
         self.scaler = Scaler((settings.visual, settings.acoustic, settings.text))
-        self.membership, self.importance = torch.from_numpy(tree.membership), torch.from_numpy(tree.weights).float()
+        self.membership, self.importance = (torch.from_numpy(tree.membership),
+                                            torch.from_numpy(tree.weights).float())
 
     def project(self,
         blocks:list, # scaled modalities, [N, D_s] each, 0 where missing
@@ -142,7 +146,8 @@ class TRUMANN:
         penalty = tree_penalty(self.weights, self.membership, self.importance)**2
         return (
             float(
-                (labels - space @ self.weights).square().sum() + s.agreement * apart + s.decay * size + s.tree * penalty
+                (labels - space @ self.weights).square().sum() + s.agreement * apart + s.decay
+                * size + s.tree * penalty
             )
             / 2
         )
@@ -161,16 +166,22 @@ def fit(self:TRUMANN,
     self.prior = labels.mean(0)
     labels = labels - self.prior
     count = s.agreement*there.sum(1).clamp(min=1)
-    factors = [torch.linalg.cholesky(x.T @ x + s.decay/s.agreement*torch.eye(x.shape[1])) for x in blocks]
-    self.mappings = [torch.randn(x.shape[1], s.space, generator=source)/x.shape[1]**.5 for x in blocks]
+    factors = [torch.linalg.cholesky(x.T @ x + s.decay/s.agreement*torch.eye(x.shape[1]))
+               for x in blocks]
+    self.mappings = [torch.randn(x.shape[1], s.space, generator=source)/x.shape[1]**.5
+                     for x in blocks]
     self.weights = torch.randn(s.space, s.venues, generator=source)*1e-2
     space, self.history = self.project(blocks)*s.agreement/count[:, None], []
     for _ in range(s.rounds):
-        self.weights = best_tasks(space, labels, self.weights, self.membership, self.importance, s.tree)
-        space = best_space(labels @ self.weights.T + s.agreement*self.project(blocks), self.weights, count)
-        self.mappings = [torch.cholesky_solve(x.T @ space, factor) for x, factor in zip(blocks, factors)]
+        self.weights = best_tasks(space, labels, self.weights, self.membership, self.importance,
+                                  s.tree)
+        space = best_space(labels @ self.weights.T + s.agreement*self.project(blocks), self.weights,
+                           count)
+        self.mappings = [torch.cholesky_solve(x.T @ space, factor)
+                         for x, factor in zip(blocks, factors)]
         self.history.append(self.objective(blocks, there, labels, space))
-        if len(self.history) > 1 and self.history[-2] - self.history[-1] < s.tolerance*self.history[-2]: break
+        if len(self.history) > 1 and self.history[-2] - self.history[-1] < s.tolerance*self.history[-2]:
+            break
     return self
 
 # %% ../../nbs/venue/05_tree.ipynb #4a5521a5

@@ -23,8 +23,9 @@ from ..data.world.pictures import NAMES, is_visible
 from ..data.world.scenes import SCENES
 from ..data.world.stories import moment, shot_at
 from ..data.world.views import VenuePosts, squared
-from ..features.acoustic import (
-    RATE, AutoencoderSettings, StackedDenoisingAutoencoder, acoustic_descriptors, frame_count, power_spectrum)
+from microvid_nb.features.acoustic import (
+    RATE, AutoencoderSettings, StackedDenoisingAutoencoder, acoustic_descriptors, frame_count,
+    power_spectrum)
 from ..features.text import ParagraphEmbedder, ParagraphSettings
 from ..features.visual import backbone
 from ..media.audio import read_audio
@@ -66,7 +67,8 @@ def even_frames(
     start, count = survey.frames.times[0], settings.frames
     wanted = start + (np.arange(count) + .5)/count*(survey.end - start)
     nearest = np.abs(survey.frames.times[:, None] - wanted).argmin(0)
-    return torch.from_numpy(squared(survey.frames.images[nearest], settings.side)).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(squared(survey.frames.images[nearest],
+                                    settings.side)).permute(0, 3, 1, 2).contiguous()
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #b435116e
 LONGEST_SOUND = 600. # seconds of sound that are described
@@ -82,7 +84,8 @@ def read_parts(
     """
     try: frames, unseen = even_frames(as_survey(path), settings), None
     except MediaError as error: frames, unseen = None, error
-    file, (start, end, _) = (path.path, path.part) if isinstance(path, Survey) else (path, (0., None, None))
+    file, (start, end, _) = ((path.path, path.part) if isinstance(path, Survey)
+                             else (path, (0., None, None)))
     latest = start + LONGEST_SOUND
     try: sound = read_audio(file, RATE, start, latest if end is None else min(end, latest))
     except MediaError:
@@ -120,7 +123,8 @@ class PictureNetwork(nn.Module):
         device = next(self.parameters()).device
         with evaluating(self):
             found = [
-                self.backbone(part.flatten(0, 1).to(device)).unflatten(0, part.shape[:2]).mean(1).cpu()
+                self.backbone(part.flatten(0,
+                                           1).to(device)).unflatten(0, part.shape[:2]).mean(1).cpu()
                 for part in frames.split(32)
             ]
         return torch.cat(found) if found else torch.zeros(0, self.backbone.feature_dim)
@@ -145,7 +149,8 @@ def frame_labels(
     for k in range(frames):
         time = min((k + .5)/frames*story.duration, story.duration - 1e-3)
         seen, scene = moment(story, time), story.shots[shot_at(story, time)].scene
-        if seen.quality > .05: labels[k] = [*is_visible(seen.visible), *(name == scene for name in SCENES)]
+        if seen.quality > .05:
+            labels[k] = [*is_visible(seen.visible), *(name == scene for name in SCENES)]
     return torch.from_numpy(labels)
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #58b13301
@@ -159,10 +164,12 @@ def drawn_video(
     post = VenuePosts(world, [i], pictures.frames, pictures.side, seconds)[0]
     silent = post.sound is None or not post.sound.any()
     descriptor = torch.full((1104,), torch.nan) if silent else acoustic_descriptors([post.sound])[0]
-    return DrawnVideo(post.frames, frame_labels(world, i, pictures.frames), descriptor, post.text, post.venue)
+    return DrawnVideo(post.frames, frame_labels(world, i, pictures.frames), descriptor, post.text,
+                      post.venue)
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #02a02362
-ELSEWHERE = 1_000_000 # videos from this number on are for learning to see and to hear, and are in no experiment
+# videos from this number on are for learning to see and to hear, and are in no experiment
+ELSEWHERE = 1_000_000
 
 def draw_videos(
     world:MicroWorld, # the world
@@ -173,7 +180,8 @@ def draw_videos(
 ) -> list[DrawnVideo]: # one for each number
     "Videos of MicroWorld, drawn side by side."
     return list(
-        in_parallel(drawn_video, [(world, int(i), pictures, seconds) for i in numbers], progress=progress, unit='video')
+        in_parallel(drawn_video, [(world, int(i), pictures, seconds) for i in numbers],
+                    progress=progress, unit='video')
     )
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #02a02301
@@ -185,7 +193,8 @@ def train_picture_network(
     progress:bool=True, # show a bar
 ) -> PictureNetwork: # trained
     "A network that has learned to name what is in frames."
-    images, labels = torch.cat([video.frames for video in videos]), torch.cat([video.labels for video in videos])
+    images, labels = (torch.cat([video.frames for video in videos]),
+                      torch.cat([video.labels for video in videos]))
     network = new_model(lambda: PictureNetwork(settings), seed)
     def mirrored(pictures): # scenes and concepts have no left and right
         return pictures.flip(-1) if torch.rand(()) < .5 else pictures
@@ -213,7 +222,8 @@ class VideoToVenueSettings:
             'counts': (self.counts, len(self.words)),
         }
         for name, (values, expected) in named.items():
-            if len(values) != expected: raise ValueError(f'expected {expected} {name}, found {len(values)}')
+            if len(values) != expected:
+                raise ValueError(f'expected {expected} {name}, found {len(values)}')
         if not all(isinstance(name, str) for name in (*self.venues, *self.concepts, *self.words)):
             raise ValueError('expected names and words as text')
         if not all(type(count) is int and count > 0 for count in self.counts):
@@ -246,7 +256,8 @@ class VideoToVenue(nn.Module):
     def embedder(self) -> ParagraphEmbedder: # fitted
         "Titles to vectors."
         s = self.settings
-        return ParagraphEmbedder(s.text).restore(dict(zip(s.words, s.counts)), self.word_outputs.cpu().numpy())
+        return ParagraphEmbedder(s.text).restore(dict(zip(s.words, s.counts)),
+                                                 self.word_outputs.cpu().numpy())
 
     def codes(self,
         sounds:Sequence, # float samples [N] at 22,050 Hz
@@ -299,7 +310,8 @@ def describe(self:VideoToVenue,
     clip:ClipParts, # of any parts
 ) -> Videos: # one row, whose venue is not known and is 0
     "The features of a clip, and which modalities there are."
-    visual, acoustic = torch.zeros(1, self.settings.dare.visual), torch.zeros(1, self.settings.dare.acoustic)
+    visual, acoustic = (torch.zeros(1, self.settings.dare.visual),
+                        torch.zeros(1, self.settings.dare.acoustic))
     if clip.frames is not None: visual = self.pictures.features(clip.frames[None])
     if clip.sound is not None:
         pieces = max(1, round(len(clip.sound)/(self.settings.seconds*RATE)))
@@ -328,8 +340,10 @@ def estimate(self:VideoToVenue,
 ) -> VenueEstimate: # by the parts that there are
     "Where a clip was filmed."
     prediction = self.dare.predict(self.describe(clip))
-    venues = pd.DataFrame({'venue': self.settings.venues, 'probability': prediction.probabilities[0].numpy()})
-    heard = pd.DataFrame({'concept': self.settings.concepts, 'strength': prediction.concepts[0].numpy()}).dropna()
+    venues = pd.DataFrame({'venue': self.settings.venues,
+                           'probability': prediction.probabilities[0].numpy()})
+    heard = pd.DataFrame({'concept': self.settings.concepts,
+                          'strength': prediction.concepts[0].numpy()}).dropna()
     return VenueEstimate(
         venues.sort_values('probability', ascending=False, ignore_index=True),
         heard.sort_values('strength', ascending=False, ignore_index=True),
@@ -357,7 +371,8 @@ def listen(self:VideoToVenue,
     pieces = [sound[start:start + round(window*RATE)] for start in starts]
     with torch.no_grad(): strength = self.dare.hear(self.codes(pieces)).cpu().numpy()
     middles = [(start + len(piece)/2)/RATE for start, piece in zip(starts, pieces)]
-    return pd.DataFrame(strength, index=pd.Index(middles, name='seconds'), columns=self.settings.concepts)
+    return pd.DataFrame(strength, index=pd.Index(middles, name='seconds'),
+                        columns=self.settings.concepts)
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #19f6b801
 def show_sound(
@@ -403,16 +418,22 @@ def show_estimate(
     found = model.estimate(clip)
     figure = plt.figure(figsize=(9, 3.6), layout='constrained')
     grid = figure.add_gridspec(3, 2, height_ratios=(1.1, 1.3, 1), width_ratios=(1.7, 1))
-    frames, above, below, bars = (figure.add_subplot(cell) for cell in (grid[0, 0], grid[1, 0], grid[2, 0], grid[:, 1]))
-    if clip.frames is not None: frames.imshow(np.concatenate(list(clip.frames.permute(0, 2, 3, 1).numpy()), 1))
+    frames, above, below, bars = (figure.add_subplot(cell)
+                                  for cell in (grid[0, 0], grid[1, 0], grid[2, 0], grid[:, 1]))
+    if clip.frames is not None:
+        frames.imshow(np.concatenate(list(clip.frames.permute(0, 2, 3, 1).numpy()), 1))
     frames.axis('off')
-    if clip.sound is not None: show_sound((above, below), clip.sound, model, found.concepts.concept[:top])
-    else: above.text(.5, .5, 'no sound', ha='center', va='center'); above.axis('off'); below.axis('off')
+    if clip.sound is not None:
+        show_sound((above, below), clip.sound, model, found.concepts.concept[:top])
+    else: above.text(.5, .5, 'no sound', ha='center',
+                     va='center'); above.axis('off'); below.axis('off')
     best = found.venues[:top][::-1]
     bars.barh(best.venue, best.probability, color='#4c72b0')
-    bars.set(xlim=(0, 1), xlabel='probability'); bars.tick_params(labelsize=8); below.tick_params(axis='y', labelsize=7)
+    bars.set(xlim=(0, 1), xlabel='probability'); bars.tick_params(labelsize=8)
+    below.tick_params(axis='y', labelsize=7)
     figure.suptitle(
-        f'{clip.text or "no title"}' + (f'   (missing: {", ".join(found.missing)})' if found.missing else ''),
+        f'{clip.text or "no title"}'
+        + (f'   (missing: {", ".join(found.missing)})' if found.missing else ''),
         fontsize=9,
     )
     return figure

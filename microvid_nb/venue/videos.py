@@ -19,7 +19,8 @@ from ..data.sounds import SoundSetSettings, build_sound_set
 from ..data.world.synthesis import SOURCES
 from ..data.vine import VineSplit
 from ..data.world.views import ExternalSounds, VenuePosts, draw_all
-from ..features.acoustic import AutoencoderSettings, StackedDenoisingAutoencoder, acoustic_descriptors
+from ..features.acoustic import (
+    AutoencoderSettings, StackedDenoisingAutoencoder, acoustic_descriptors)
 from ..features.text import ParagraphEmbedder
 
 # %% ../../nbs/venue/00_videos.ipynb #1b9b738a
@@ -63,7 +64,8 @@ def check_features(
                 f'{where}, row {start + int(bad[0])}: holds NaN or infinity, expected {x.shape[1]} finite numbers'
             )
     x = x.float()
-    return torch.where(known[:, None], x, 0.) if x[~known].any() else x  # no copy where nothing is to be changed
+    # no copy where nothing is to be changed
+    return torch.where(known[:, None], x, 0.) if x[~known].any() else x
 
 # %% ../../nbs/venue/00_videos.ipynb #dec2ba01
 def check_venues(
@@ -91,7 +93,8 @@ def gather_videos(
 ) -> Videos: # checked
     "Micro-videos from their features; `ValueError` names the modality, the row and what is wrong."
     venue = check_venues(venue, venues)
-    present = torch.ones(len(venue), 3, dtype=torch.bool) if present is None else torch.as_tensor(present)
+    present = (torch.ones(len(venue), 3, dtype=torch.bool) if present is None
+               else torch.as_tensor(present))
     if present.dtype != torch.bool or present.shape != (len(venue), 3):
         raise ValueError(f'expected present as bool [{len(venue)}, 3], found {present.dtype} {list(present.shape)}')
     modalities = zip(MODALITIES, (visual, acoustic, text), present.T)
@@ -109,7 +112,8 @@ def gather_sounds(
     if concepts.ndim != 2 or len(concepts) != len(codes):
         raise ValueError(f'expected concepts [{len(codes)}, K\'], found {list(concepts.shape)}')
     bad = ((concepts != 0) & (concepts != 1)).any(1).nonzero()
-    if len(bad): raise ValueError(f'external sounds, row {int(bad[0])}: expected concepts that are 0 or 1')
+    if len(bad):
+        raise ValueError(f'external sounds, row {int(bad[0])}: expected concepts that are 0 or 1')
     return Sounds(codes, concepts.float())
 
 # %% ../../nbs/venue/00_videos.ipynb #789eea4c
@@ -125,7 +129,8 @@ def missing_modalities(
     videos:Videos, # any
 ) -> list[tuple[str, ...]]: # for each video; empty where all are there
     "The names of the modalities that are missing."
-    return [tuple(name for name, there in zip(MODALITIES, row) if not there) for row in videos.present.tolist()]
+    return [tuple(name for name, there in zip(MODALITIES, row) if not there)
+            for row in videos.present.tolist()]
 
 # %% ../../nbs/venue/00_videos.ipynb #87bba1f6
 class Scaler(nn.Module):
@@ -145,7 +150,8 @@ class Scaler(nn.Module):
     ) -> Tensor: # [n, D_m]
         "Scaled features of one modality; `ValueError` where the width does not fit."
         mean, deviation = getattr(self, f'{name}_mean'), getattr(self, f'{name}_deviation')
-        if x.shape[-1] != len(mean): raise ValueError(f'expected {len(mean)} {name} features, found {x.shape[-1]}')
+        if x.shape[-1] != len(mean):
+            raise ValueError(f'expected {len(mean)} {name} features, found {x.shape[-1]}')
         return (x.to(mean) - mean)/(deviation*len(mean)**.5)
 
     def forward(self,
@@ -153,7 +159,8 @@ class Scaler(nn.Module):
     ) -> list[Tensor]: # float32 [n, D_m] of each modality, 0 where it is missing
         "Scaled features of videos."
         present = videos.present.to(self.visual_mean.device)
-        return [self.scale(name, x)*there[:, None] for name, x, there in zip(MODALITIES, videos, present.T)]
+        return [self.scale(name, x)*there[:, None]
+                for name, x, there in zip(MODALITIES, videos, present.T)]
 
 # %% ../../nbs/venue/00_videos.ipynb #f30aed04
 def mean_and_deviation(
@@ -161,7 +168,8 @@ def mean_and_deviation(
     known:Tensor, # bool [N]
 ) -> tuple[Tensor, Tensor]: # float64 [D] each
     "Mean and deviation over the known rows; 0 and 1 where no row is known, deviation 1 where a column never changes."
-    def blocks(): return (part[there].double() for part, there in zip(x.split(CHUNK), known.split(CHUNK)))
+    def blocks():
+        return (part[there].double() for part, there in zip(x.split(CHUNK), known.split(CHUNK)))
     count = max(1, int(known.sum()))
     mean = sum(block.sum(0) for block in blocks())/count
     variance = sum((block - mean).square().sum(0) for block in blocks())/count
@@ -175,7 +183,8 @@ def learn(self:Scaler,
     "Sets the scale by training videos; `ValueError` where a width does not fit."
     for name, x, there, weight in zip(MODALITIES, videos, videos.present.T, self.weights):
         mean, deviation = getattr(self, f'{name}_mean'), getattr(self, f'{name}_deviation')
-        if x.shape[1] != len(mean): raise ValueError(f'expected {len(mean)} {name} features, found {x.shape[1]}')
+        if x.shape[1] != len(mean):
+            raise ValueError(f'expected {len(mean)} {name} features, found {x.shape[1]}')
         learned = mean_and_deviation(x, there)
         mean.copy_(learned[0]); deviation.copy_(learned[1]/weight)
     return self
@@ -194,7 +203,8 @@ def colour_layout(
     frames:Tensor, # uint8 [N, k, 3, S, S]
 ) -> Tensor: # float32 [N, 192]
     "The mean colours of 8 x 8 places of each video, from 0 to 1."
-    return F.adaptive_avg_pool2d(frames.flatten(0, 1).float()/255, 8).unflatten(0, frames.shape[:2]).mean(1).flatten(1)
+    return F.adaptive_avg_pool2d(frames.flatten(0, 1).float()/255,
+                                 8).unflatten(0, frames.shape[:2]).mean(1).flatten(1)
 
 # %% ../../nbs/venue/00_videos.ipynb #5bdc3201
 def world_sounds(
@@ -245,12 +255,14 @@ def world_videos(
     samples, concepts, names = world_sounds(world, clips, longest=longest, progress=progress)
     heard = torch.tensor([post.sound is not None for post in posts])
     descriptors = torch.full((len(posts), 1104), torch.nan)
-    descriptors[heard] = acoustic_descriptors([post.sound for post in posts if post.sound is not None])
+    descriptors[heard] = acoustic_descriptors([post.sound for post in posts
+                                               if post.sound is not None])
     external, encoder = acoustic_descriptors(samples), StackedDenoisingAutoencoder(autoencoder)
     encoder.pretrain(torch.cat([external, descriptors[:train][heard[:train]]]), progress=progress)
     codes = torch.zeros(len(posts), autoencoder.sizes[-1])
     with torch.no_grad():
-        codes[heard], external = encoder.encode(descriptors[heard]).cpu(), encoder.encode(external).cpu()
+        codes[heard], external = (encoder.encode(descriptors[heard]).cpu(),
+                                  encoder.encode(external).cpu())
     texts = ParagraphEmbedder().fit([post.text for post in posts[:train]])
     vectors, written = texts.embed([post.text for post in posts], progress=progress)
     present = torch.stack([torch.ones_like(heard), heard, written], 1)

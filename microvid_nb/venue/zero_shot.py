@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..features.words import SentenceSpace, label_scores, packaged_label_points, topic_classifiers
+from ..features.words import (
+    SentenceSpace, label_scores, packaged_label_points, topic_classifiers)
 
 # %% ../../nbs/venue/10_zero_shot.ipynb #216cb967
 _PLACES = {  # group: words for what is seen there; categories of VENUE-188
@@ -102,7 +103,8 @@ def _group_means(
 ) -> Tensor: # float32 [groups, n]
     "The mean over the words of each group."
     parts = values.split([len(words.split(';')) for words, _ in _PLACES.values()])
-    return torch.stack([(part if top is None else part.topk(top, 0).values).mean(0) for part in parts])
+    return torch.stack([(part if top is None else part.topk(top, 0).values).mean(0)
+                        for part in parts])
 
 # %% ../../nbs/venue/10_zero_shot.ipynb #ba371dd3
 @dataclass(frozen=True)
@@ -126,8 +128,10 @@ class PlaceEstimate:
         return self.venues.venue.iloc[0]
 
 # %% ../../nbs/venue/10_zero_shot.ipynb #8c646bea
-_LEAST, _AHEAD, _LEAST_WIDER = .4, 2., .9 # of the first group; of it in units of the second; of a wider kind of place
-_WIDER = {'outdoors in nature': ('park or garden', 'lake or river', 'beach or sea', 'mountain or field')}
+# of the first group; of it in units of the second; of a wider kind of place
+_LEAST, _AHEAD, _LEAST_WIDER = .4, 2., .9
+_WIDER = {'outdoors in nature': ('park or garden', 'lake or river', 'beach or sea',
+                                 'mountain or field')}
 
 def said_place(
     venues:pd.DataFrame, # venue, probability; the most probable first
@@ -135,7 +139,8 @@ def said_place(
     "The most specific place that is sure enough."
     first, second = venues.probability[:2]
     if first >= _LEAST and first >= _AHEAD*second: return venues.venue[0], float(first)
-    wider = {name: float(venues.probability[venues.venue.isin(groups)].sum()) for name, groups in _WIDER.items()}
+    wider = {name: float(venues.probability[venues.venue.isin(groups)].sum())
+             for name, groups in _WIDER.items()}
     name = max(wider, key=wider.get)
     return (name, wider[name]) if wider[name] >= _LEAST_WIDER else ('', 0.)
 
@@ -150,8 +155,11 @@ class ZeroShotVenues:
         self.space, labels = space or SentenceSpace(), packaged_label_points()
         words = [word for words, _ in _PLACES.values() for word in words.split(';')]
         self.words = self.space.prototype(words)
-        described = F.normalize(self.words + self.space.prototype([f'a photo of a {word}' for word in words]), dim=1)
-        self.classifiers, self.shares = topic_classifiers(described, labels), self.place_shares(labels)
+        described = F.normalize(self.words
+                                + self.space.prototype([f'a photo of a {word}' for word in words]),
+                                dim=1)
+        self.classifiers, self.shares = (topic_classifiers(described, labels),
+                                         self.place_shares(labels))
 
     def place_shares(self,
         points:Tensor, # float32 [n, 384], unit length
@@ -167,15 +175,20 @@ class ZeroShotVenues:
         "Where a clip was filmed, by any of pictures, title and sounds."
         scores = torch.zeros(len(_PLACES))
         if probabilities is not None:
-            synthesised = _group_means((label_scores(probabilities) @ self.classifiers.T).mean(0)[:, None])[:, 0]
+            synthesised = _group_means((label_scores(probabilities)
+                                        @ self.classifiers.T).mean(0)[:, None])[:, 0]
             scores += _SYNTHESIS*synthesised + (self.shares @ probabilities.mean(0)).log()
-        if text and text.strip(): scores += self.place_shares(self.space.prototype(text))[:, 0].log()
+        if text and text.strip():
+            scores += self.place_shares(self.space.prototype(text))[:, 0].log()
         if sounds:
             sure = torch.tensor([*sounds.values()]).float()
-            heard = self.place_shares(self.space.prototype([f'the sound of {name}' for name in sounds]))
+            heard = self.place_shares(self.space.prototype([f'the sound of {name}'
+                                                            for name in sounds]))
             scores += (heard @ (sure/sure.sum())).log()
-        absent = {'visual': probabilities is None, 'acoustic': sounds is None, 'text': not (text and text.strip())}
-        return _estimate_of(torch.softmax(scores, 0), sounds or {}, tuple(name for name in absent if absent[name]))
+        absent = {'visual': probabilities is None, 'acoustic': sounds is None,
+                  'text': not (text and text.strip())}
+        return _estimate_of(torch.softmax(scores, 0), sounds or {},
+                            tuple(name for name in absent if absent[name]))
 
 # %% ../../nbs/venue/10_zero_shot.ipynb #9c8bf5c3
 def _estimate_of(
@@ -185,9 +198,11 @@ def _estimate_of(
 ) -> PlaceEstimate: # sorted
     "The tables of an estimate."
     names = [names.replace(';', ', ') for _, names in _PLACES.values()]
-    venues = pd.DataFrame({'venue': [*_PLACES], 'categories': names, 'probability': chances.numpy()})
+    venues = pd.DataFrame({'venue': [*_PLACES], 'categories': names,
+                           'probability': chances.numpy()})
     venues = venues.sort_values('probability', ascending=False, ignore_index=True)
-    heard = pd.DataFrame(sorted(sounds.items(), key=lambda pair: -pair[1]), columns=['concept', 'strength'])
+    heard = pd.DataFrame(sorted(sounds.items(), key=lambda pair: -pair[1]),
+                         columns=['concept', 'strength'])
     return PlaceEstimate(venues, heard, missing, *said_place(venues))
 
 # %% ../../nbs/venue/10_zero_shot.ipynb #153d5a85

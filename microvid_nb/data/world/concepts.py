@@ -63,9 +63,11 @@ def _hair_behind(p:Person, y:float) -> list:
         ]
     if p.style == 'bunches':
         return [
-            ellipse(side * 1.15 * r, y + 0.35 * r, 0.42 * r, 0.62 * r, p.hair, tilt=-side * 0.06) for side in (-1, 1)
+            ellipse(side * 1.15 * r, y + 0.35 * r, 0.42 * r, 0.62 * r, p.hair, tilt=-side * 0.06)
+            for side in (-1, 1)
         ]
-    if p.style == 'bun': return [ellipse(0, y - 1.15*r, .5*r, .45*r, p.hair), ellipse(0, y, 1.1*r, 1.1*r, p.hair)]
+    if p.style == 'bun':
+        return [ellipse(0, y - 1.15*r, .5*r, .45*r, p.hair), ellipse(0, y, 1.1*r, 1.1*r, p.hair)]
     return []
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #c7c44f01
@@ -87,7 +89,8 @@ def _face(p:Person, y:float) -> list:
     r, dark = p.head, (45, 35, 35)
     beard = [ellipse(0, y + .35*r, .85*r, .72*r, p.hair, part=(0, .5))] if p.beard else []
     eyes = [ellipse(side*.38*r, y + .02*r, .11*r, .15*r, dark) for side in (-1, 1)]
-    return [ellipse(0, y, r, r, p.skin), *beard, *eyes, ellipse(0, y + .42*r, .34*r, .2*r, (190, 60, 70), part=(0, .5))]
+    return [ellipse(0, y, r, r, p.skin), *beard, *eyes,
+            ellipse(0, y + .42*r, .34*r, .2*r, (190, 60, 70), part=(0, .5))]
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #23d0d4eb
 def draw_person(
@@ -99,20 +102,24 @@ def draw_person(
     head_y, neck = -1 + 1.15*p.head, -1 + 2.1*p.head
     hip = neck + .46*(1 - neck)
     legs = [
-        limb((side * 0.45 * w, hip), (side * (0.5 * w + swing), 0.93), 0.5 * w, p.skin if p.dress else p.bottom)
+        limb((side * 0.45 * w, hip), (side * (0.5 * w + swing), 0.93), 0.5 * w,
+             p.skin if p.dress else p.bottom)
         for side in (-1, 1)
     ]
     shoes = [ellipse(side*(.5*w + swing) + .03, .95, .36*w, .06, (50, 45, 50)) for side in (-1, 1)]
     arms = [
         limb(
-            (side * 0.85 * w, neck + 0.08), (side * (1.45 * w - side * swing), hip + 0.02), 0.3 * w, shade(p.top, 0.85)
+            (side * 0.85 * w, neck + 0.08), (side * (1.45 * w - side * swing), hip + 0.02), 0.3 * w,
+            shade(p.top, 0.85)
         )
         for side in (-1, 1)
     ]
-    hands = [ellipse(side*(1.45*w - side*swing), hip + .05, .17*w, .17*w, p.skin) for side in (-1, 1)]
+    hands = [ellipse(side*(1.45*w - side*swing), hip + .05, .17*w, .17*w, p.skin)
+             for side in (-1, 1)]
     hem, flare = (hip + .45*(1 - hip), 1.5*w) if p.dress else (hip + .05, w)
     body = polygon([(-.95*w, neck), (.95*w, neck), (flare, hem), (-flare, hem)], p.top)
-    return [*_hair_behind(p, head_y), *legs, *shoes, *arms, *hands, body, *_face(p, head_y), *_hair_before(p, head_y)]
+    return [*_hair_behind(p, head_y), *legs, *shoes, *arms, *hands, body, *_face(p, head_y),
+            *_hair_before(p, head_y)]
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #23d0d401
 def draw_baby(
@@ -123,9 +130,11 @@ def draw_baby(
     wave, y = .12*np.sin(2*np.pi*phase), -.4
     legs = [limb((side*.2, .68), (side*.62, .82 + .3*wave*side), .28, p.top) for side in (-1, 1)]
     feet = [ellipse(side*.72, .8 + .3*wave*side, .14, .12, p.skin) for side in (-1, 1)]
-    arms = [limb((side*.32, .3), (side*.66, .12 - wave*side), .22, shade(p.top, .88)) for side in (-1, 1)]
+    arms = [limb((side*.32, .3), (side*.66, .12 - wave*side), .22, shade(p.top, .88))
+            for side in (-1, 1)]
     hands = [ellipse(side*.7, .06 - wave*side, .11, .11, p.skin) for side in (-1, 1)]
-    dummy = [ellipse(0, y + .42*p.head, .16, .13, p.bottom), ellipse(0, y + .42*p.head, .07, .06, (250, 250, 250))]
+    dummy = [ellipse(0, y + .42*p.head, .16, .13, p.bottom),
+             ellipse(0, y + .42*p.head, .07, .06, (250, 250, 250))]
     bib = ellipse(0, .24, .26, .24, (250, 250, 245))
     return [
         *arms,
@@ -140,13 +149,15 @@ def draw_baby(
     ]
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #e16ae99e
-def girl(rng): return person_look(rng, ('long', 'bunches', 'bunches', 'bun'), (.25, .3), (.19, .23), .85)
+def girl(rng):
+    return person_look(rng, ('long', 'bunches', 'bunches', 'bun'), (.25, .3), (.19, .23), .85)
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #e16ae901
 def boy(rng): return person_look(rng, ('short', 'cap', 'short'), (.25, .3), (.2, .24), 0.)
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #e16ae902
-def child(rng): return person_look(rng, ('short', 'bunches', 'curl', 'cap'), (.32, .37), (.22, .26), .3)
+def child(rng):
+    return person_look(rng, ('short', 'bunches', 'curl', 'cap'), (.32, .37), (.22, .26), .3)
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #e16ae903
 def baby(rng): return person_look(rng, ('curl', 'bald'), (.5, .56), (.3, .34), 0.)
@@ -177,7 +188,8 @@ class Coat(NamedTuple):
     shape: float # 0..1, what varies in its form
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #09a9d901
-FUR = [(150, 100, 60), (200, 150, 100), (240, 230, 215), (70, 60, 58), (120, 118, 120), (190, 120, 60)]
+FUR = [(150, 100, 60), (200, 150, 100), (240, 230, 215), (70, 60, 58), (120, 118, 120),
+       (190, 120, 60)]
 
 def coat(rng:np.random.Generator, choices:list=FUR) -> Coat:
     "Two of the given colours, varied, and a proportion."
@@ -208,21 +220,25 @@ def draw_dog(c:Coat, phase:float) -> list:
             *_legs((-.5, -.36), .2, .9, .17, shade(c.main, .8), phase + .25),
             *_legs((.28, .42), .2, .9, .17, shade(c.main, .8), phase),
             ellipse(-.05, .12, .66, .33, c.main), ellipse(-.25, .06, .22, .16, c.second),
-            limb((.3, .05), (.5, -.2), .32, c.main), tongue, *head, limb((.3, .0), (.52, .06), .08, (200, 40, 50))]
+            limb((.3, .05), (.5, -.2), .32, c.main), tongue, *head,
+            limb((.3, .0), (.52, .06), .08, (200, 40, 50))]
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #57785301
 def draw_cat(c:Coat, phase:float) -> list:
     "A sitting cat: pointed ears, whiskers, a curling tail."
     wag = .15*np.sin(2*np.pi*phase)
     ears = [polygon([(side*.1, -.72), (side*.4, -1), (side*.42, -.5)], c.main) for side in (-1, 1)]
-    inner = [polygon([(side*.18, -.74), (side*.35, -.9), (side*.36, -.62)], (235, 170, 170)) for side in (-1, 1)]
+    inner = [polygon([(side*.18, -.74), (side*.35, -.9), (side*.36, -.62)], (235, 170, 170))
+             for side in (-1, 1)]
     whiskers = [limb((side*.12, -.34), (side*.62, -.34 + dy), .025, (250, 250, 250))
                 for side in (-1, 1) for dy in (-.08, .04, .14)]
     eyes = ([ellipse(side*.17, -.5, .08, .1, (150, 200, 70)) for side in (-1, 1)]
             + [ellipse(side*.17, -.5, .03, .09, (20, 20, 20)) for side in (-1, 1)])
     stripes = [limb((-.35 + .06*i, .15 + .2*i), (-.12, .2 + .2*i), .06, c.second) for i in range(3)]
-    return [limb((.3, .8), (.75, .5), .16, c.main), limb((.75, .5), (.72 + wag, .02), .14, c.second),
-            ellipse(0, .4, .44, .58, c.main), *stripes, ellipse(0, .45, .22, .4, shade(c.main, 1.5)),
+    return [limb((.3, .8), (.75, .5), .16, c.main),
+            limb((.75, .5), (.72 + wag, .02), .14, c.second),
+            ellipse(0, .4, .44, .58, c.main), *stripes,
+            ellipse(0, .45, .22, .4, shade(c.main, 1.5)),
             *[ellipse(side*.2, .92, .17, .09, shade(c.main, .85)) for side in (-1, 1)],
             *ears, *inner, ellipse(0, -.45, .42, .36, c.main),
             *eyes, ellipse(0, -.34, .05, .04, (220, 120, 130)), *whiskers]
@@ -237,32 +253,39 @@ def draw_horse(c:Coat, phase:float) -> list:
             *_legs((.26, .42), .1, .93, .13, shade(c.main, .75), phase),
             ellipse(-.05, .03, .62, .28, c.main),
             polygon([(.2, .05), (.56, .12), (.78, -.6), (.55, -.78)], c.main), *mane,
-            ellipse(.8, -.66, .3, .14, c.main, tilt=.09), polygon([(.56, -.78), (.62, -.98), (.7, -.78)], c.main),
-            ellipse(.72, -.72, .035, .04, (20, 20, 20)), ellipse(1, -.54, .08, .08, shade(c.main, .7))]
+            ellipse(.8, -.66, .3, .14, c.main, tilt=.09),
+            polygon([(.56, -.78), (.62, -.98), (.7, -.78)], c.main),
+            ellipse(.72, -.72, .035, .04, (20, 20, 20)),
+            ellipse(1, -.54, .08, .08, shade(c.main, .7))]
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #062f9001
 def draw_bird(c:Coat, phase:float) -> list:
     "A flying bird with beating wings."
     beat = np.sin(2*np.pi*phase)
-    wing = lambda side: polygon([(-.3 + .1*side, -.02), (.28 + .1*side, -.02), (-.12 + .25*side, -.2 - .7*beat)],
+    wing = lambda side: polygon([(-.3 + .1*side, -.02), (.28 + .1*side, -.02),
+                                 (-.12 + .25*side, -.2 - .7*beat)],
                                 shade(c.second, 1 if side < 0 else .75))
     return [wing(1), polygon([(-.4, .05), (-1, -.12), (-.95, .22)], shade(c.main, .8)),
             ellipse(0, .08, .52, .27, c.main), ellipse(.05, .18, .36, .15, shade(c.main, 1.6)),
-            ellipse(.5, -.1, .24, .22, c.main), polygon([(.7, -.16), (1, -.04), (.7, .02)], (245, 170, 40)),
+            ellipse(.5, -.1, .24, .22, c.main),
+            polygon([(.7, -.16), (1, -.04), (.7, .02)], (245, 170, 40)),
             ellipse(.57, -.15, .05, .06, (15, 15, 15)), wing(-1)]
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #062f9002
-PLUMAGE = [(60, 120, 210), (220, 70, 60), (240, 190, 50), (70, 160, 90), (90, 90, 100), (235, 235, 235)]
+PLUMAGE = [(60, 120, 210), (220, 70, 60), (240, 190, 50), (70, 160, 90), (90, 90, 100),
+           (235, 235, 235)]
 def bird(rng): return coat(rng, PLUMAGE)
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #762adf31
 def _wheel(x:float, y:float, radius:float, phase:float, tyre:float=.3, spokes:int=3) -> list:
     "A tyre, a hub and spokes."
     ends = rotated(
-        np.array([(np.cos(np.pi * i / spokes), np.sin(np.pi * i / spokes)) for i in range(spokes)]), phase
+        np.array([(np.cos(np.pi * i / spokes), np.sin(np.pi * i / spokes))
+                  for i in range(spokes)]), phase
     ) * (radius * 0.9)
     return [ring(x, y, radius, tyre*radius, (40, 40, 44)),
-            *[limb((x - a, y - b), (x + a, y + b), .05*radius + .02, (150, 150, 155)) for a, b in ends],
+            *[limb((x - a, y - b), (x + a, y + b), .05*radius + .02, (150, 150, 155))
+              for a, b in ends],
             ellipse(x, y, .18*radius, .18*radius, (90, 90, 95))]
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #762adf01
@@ -309,22 +332,30 @@ def draw_bike(c:Coat, phase:float) -> list:
     "A bicycle: two thin wheels and a frame."
     pedal = rotated(np.array([[.14, 0]]), phase)[0]
     tube = lambda a, b, w=.07: limb(a, b, w, c.main)
-    return [*_wheel(-.58, .42, .4, phase, tyre=.13, spokes=6), *_wheel(.58, .42, .4, phase, tyre=.13, spokes=6),
-            tube((-.58, .42), (-.2, -.18)), tube((-.2, -.18), (.38, -.2)), tube((-.05, .42), (.38, -.2)),
-            tube((-.05, .42), (-.2, -.18)), tube((-.58, .42), (-.05, .42)), tube((.58, .42), (.34, -.36)),
+    return [*_wheel(-.58, .42, .4, phase, tyre=.13, spokes=6),
+            *_wheel(.58, .42, .4, phase, tyre=.13, spokes=6),
+            tube((-.58, .42), (-.2, -.18)), tube((-.2, -.18), (.38, -.2)),
+            tube((-.05, .42), (.38, -.2)),
+            tube((-.05, .42), (-.2, -.18)), tube((-.58, .42), (-.05, .42)),
+            tube((.58, .42), (.34, -.36)),
             tube((-.2, -.18), (-.25, -.34), .05), limb((-.4, -.36), (-.1, -.36), .12, (40, 35, 35)),
-            limb((.34, -.36), (.14, -.5), .06, (60, 60, 60)), limb((.34, -.36), (.5, -.46), .06, (60, 60, 60)),
+            limb((.34, -.36), (.14, -.5), .06, (60, 60, 60)),
+            limb((.34, -.36), (.5, -.46), .06, (60, 60, 60)),
             ring(-.05, .42, .12, .05, (80, 80, 85)),
-            limb((-.05 - pedal[0], .42 - pedal[1]), (-.05 + pedal[0], .42 + pedal[1]), .05, (50, 50, 50))]
+            limb((-.05 - pedal[0], .42 - pedal[1]), (-.05 + pedal[0], .42 + pedal[1]), .05,
+                 (50, 50, 50))]
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #72e46b01
 def draw_motorcycle(c:Coat, phase:float) -> list:
     "A motorcycle: two fat wheels, a tank, an engine."
     return [*_wheel(-.6, .46, .36, phase, tyre=.35), *_wheel(.62, .46, .36, phase, tyre=.35),
-            limb((.62, .46), (.36, -.32), .1, (150, 150, 155)), limb((-.6, .46), (.1, .4), .12, (90, 90, 95)),
-            box(-.22, .12, .24, .52, (110, 110, 115), .08), ellipse(.1, -.04, .36, .2, c.main, tilt=.03),
+            limb((.62, .46), (.36, -.32), .1, (150, 150, 155)),
+            limb((-.6, .46), (.1, .4), .12, (90, 90, 95)),
+            box(-.22, .12, .24, .52, (110, 110, 115), .08),
+            ellipse(.1, -.04, .36, .2, c.main, tilt=.03),
             polygon([(-.78, -.08), (-.12, .0), (-.12, .16), (-.62, .1)], (45, 40, 40)),
-            limb((-.7, .58), (.05, .5), .1, (190, 190, 195)), limb((.36, -.32), (.18, -.46), .07, (50, 50, 50)),
+            limb((-.7, .58), (.05, .5), .1, (190, 190, 195)),
+            limb((.36, -.32), (.18, -.46), .07, (50, 50, 50)),
             ellipse(.46, -.22, .13, .13, (255, 240, 170)),
             polygon([(-.98, .08), (-.62, -.02), (-.58, .1), (-.9, .24)], c.main)]
 
@@ -332,7 +363,8 @@ def draw_motorcycle(c:Coat, phase:float) -> list:
 def draw_train(c:Coat, phase:float) -> list:
     "A steam engine with its puff."
     puff = (phase % 1)
-    smoke = [ellipse(.5 - .5*puff*k, -.72 - .12*k - .1*puff, .12 + .06*k, .1 + .05*k, (215, 215, 220)) for k in (1, 2)]
+    smoke = [ellipse(.5 - .5*puff*k, -.72 - .12*k - .1*puff, .12 + .06*k, .1 + .05*k,
+                     (215, 215, 220)) for k in (1, 2)]
     return [
         *smoke,
         box(-0.96, -0.5, -0.34, 0.4, c.main, 0.04),
@@ -364,7 +396,8 @@ def draw_boat(c:Coat, phase:float) -> list:
             polygon([(.06, -.9), (.06, .25), (.78, .25)], (250, 248, 240)),
             polygon([(-.06, -.75), (-.06, .25), (-.6, .25)], c.second),
             polygon([(-.85, .36), (.9, .36), (.6, .78), (-.6, .78)], c.main),
-            box(-.85, .36, .9, .46, shade(c.main, .6)), polygon([(.0, -.98), (.3, -.88), (.0, -.8)], (220, 50, 50))]
+            box(-.85, .36, .9, .46, shade(c.main, .6)),
+            polygon([(.0, -.98), (.3, -.88), (.0, -.8)], (220, 50, 50))]
     waves = [ellipse(-.75 + .5*i, .9, .3, .12, (90, 150, 205)) for i in range(4)]
     return [*placed(hull, placement(0, 0, 1, .02*np.sin(2*np.pi*phase))), *waves]
 
@@ -376,10 +409,13 @@ def wood(rng): return coat(rng, WOOD)
 def draw_guitar(c:Coat, phase:float) -> list:
     "A guitar; its strings quiver."
     quiver = .012*np.sin(8*np.pi*phase)
-    strings = [limb((-.045 + .03*i + quiver, -.85), (-.045 + .03*i, .62), .012, (240, 240, 230)) for i in range(4)]
-    body = [limb((0, -.8), (0, .2), .17, shade(c.main, .5)), box(-.14, -1, .14, -.74, shade(c.main, .4), .05),
+    strings = [limb((-.045 + .03*i + quiver, -.85), (-.045 + .03*i, .62), .012, (240, 240, 230))
+               for i in range(4)]
+    body = [limb((0, -.8), (0, .2), .17, shade(c.main, .5)),
+            box(-.14, -1, .14, -.74, shade(c.main, .4), .05),
             ellipse(0, .52, .48, .45, c.main), ellipse(0, .08, .36, .34, c.main),
-            ellipse(0, .52, .4, .37, shade(c.main, 1.3)), ellipse(0, .08, .28, .26, shade(c.main, 1.3)),
+            ellipse(0, .52, .4, .37, shade(c.main, 1.3)),
+            ellipse(0, .08, .28, .26, shade(c.main, 1.3)),
             ellipse(0, .22, .15, .15, (45, 30, 25)), box(-.2, .6, .2, .68, (45, 30, 25)), *strings]
     return placed(body, placement(0, 0, 1, .06 + .05*c.shape))
 
@@ -387,12 +423,16 @@ def draw_guitar(c:Coat, phase:float) -> list:
 def draw_piano(c:Coat, phase:float) -> list:
     "An upright piano; one key after another goes down."
     white = [
-        box(-0.84 + 0.14 * i, 0.1, -0.715 + 0.14 * i, 0.34 + 0.04 * (int(12 * phase) % 12 == i), (250, 250, 250))
+        box(-0.84 + 0.14 * i, 0.1, -0.715 + 0.14 * i, 0.34 + 0.04 * (int(12 * phase) % 12 == i),
+            (250, 250, 250))
         for i in range(12)
     ]
-    black = [box(-.75 + .14*i, .1, -.67 + .14*i, .24, (25, 25, 25)) for i in range(11) if i % 7 not in (2, 6)]
-    return [box(-.92, -.75, .92, .1, c.main, .05), box(-.98, -.82, .98, -.7, shade(c.main, .7), .03),
-            box(-.6, -.55, .6, -.1, shade(c.main, 1.2), .04), box(-.3, -.42, .3, -.06, (245, 240, 225)),
+    black = [box(-.75 + .14*i, .1, -.67 + .14*i, .24, (25, 25, 25)) for i in range(11)
+             if i % 7 not in (2, 6)]
+    return [box(-.92, -.75, .92, .1, c.main, .05),
+            box(-.98, -.82, .98, -.7, shade(c.main, .7), .03),
+            box(-.6, -.55, .6, -.1, shade(c.main, 1.2), .04),
+            box(-.3, -.42, .3, -.06, (245, 240, 225)),
             *white, *black, box(-.98, .36, .98, .48, shade(c.main, .8), .03),
             *[box(x, .48, x + .16, .95, shade(c.main, .7)) for x in (-.9, .74)],
             box(-.74, .5, .74, .86, shade(c.main, .9))]
@@ -401,7 +441,8 @@ def draw_piano(c:Coat, phase:float) -> list:
 def draw_drum(c:Coat, phase:float) -> list:
     "A drum and two sticks in turn."
     lift = .3*np.sin(2*np.pi*phase)
-    zigzag = [limb((-.7 + .35*i, -.02 if i % 2 else .62), (-.35 + .35*i, .62 if i % 2 else -.02), .04, (250, 250, 240))
+    zigzag = [limb((-.7 + .35*i, -.02 if i % 2 else .62), (-.35 + .35*i, .62 if i % 2 else -.02),
+                   .04, (250, 250, 240))
               for i in range(4)]
     return [
         ellipse(0, 0.68, 0.78, 0.26, shade(c.main, 0.8)),
@@ -410,22 +451,27 @@ def draw_drum(c:Coat, phase:float) -> list:
         ellipse(0, -0.08, 0.78, 0.27, (150, 120, 60)),
         ellipse(0, -0.1, 0.7, 0.22, (245, 238, 220)),
         *[
-            limb((side * 0.9, -0.85 + side * lift), (side * 0.16, -0.16 + side * lift * 0.5), 0.07, (190, 140, 80))
+            limb((side * 0.9, -0.85 + side * lift), (side * 0.16, -0.16 + side * lift * 0.5), 0.07,
+                 (190, 140, 80))
             for side in (-1, 1)
         ],
     ]
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #da312e38
-SWEET = [(250, 200, 210), (255, 240, 215), (130, 80, 50), (190, 230, 210), (240, 220, 130), (200, 180, 235)]
+SWEET = [(250, 200, 210), (255, 240, 215), (130, 80, 50), (190, 230, 210), (240, 220, 130),
+         (200, 180, 235)]
 def sweet(rng): return coat(rng, SWEET)
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #da312e01
 def draw_cake(c:Coat, phase:float) -> list:
     "A layered cake with burning candles."
     flicker = .02*np.sin(6*np.pi*phase)
-    tier = lambda y0, y1, w, colour: [box(-w, y0, w, y1, colour, .05), ellipse(0, y0 + .02, w, .1, shade(colour, 1.35)),
-                                      *[ellipse(x, y0 + .08, .09, .12, c.second) for x in np.arange(-w + .1, w, .2)]]
-    candles = [shape for x in (-.3, 0, .3) for shape in (limb((x, -.5), (x, -.28), .07, (90, 150, 220)),
+    tier = lambda y0, y1, w, colour: [box(-w, y0, w, y1, colour, .05),
+                                      ellipse(0, y0 + .02, w, .1, shade(colour, 1.35)),
+                                      *[ellipse(x, y0 + .08, .09, .12, c.second)
+                                        for x in np.arange(-w + .1, w, .2)]]
+    candles = [shape for x in (-.3, 0, .3)
+               for shape in (limb((x, -.5), (x, -.28), .07, (90, 150, 220)),
                                                          ellipse(x + flicker, -.64, .05, .11, (255, 190, 40)))]
     cherries = [ellipse(x, .2, .08, .08, (210, 30, 60)) for x in (-.66, .66)]
     return [ellipse(0, .86, .98, .12, (225, 225, 230)), *tier(.25, .85, .8, c.main), *cherries,
@@ -440,7 +486,8 @@ def draw_chocolate(c:Coat, phase:float) -> list:
     wrapper = [
         box(-0.64, 0.1, 0.64, 0.95, c.second, 0.03),
         polygon(
-            [(-0.64, 0.12), (-0.4, -0.04), (-0.15, 0.12), (0.1, -0.04), (0.36, 0.12), (0.52, -0.02), (0.64, 0.12)],
+            [(-0.64, 0.12), (-0.4, -0.04), (-0.15, 0.12), (0.1, -0.04), (0.36, 0.12), (0.52, -0.02),
+             (0.64, 0.12)],
             (215, 215, 222),
         ),
         box(-0.64, 0.36, 0.64, 0.66, shade(c.second, 0.6)),
@@ -452,10 +499,13 @@ def draw_chocolate(c:Coat, phase:float) -> list:
 def draw_pizza(c:Coat, phase:float) -> list:
     "A pizza with one slice pulled out; it turns slowly."
     slices = [ellipse(0, 0, .92, .92, (205, 150, 80)), ellipse(0, 0, .8, .8, (250, 205, 100))]
-    toppings = ([ellipse(.56*np.cos(a), .56*np.sin(a), .14, .14, (200, 50, 40)) for a in np.arange(6)*1.05 + .5]
+    toppings = ([ellipse(.56*np.cos(a), .56*np.sin(a), .14, .14, (200, 50, 40))
+                 for a in np.arange(6)*1.05 + .5]
                 + [ellipse(.25*np.cos(a), .25*np.sin(a), .1, .1, (200, 50, 40)) for a in (1, 3, 5)])
-    herbs = [ellipse(.42*np.cos(a), .42*np.sin(a), .08, .04, (70, 130, 50), tilt=a) for a in np.arange(5)*1.25 + 1.1]
-    cuts = [limb((0, 0), (.9*np.cos(a), .9*np.sin(a)), .03, (190, 130, 60)) for a in np.arange(6)*np.pi/3]
+    herbs = [ellipse(.42*np.cos(a), .42*np.sin(a), .08, .04, (70, 130, 50), tilt=a)
+             for a in np.arange(5)*1.25 + 1.1]
+    cuts = [limb((0, 0), (.9*np.cos(a), .9*np.sin(a)), .03, (190, 130, 60))
+            for a in np.arange(6)*np.pi/3]
     return placed([*slices, *cuts, *toppings, *herbs], placement(0, 0, 1, c.shape + .1*phase))
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #da312e04
@@ -472,13 +522,15 @@ def draw_coffee(c:Coat, phase:float) -> list:
 def draw_football(c:Coat, phase:float) -> list:
     "A rolling football."
     patch = lambda x, y, r: polygon(
-        [(x + r * np.cos(a), y + r * np.sin(a)) for a in 2 * np.pi * (np.arange(5) / 5 + 0.05)], (35, 35, 40)
+        [(x + r * np.cos(a), y + r * np.sin(a)) for a in 2 * np.pi * (np.arange(5) / 5 + 0.05)],
+        (35, 35, 40)
     )
     seams = [limb((.28*np.cos(a), .28*np.sin(a)), (.62*np.cos(a), .62*np.sin(a)), .04, (90, 90, 95))
              for a in 2*np.pi*(np.arange(5)/5 + .05)]
     rim = [ellipse(.78*np.cos(a), .78*np.sin(a), .24, .13, (35, 35, 40), tilt=a/(2*np.pi) + .25)
            for a in 2*np.pi*(np.arange(5)/5 + .05)]
-    return [ellipse(0, 0, .95, .95, (110, 110, 115)), ellipse(0, 0, .91, .91, shade((225, 225, 225), 1.2 + c.shape)),
+    return [ellipse(0, 0, .95, .95, (110, 110, 115)),
+            ellipse(0, 0, .91, .91, shade((225, 225, 225), 1.2 + c.shape)),
             *placed([*seams, *rim, patch(0, 0, .3)], placement(0, 0, 1, phase + c.shape))]
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #8cefa901
@@ -486,7 +538,8 @@ def draw_gym(c:Coat, phase:float) -> list:
     "A barbell that goes up and down on its stand, and a dumb-bell."
     y = -.3 + .2*np.sin(2*np.pi*phase)
     plates = [box(side*x - .07, y - h, side*x + .07, y + h, colour, .04)
-              for side in (-1, 1) for x, h, colour in ((.82, .3, c.main), (.66, .4, shade(c.main, .6)))]
+              for side in (-1, 1)
+              for x, h, colour in ((.82, .3, c.main), (.66, .4, shade(c.main, .6)))]
     bell = [limb((-.25, .8), (.25, .8), .08, (130, 130, 135)),
             *[box(x - .09, .62, x + .09, .98, c.second, .04) for x in (-.3, .3)]]
     return [
@@ -501,7 +554,8 @@ def draw_gym(c:Coat, phase:float) -> list:
 def draw_beach(c:Coat, phase:float) -> list:
     "A parasol and a towel on the sand by the sea."
     lap = .05*np.sin(2*np.pi*phase)
-    roof = [ellipse(.1, -.2, .72, .62, c.main, part=(.5, 1)), ellipse(.1, -.2, .4, .62, (250, 248, 240), part=(.5, 1)),
+    roof = [ellipse(.1, -.2, .72, .62, c.main, part=(.5, 1)),
+            ellipse(.1, -.2, .4, .62, (250, 248, 240), part=(.5, 1)),
             ellipse(.1, -.2, .15, .62, c.main, part=(.5, 1))]
     return [box(-1, -.15, 1, .4, (60, 150, 205)), ellipse(-.3 + lap, .38, .9, .1, (235, 245, 250)),
             box(-1, .38, 1, 1, (236, 212, 150), .1), ellipse(-.68, -.68, .2, .2, (255, 214, 70)),
@@ -515,7 +569,8 @@ def draw_smoke(c:Coat, phase:float) -> list:
     rise = phase % 1
     puffs = [ellipse(.28*np.sin(1.3*k + 6*c.shape + 2*np.pi*phase/3), .55 - .3*(k + rise),
                      .22 + .085*k, .2 + .06*k, grey(min(k, 4))) for k in range(5)]
-    return [limb((-.5, .88), (.5, .8), .14, (95, 60, 40)), limb((-.45, .78), (.5, .92), .14, (75, 48, 34)),
+    return [limb((-.5, .88), (.5, .8), .14, (95, 60, 40)),
+            limb((-.45, .78), (.5, .92), .14, (75, 48, 34)),
             ellipse(0, .74, .26, .1, (240, 110, 40)), *puffs]
 
 # %% ../../../nbs/data/world/01_concepts.ipynb #b6971632
@@ -524,7 +579,8 @@ def draw_bag(c:Coat, phase:float) -> list:
     bag = [ring(0, -.28, .46, .1, shade(c.main, .6)),
            polygon([(-.66, -.25), (.66, -.25), (.85, .85), (-.85, .85)], c.main),
            polygon([(-.66, -.25), (.66, -.25), (.5, .3), (-.5, .3)], shade(c.main, .8)),
-           box(-.12, .2, .12, .42, (235, 200, 90), .04), limb((-.78, .72), (.78, .72), .05, shade(c.main, .6)),
+           box(-.12, .2, .12, .42, (235, 200, 90), .04),
+           limb((-.78, .72), (.78, .72), .05, shade(c.main, .6)),
            ellipse(.5, .5, .12, .12, c.second)]
     return placed(bag, placement(0, 0, 1, .02*np.sin(2*np.pi*phase)))
 
@@ -535,7 +591,8 @@ def draw_flower(c:Coat, phase:float) -> list:
         ellipse(0.36 * np.cos(a), 0.36 * np.sin(a), 0.3, 0.2, c.main, tilt=a / (2 * np.pi))
         for a in 2 * np.pi * (np.arange(6) / 6 + c.shape)
     ]
-    head = placed([*petals, ellipse(0, 0, .2, .2, (250, 210, 60))], placement(.06*np.sin(2*np.pi*phase), -.38, .95))
+    head = placed([*petals, ellipse(0, 0, .2, .2, (250, 210, 60))],
+                  placement(.06*np.sin(2*np.pi*phase), -.38, .95))
     return [
         limb((0, 0.95), (0.03 * np.sin(2 * np.pi * phase), -0.2), 0.08, (70, 140, 60)),
         ellipse(0.24, 0.5, 0.26, 0.1, (80, 155, 70), tilt=-0.08),
@@ -548,10 +605,13 @@ def draw_clock(c:Coat, phase:float) -> list:
     "An alarm clock whose second hand runs."
     hand = lambda turns, length, width, colour: limb(
         (0, .05), (length*np.sin(2*np.pi*turns), .05 - length*np.cos(2*np.pi*turns)), width, colour)
-    ticks = [ellipse(.62*np.cos(a), .05 + .62*np.sin(a), .05, .05, (60, 60, 60)) for a in np.arange(12)*np.pi/6]
+    ticks = [ellipse(.62*np.cos(a), .05 + .62*np.sin(a), .05, .05, (60, 60, 60))
+             for a in np.arange(12)*np.pi/6]
     return [
-        *[ellipse(side * 0.52, -0.72, 0.26, 0.2, shade(c.main, 0.8), tilt=side * 0.1) for side in (-1, 1)],
-        *[limb((side * 0.4, 0.75), (side * 0.6, 0.97), 0.12, shade(c.main, 0.6)) for side in (-1, 1)],
+        *[ellipse(side * 0.52, -0.72, 0.26, 0.2, shade(c.main, 0.8), tilt=side * 0.1)
+          for side in (-1, 1)],
+        *[limb((side * 0.4, 0.75), (side * 0.6, 0.97), 0.12, shade(c.main, 0.6))
+          for side in (-1, 1)],
         ellipse(0, 0.05, 0.85, 0.85, c.main),
         ellipse(0, 0.05, 0.73, 0.73, (250, 250, 245)),
         *ticks,
@@ -566,7 +626,8 @@ def draw_helmet(c:Coat, phase:float) -> list:
     helmet = [ellipse(0, .0, .85, .82, c.main), box(-.8, .25, .3, .8, c.main, .2),
               polygon([(.05, -.2), (.86, -.2), (.8, .34), (.02, .38)], (50, 60, 75)),
               polygon([(.2, -.12), (.6, -.12), (.4, .2), (.16, .22)], (120, 150, 180)),
-              ellipse(-.1, -.5, .6, .1, c.second, tilt=-.03), box(-.75, .55, .62, .8, shade(c.main, .6), .1),
+              ellipse(-.1, -.5, .6, .1, c.second, tilt=-.03),
+              box(-.75, .55, .62, .8, shade(c.main, .6), .1),
               ellipse(-.25, .15, .1, .1, shade(c.main, .5))]
     return placed(helmet, placement(0, .05, 1, .015*np.sin(2*np.pi*phase)))
 
@@ -598,7 +659,8 @@ def _concepts() -> dict:
         ('guitar', 'music', 2122, draw_guitar, wood, .6, ('song', 'strings', 'melody', 'play')),
         ('football', 'sport', 2013, draw_football, coat, .4, ('kick', 'goal', 'match', 'team')),
         ('child', 'people', 1982, draw_person, child, .65, ('smile', 'play', 'cute', 'tiny')),
-        ('chocolate', 'food', 1790, draw_chocolate, paintwork, .45, ('sweet', 'yummy', 'dark', 'melt')),
+        ('chocolate', 'food', 1790, draw_chocolate, paintwork, .45,
+         ('sweet', 'yummy', 'dark', 'melt')),
         ('bike', 'vehicles', 1678, draw_bike, paintwork, .65, ('ride', 'fast', 'wheels', 'road')),
         ('bag', 'fashion', 1524, draw_bag, paintwork, .45, ('leather', 'style', 'carry', 'new')),
         ('woman', 'people', 1440, draw_person, woman, 1., ('smile', 'dress', 'pretty', 'elegant')),
@@ -607,9 +669,11 @@ def _concepts() -> dict:
         ('pizza', 'food', 1180, draw_pizza, coat, .45, ('yummy', 'cheese', 'slice', 'hot')),
         ('coffee', 'food', 1110, draw_coffee, sweet, .4, ('hot', 'morning', 'cup', 'sweet')),
         ('horse', 'animals', 1040, draw_horse, coat, .9, ('ride', 'gallop', 'mane', 'wild')),
-        ('flower', 'outdoors', 980, draw_flower, paintwork, .5, ('bloom', 'sunny', 'garden', 'pretty')),
+        ('flower', 'outdoors', 980, draw_flower, paintwork, .5,
+         ('bloom', 'sunny', 'garden', 'pretty')),
         ('bird', 'animals', 930, draw_bird, bird, .4, ('fly', 'sing', 'wild', 'tiny')),
-        ('motorcycle', 'vehicles', 880, draw_motorcycle, paintwork, .7, ('ride', 'fast', 'engine', 'loud')),
+        ('motorcycle', 'vehicles', 880, draw_motorcycle, paintwork, .7,
+         ('ride', 'fast', 'engine', 'loud')),
         ('piano', 'music', 840, draw_piano, wood, .8, ('song', 'keys', 'melody', 'play')),
         ('drum', 'music', 800, draw_drum, paintwork, .55, ('beat', 'loud', 'play', 'song')),
         ('boat', 'outdoors', 760, draw_boat, paintwork, .9, ('sail', 'waves', 'water', 'sunny')),
@@ -630,7 +694,8 @@ def draw_concept(
     background:tuple=(236, 236, 236), # RGB
 ) -> np.ndarray: # uint8 [size, size, 3]
     "A picture of one individual of a concept; `ValueError` says which there are."
-    if name not in CONCEPTS: raise ValueError(f'no concept {name!r}; there are {", ".join(CONCEPTS)}')
+    if name not in CONCEPTS:
+        raise ValueError(f'no concept {name!r}; there are {", ".join(CONCEPTS)}')
     concept, image = CONCEPTS[name], np.full((size, size, 3), background, np.uint8)
     where = placement(size/2, size/2, .46*size, rng.uniform(-.02, .02), rng.random() < .5)
     return paint(image, concept.draw(concept.look(rng), rng.random()), where)

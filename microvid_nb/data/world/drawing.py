@@ -48,7 +48,8 @@ def ring(
     colour:tuple, # RGB
 ) -> Shape: # the shape
     "A circular band."
-    return Shape(np.concatenate([radius*_arc(0., 1.), (radius - width)*_arc(1., 0.)]) + (x, y), colour)
+    return Shape(np.concatenate([radius*_arc(0., 1.), (radius - width)*_arc(1., 0.)]) + (x, y),
+                 colour)
 
 # %% ../../../nbs/data/world/00_drawing.ipynb #8821d68e
 def rotated(
@@ -77,14 +78,16 @@ def box(
     round:float=0., # radius of the corners
 ) -> Shape: # the shape
     "An upright box, its corners rounded."
-    if not round: return polygon([(left, top), (right, top), (right, bottom), (left, bottom)], colour)
+    if not round:
+        return polygon([(left, top), (right, top), (right, bottom), (left, bottom)], colour)
     centres = [
         (right - round, bottom - round, 0),
         (left + round, bottom - round, 0.25),
         (left + round, top + round, 0.5),
         (right - round, top + round, 0.75),
     ]
-    return Shape(np.concatenate([round*_arc(at, at + .25, 5) + (x, y) for x, y, at in centres]), colour)
+    return Shape(np.concatenate([round*_arc(at, at + .25, 5) + (x, y) for x, y, at in centres]),
+                 colour)
 
 # %% ../../../nbs/data/world/00_drawing.ipynb #a8e2b002
 def limb(
@@ -99,7 +102,8 @@ def limb(
     along = along/(np.hypot(*along) or 1)
     # takes the unit half circle to the direction of the line
     turn = width/2*np.array([along, (-along[1], along[0])])
-    return Shape(np.concatenate([_arc(-.25, .25, 6) @ turn + end, _arc(.25, .75, 6) @ turn + start]), colour)
+    return Shape(np.concatenate([_arc(-.25, .25, 6) @ turn + end,
+                                 _arc(.25, .75, 6) @ turn + start]), colour)
 
 # %% ../../../nbs/data/world/00_drawing.ipynb #c49adad1
 def placement(
@@ -130,7 +134,8 @@ def paint(
 ) -> np.ndarray: # the same image
     "The image with the shapes painted on it, edges smoothed."
     for points, colour in placed(shapes, matrix):
-        corners = np.rint(16*np.clip(points, -9e3, 9e3)).astype(np.int32)   # coordinates are 16.16 bits inside OpenCV
+        # coordinates are 16.16 bits inside OpenCV
+        corners = np.rint(16*np.clip(points, -9e3, 9e3)).astype(np.int32)
         cv2.fillPoly(image, [corners], tuple(int(c) for c in colour), cv2.LINE_AA, 4)
     return image
 
@@ -159,5 +164,6 @@ def hue(
     brightness:tuple=(.55, .95), # range
 ) -> tuple: # RGB
     "A fresh colour, any hue."
-    hsv = np.array([[[rng.integers(180), 255*rng.uniform(*saturation), 255*rng.uniform(*brightness)]]]).astype(np.uint8)
+    hsv = np.array([[[rng.integers(180), 255*rng.uniform(*saturation),
+                      255*rng.uniform(*brightness)]]]).astype(np.uint8)
     return tuple(int(c) for c in cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0])

@@ -46,9 +46,12 @@ class Motion(NamedTuple):
 # %% ../../../nbs/data/world/04_motions.ipynb #33491a0d
 ACTIONS = {
     'stand': Motion(), 'walk left': Motion(drift=-.2), 'walk right': Motion(drift=.2),
-    'patrol': Motion(reach=.22, swing=.3), 'shake': Motion(reach=.035, swing=1.8), 'hop': Motion(hop=1.1),
-    'circle left': Motion(reach=.07, swing=-.8, hop=.8), 'circle right': Motion(reach=.07, swing=.8, hop=.8),
-    'approach': Motion(zoom=.45), 'recede': Motion(zoom=-.45), 'pulse': Motion(grow=1.), 'sway': Motion(sway=.9)}
+    'patrol': Motion(reach=.22, swing=.3), 'shake': Motion(reach=.035, swing=1.8),
+    'hop': Motion(hop=1.1),
+    'circle left': Motion(reach=.07, swing=-.8, hop=.8),
+    'circle right': Motion(reach=.07, swing=.8, hop=.8),
+    'approach': Motion(zoom=.45), 'recede': Motion(zoom=-.45), 'pulse': Motion(grow=1.),
+    'sway': Motion(sway=.9)}
 
 def move(
     action:str, # one of `ACTIONS`
@@ -56,7 +59,8 @@ def move(
     t, # seconds, a number or an array
 ) -> Pose: # of the same shape as t
     "The pose of an actor who does `action`, at time t; `ValueError` says which actions there are."
-    if action not in ACTIONS: raise ValueError(f'no action {action!r}; there are {", ".join(ACTIONS)}')
+    if action not in ACTIONS:
+        raise ValueError(f'no action {action!r}; there are {", ".join(ACTIONS)}')
     m, t = ACTIONS[action], np.asarray(t, float)
     wave = lambda turns: np.sin(2*np.pi*turns)
     height = start.height + m.hop*t
@@ -64,7 +68,8 @@ def move(
     swing = height + np.sign(m.swing)/4 if m.hop and m.swing else m.swing*t
     saw = (start.size + (m.zoom + m.grow)*t) % 1
     size = 2*saw - 1 if not m.grow else 4*np.abs(saw - .5) - 1
-    return Pose((start.x + m.drift*t + m.reach*wave(swing)) % 1, -SWING*wave(height), np.exp(SIZES*size),
+    return Pose((start.x + m.drift*t + m.reach*wave(swing)) % 1, -SWING*wave(height),
+                np.exp(SIZES*size),
                 TILT*wave(start.tilt + m.sway*t))
 
 # %% ../../../nbs/data/world/04_motions.ipynb #33491a01
@@ -92,8 +97,10 @@ def actors_at(
     pose, actor = move(player.action, player.start, t), player.actor
     size, half = actor.size*float(pose.size), aspect + actor.size/4
     x, y = (2*float(pose.x) - 1)*half, actor.y + actor.size + float(pose.height) - size
-    moved = actor._replace(x=x, y=y, size=size, phase=actor.phase + player.pace*t, tilt=actor.tilt + float(pose.tilt))
-    return [moved._replace(x=place) for place in (x - 2*half, x, x + 2*half) if abs(place) < aspect + size]
+    moved = actor._replace(x=x, y=y, size=size, phase=actor.phase + player.pace*t,
+                           tilt=actor.tilt + float(pose.tilt))
+    return [moved._replace(x=place) for place in (x - 2*half, x, x + 2*half)
+            if abs(place) < aspect + size]
 
 # %% ../../../nbs/data/world/04_motions.ipynb #af3c7977
 def cast_player(
@@ -133,7 +140,8 @@ def action_clip(
     names, scenes, actions = list(CONCEPTS), list(SCENES), list(ACTIONS)
     action, scene, name = pick(actions, action), pick(scenes, scene), pick(names, None)
     background, view = draw_scene(scene, rng, height, width), still_view(height, width)
-    player, images = cast_player(name, action, rng, width/height, .6), np.repeat(background[None], frames, 0)
+    player, images = (cast_player(name, action, rng, width/height, .6),
+                      np.repeat(background[None], frames, 0))
     for image, t in zip(images, np.arange(frames)/fps):
         for actor in actors_at(player, t, width/height): paint_actor(image, actor, view)
     return ActionClip(images, actions.index(action), scenes.index(scene), names.index(name))

@@ -34,7 +34,8 @@ def paint_actor(
     view:np.ndarray, # from scene units to pixels, affine [2, 3]
 ):
     "Paints an actor as the camera `view` sees it."
-    concept, own = CONCEPTS[actor.name], placement(actor.x, actor.y, actor.size, actor.tilt, actor.mirror)
+    concept, own = (CONCEPTS[actor.name],
+                    placement(actor.x, actor.y, actor.size, actor.tilt, actor.mirror))
     matrix = np.column_stack([view[:, :2] @ own[:, :2], view[:, :2] @ own[:, 2] + view[:, 2]])
     paint(image, concept.draw(actor.look, actor.phase), matrix)
 
@@ -67,7 +68,8 @@ def context_weights(
 ) -> np.ndarray: # float64 [32], sums to 1, in the order of `CONCEPTS`
     "How probable each concept is in a scene."
     usual = CONTEXT[scene].split()
-    return np.array([(1 - OUT_OF_PLACE)*(name in usual)/len(usual) + OUT_OF_PLACE/len(CONCEPTS) for name in CONCEPTS])
+    return np.array([(1 - OUT_OF_PLACE)*(name in usual)/len(usual) + OUT_OF_PLACE/len(CONCEPTS)
+                     for name in CONCEPTS])
 
 # %% ../../../nbs/data/world/03_pictures.ipynb #cfe40701
 def cast_actor(
@@ -97,8 +99,11 @@ def visible_size(
     scene = np.linalg.solve(view[:, :2], np.stack([x*width, y*height]).reshape(2, -1) - view[:, 2:])
     owner = np.full(cells*cells, -1)
     for i, actor in enumerate(actors):
-        owner[(np.abs(scene[0] - actor.x) < actor.size) & (np.abs(scene[1] - actor.y) < actor.size)] = i
-    return np.bincount(owner[owner >= 0], minlength=len(actors))/owner.size if actors else np.zeros(0)
+        owner[(np.abs(scene[0] - actor.x) < actor.size) & (np.abs(scene[1] - actor.y) < actor.size)] = (
+            i
+        )
+    return (np.bincount(owner[owner >= 0], minlength=len(actors))/owner.size if actors
+            else np.zeros(0))
 
 # %% ../../../nbs/data/world/03_pictures.ipynb #59a38ffb
 PLACES = {'seaside': 'beach', 'workout room': 'gym'}  # scenes that are concepts themselves
@@ -125,7 +130,8 @@ def labels_of(
     scene:str, # one of `SCENES`
 ) -> np.ndarray: # bool [32]
     "Which concepts a picture shows."
-    shown = {actor.name for actor, size in zip(actors, sizes) if is_visible(size)} | {PLACES.get(scene)}
+    shown = ({actor.name for actor, size in zip(actors, sizes) if is_visible(size)}
+             | {PLACES.get(scene)})
     return np.array([name in shown for name in NAMES])
 
 # %% ../../../nbs/data/world/03_pictures.ipynb #9c068f4a
@@ -140,13 +146,15 @@ def source_picture(
     scene = scenes[rng.integers(len(scenes))]
     weights = context_weights(scene)*[name in names for name in NAMES]
     cast = rng.choice(
-        NAMES, min(1 + rng.binomial(3, 0.35), np.count_nonzero(weights)), replace=False, p=weights / weights.sum()
+        NAMES, min(1 + rng.binomial(3, 0.35), np.count_nonzero(weights)), replace=False,
+        p=weights / weights.sum()
     )
     actors = sorted((cast_actor(name, rng, width/height) for name in cast),
                     key=lambda actor: actor.y + actor.size)   # who stands lower is nearer
     image, view = draw_scene(scene, rng, height, width), still_view(height, width)
     for actor in actors: paint_actor(image, actor, view)
-    return Picture(image, labels_of(actors, visible_size(actors, view, height, width), scene), scene)
+    return Picture(image, labels_of(actors, visible_size(actors, view, height, width), scene),
+                   scene)
 
 # %% ../../../nbs/data/world/03_pictures.ipynb #60eb8666
 class CameraLook(NamedTuple):
@@ -230,7 +238,8 @@ def lettering(image:np.ndarray, text:str) -> np.ndarray:
     (wide, tall), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, 1, 2)
     scale = min(.8*width/wide, .11*height/tall)
     for colour, thick in (((20, 20, 20), 4), ((255, 255, 255), 1.3)):
-        cv2.putText(image, text, (int((width - wide*scale)/2), int(.8*height)), cv2.FONT_HERSHEY_DUPLEX, scale, colour,
+        cv2.putText(image, text, (int((width - wide*scale)/2), int(.8*height)),
+                    cv2.FONT_HERSHEY_DUPLEX, scale, colour,
                     max(1, round(thick*scale)), cv2.LINE_AA)
     return image
 
@@ -282,7 +291,8 @@ class Camera:
         if look.vignette > .02: image = cv2.multiply(image, self.mask, dtype=cv2.CV_8U)
         if look.grain > .3:
             y, x = rng.integers(GRAIN_SHIFT, size=2)
-            image = cv2.add(image, self.grain[y:y + image.shape[0], x:x + image.shape[1]], dtype=cv2.CV_8U)
+            image = cv2.add(image, self.grain[y:y + image.shape[0], x:x + image.shape[1]],
+                            dtype=cv2.CV_8U)
         if look.saturation < .98: image = washed_out(image, look.saturation)
         image = cv2.LUT(np.ascontiguousarray(image), self.table)
         if look.text: image = lettering(image, look.text)
@@ -298,4 +308,5 @@ def target_picture(
 ) -> Picture: # image, labels, scene
     "A picture composed like a source picture, taken like a frame of a micro-video."
     picture = source_picture(rng, height, width, names)
-    return picture._replace(image=Camera(camera_look(rng, gap), height, width).take(picture.image, rng))
+    return picture._replace(image=Camera(camera_look(rng, gap), height,
+                                         width).take(picture.image, rng))

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .drawing import box, ellipse, hue, limb, paint, placement, polygon, shade, tint
+from .drawing import (
+    box, ellipse, hue, limb, paint, placement, polygon, shade, tint)
 
 # %% ../../../nbs/data/world/02_scenes.ipynb #8dc37e8c
 class Backdrop(NamedTuple):
@@ -41,17 +42,21 @@ def _across(rng:np.random.Generator, w:float, count:int) -> np.ndarray:
 def _tree(rng:np.random.Generator, x:float, foot:float, height:float) -> list:
     "A trunk and a crown of three leaf clouds."
     green = tint(rng, (70, 140, 70))
-    crown = [ellipse(x + dx*height, foot - (.75 + dy)*height, .3*height, .26*height, shade(green, s))
+    crown = [ellipse(x + dx*height, foot - (.75 + dy)*height, .3*height, .26*height,
+                     shade(green, s))
              for dx, dy, s in ((-.16, 0, .85), (.16, .02, 1), (0, .2, 1.15))]
     return [limb((x, foot), (x, foot - .7*height), .1*height, tint(rng, (110, 76, 50))), *crown]
 
 # %% ../../../nbs/data/world/02_scenes.ipynb #267b27da
 def seaside(rng:np.random.Generator, w:float) -> Backdrop:
     "Sky, sea with crests, sand with pebbles."
-    sea, sand, horizon = tint(rng, (50, 135, 190)), tint(rng, (232, 208, 150)), rng.uniform(-.25, .05)
-    crests = [ellipse(x, rng.uniform(horizon + .06, .42), rng.uniform(.05, .2), .012, (225, 240, 248))
+    sea, sand, horizon = (tint(rng, (50, 135, 190)), tint(rng, (232, 208, 150)),
+                          rng.uniform(-.25, .05))
+    crests = [ellipse(x, rng.uniform(horizon + .06, .42), rng.uniform(.05, .2), .012,
+                      (225, 240, 248))
               for x in _across(rng, w, int(12*w) + 4)]
-    pebbles = [ellipse(x, rng.uniform(.62, .98), .02, .014, shade(sand, .75)) for x in _across(rng, w, int(20*w) + 4)]
+    pebbles = [ellipse(x, rng.uniform(.62, .98), .02, .014, shade(sand, .75))
+               for x in _across(rng, w, int(20*w) + 4)]
     return Backdrop(*_sky(rng), [
         ellipse(rng.uniform(-w, w), rng.uniform(-.9, -.5), .11, .11, (255, 244, 200)),
         box(-w, horizon, w, .6, sea), *crests,
@@ -65,16 +70,20 @@ def street(rng:np.random.Generator, w:float) -> Backdrop:
         wide, roof, wall = (
             rng.uniform(0.35, 0.7),
             rng.uniform(-0.85, -0.35),
-            tint(rng, [(190, 110, 90), (205, 190, 160), (150, 160, 170), (220, 205, 185)][rng.integers(4)]),
+            tint(rng, [(190, 110, 90), (205, 190, 160), (150, 160, 170),
+                       (220, 205, 185)][rng.integers(4)]),
         )
-        shapes += [box(edge, roof, edge + wide, .4, wall), box(edge, roof - .04, edge + wide, roof, shade(wall, .6))]
+        shapes += [box(edge, roof, edge + wide, .4, wall),
+                   box(edge, roof - .04, edge + wide, roof, shade(wall, .6))]
         glass = (250, 225, 140) if rng.random() < .3 else (120, 150, 175)
         shapes += [box(x, y, x + .1, y + .16, glass)
-                   for x in np.arange(edge + .08, edge + wide - .1, .19) for y in np.arange(roof + .1, .1, .27)]
+                   for x in np.arange(edge + .08, edge + wide - .1, .19)
+                   for y in np.arange(roof + .1, .1, .27)]
         edge += wide
     stripes = [box(x, .72, x + .18, .75, (240, 240, 235)) for x in np.arange(-w, w, .4)]
     return Backdrop(*_sky(rng), [
-        *shapes, box(-w, .4, w, .52, (175, 172, 168)), box(-w, .52, w, 1, tint(rng, (92, 92, 98), 8)), *stripes])
+        *shapes, box(-w, .4, w, .52, (175, 172, 168)),
+        box(-w, .52, w, 1, tint(rng, (92, 92, 98), 8)), *stripes])
 
 # %% ../../../nbs/data/world/02_scenes.ipynb #c665fc16
 def park(rng:np.random.Generator, w:float) -> Backdrop:
@@ -86,7 +95,8 @@ def park(rng:np.random.Generator, w:float) -> Backdrop:
         ellipse(x, rng.uniform(ground + 0.2, 1), 0.014, 0.014, (250, 250, 235))
         for x in _across(rng, w, int(16 * w) + 6)
     ]
-    path = polygon([(-.15*w, ground), (.0, ground), (.75*w, 1), (.1*w, 1)], tint(rng, (205, 185, 150)))
+    path = polygon([(-.15*w, ground), (.0, ground), (.75*w, 1), (.1*w, 1)],
+                   tint(rng, (205, 185, 150)))
     return Backdrop(*_sky(rng), [box(-w, ground, w, 1, grass), path, *daisies, *trees])
 
 # %% ../../../nbs/data/world/02_scenes.ipynb #c665fc01
@@ -122,46 +132,57 @@ def stadium(rng:np.random.Generator, w:float) -> Backdrop:
     goal = [limb(a, b, .03, (250, 250, 250))
             for a, b in (((x, .5), (x, .0)), ((x, .0), (x + .6, .0)), ((x + .6, .0), (x + .6, .5)))]
     return Backdrop((40, 48, 70), (90, 98, 120), [
-        box(-w, -.85, w, .1, (80, 84, 96)), *crowd, *boards, box(-w, .26, w, 1, grass), *stripes, *goal])
+        box(-w, -.85, w, .1, (80, 84, 96)), *crowd, *boards, box(-w, .26, w, 1, grass), *stripes,
+        *goal])
 
 # %% ../../../nbs/data/world/02_scenes.ipynb #571e4601
 def station(rng:np.random.Generator, w:float) -> Backdrop:
     "A platform under a roof, tracks with sleepers, a sign and a clock."
     sleepers = [box(x, .3, x + .07, .52, (95, 70, 52)) for x in np.arange(-w, w, .17)]
-    pillars = [box(x - .04, -.7, x + .04, .62, tint(rng, (75, 95, 90))) for x in _across(rng, w, int(2*w) + 2)]
+    pillars = [box(x - .04, -.7, x + .04, .62, tint(rng, (75, 95, 90)))
+               for x in _across(rng, w, int(2*w) + 2)]
     x, sign = rng.uniform(-.5*w, .5*w), hue(rng)
-    board = [box(x - .3, -.5, x + .3, -.3, sign), limb((x - .2, -.4), (x + .2, -.4), .05, (250, 250, 250)),
-             ellipse(x + .5, -.4, .12, .12, (250, 250, 245)), limb((x + .5, -.4), (x + .5, -.49), .02, (20, 20, 20))]
+    board = [box(x - .3, -.5, x + .3, -.3, sign),
+             limb((x - .2, -.4), (x + .2, -.4), .05, (250, 250, 250)),
+             ellipse(x + .5, -.4, .12, .12, (250, 250, 245)),
+             limb((x + .5, -.4), (x + .5, -.49), .02, (20, 20, 20))]
     return Backdrop((150, 160, 168), (205, 208, 205), [
         box(-w, -1, w, -.72, tint(rng, (100, 108, 112), 8)),
         *[box(a, -.78, a + .12, -.7, (70, 76, 80)) for a in np.arange(-w, w, .3)],
         box(-w, .28, w, .56, (130, 120, 112)), *sleepers,
-        box(-w, .34, w, .37, (190, 190, 195)), box(-w, .45, w, .48, (190, 190, 195)), *board, *pillars,
+        box(-w, .34, w, .37, (190, 190, 195)), box(-w, .45, w, .48, (190, 190, 195)), *board,
+        *pillars,
         box(-w, .58, w, 1, tint(rng, (178, 172, 164), 8)), box(-w, .6, w, .65, (245, 205, 60))])
 
 # %% ../../../nbs/data/world/02_scenes.ipynb #bfe3e0ad
 def _frame(rng:np.random.Generator, x:float, y:float) -> list:
     "A picture on the wall."
     return [box(x - .17, y - .13, x + .17, y + .13, tint(rng, (120, 85, 55))),
-            box(x - .13, y - .09, x + .13, y + .09, hue(rng)), ellipse(x, y + .02, .06, .05, hue(rng))]
+            box(x - .13, y - .09, x + .13, y + .09, hue(rng)),
+            ellipse(x, y + .02, .06, .05, hue(rng))]
 
 # %% ../../../nbs/data/world/02_scenes.ipynb #bfe3e001
 def living_room(rng:np.random.Generator, w:float) -> Backdrop:
     "A sofa, a lamp, pictures, a rug."
-    wall, sofa, x = tint(rng, (225, 205, 185)), hue(rng, (.3, .7), (.35, .75)), rng.uniform(-.25*w, .25*w)
+    wall, sofa, x = (tint(rng, (225, 205, 185)), hue(rng, (.3, .7), (.35, .75)),
+                     rng.uniform(-.25*w, .25*w))
     couch = [box(x - .62, .0, x + .62, .48, sofa, .1),
-             box(x - .72, .16, x - .5, .5, shade(sofa, .8), .08), box(x + .5, .16, x + .72, .5, shade(sofa, .8), .08),
+             box(x - .72, .16, x - .5, .5, shade(sofa, .8), .08),
+             box(x + .5, .16, x + .72, .5, shade(sofa, .8), .08),
              box(x - .5, .24, x + .5, .42, shade(sofa, 1.3), .06)]
     lamp = [limb((.8*w, .5), (.8*w, -.35), .03, (80, 70, 60)),
-            polygon([(.8*w - .08, -.55), (.8*w + .08, -.55), (.8*w + .17, -.3), (.8*w - .17, -.3)], (255, 235, 180))]
+            polygon([(.8*w - .08, -.55), (.8*w + .08, -.55), (.8*w + .17, -.3), (.8*w - .17, -.3)],
+                    (255, 235, 180))]
     return Backdrop(wall, shade(wall, .88), [
         *_frame(rng, -.5*w, -.5), *_frame(rng, .05*w, -.6), *couch, *lamp,
-        box(-w, .46, w, 1, tint(rng, (150, 105, 70))), *couch[1:3], ellipse(0, .78, .7*w, .16, hue(rng))])
+        box(-w, .46, w, 1, tint(rng, (150, 105, 70))), *couch[1:3],
+        ellipse(0, .78, .7*w, .16, hue(rng))])
 
 # %% ../../../nbs/data/world/02_scenes.ipynb #bfe3e002
 def kitchen(rng:np.random.Generator, w:float) -> Backdrop:
     "Tiles, cupboards, a hob with a hood, a checked floor."
-    front, tile = (tint(rng, (235, 230, 215)) if rng.random() < .5 else hue(rng, (.15, .4), (.6, .9)),
+    front, tile = (tint(rng, (235, 230, 215)) if rng.random() < .5
+                   else hue(rng, (.15, .4), (.6, .9)),
                    tint(rng, (205, 222, 226), 8))
     tiles = ([limb((-w, y), (w, y), .012, (170, 190, 196)) for y in np.arange(-.35, .15, .13)]
              + [limb((x, -.4), (x, .12), .012, (170, 190, 196)) for x in np.arange(-w, w, .16)])
@@ -177,7 +198,8 @@ def kitchen(rng:np.random.Generator, w:float) -> Backdrop:
     ]
     x = rng.uniform(-.5*w, .4*w)
     stove = [
-        polygon([(x - 0.1, -0.95), (x + 0.1, -0.95), (x + 0.26, -0.42), (x - 0.26, -0.42)], (150, 155, 160)),
+        polygon([(x - 0.1, -0.95), (x + 0.1, -0.95), (x + 0.26, -0.42), (x - 0.26, -0.42)],
+                (150, 155, 160)),
         box(x - 0.22, 0.02, x + 0.02, 0.13, (70, 75, 80), 0.02),
         limb((x + 0.02, 0.05), (x + 0.16, 0.03), 0.03, (40, 40, 40)),
     ]
@@ -187,7 +209,8 @@ def kitchen(rng:np.random.Generator, w:float) -> Backdrop:
         for a in np.arange(-w + 0.2 * k, w, 0.4)
     ]
     return Backdrop(tile, tile, [
-        *tiles, *doors, *stove, box(-w, .12, w, .2, (110, 90, 75)), box(-w, .7, w, 1, (215, 206, 192)), *floor])
+        *tiles, *doors, *stove, box(-w, .12, w, .2, (110, 90, 75)),
+        box(-w, .7, w, 1, (215, 206, 192)), *floor])
 
 # %% ../../../nbs/data/world/02_scenes.ipynb #6143669d
 def cafe(rng:np.random.Generator, w:float) -> Backdrop:
@@ -205,10 +228,12 @@ def cafe(rng:np.random.Generator, w:float) -> Backdrop:
         for x in np.arange(-w - 0.1, w, 0.18)
     ]
     lamps = [shape for x in _across(rng, w, int(2*w) + 1)
-             for shape in (limb((x, -1), (x, -.62), .02, (30, 30, 30)), ellipse(x, -.55, .1, .1, (255, 220, 130)))]
+             for shape in (limb((x, -1), (x, -.62), .02, (30, 30, 30)),
+                           ellipse(x, -.55, .1, .1, (255, 220, 130)))]
     x = rng.uniform(-.6*w, .3*w)
     menu = [box(x, -.42, x + .55, .02, (45, 52, 50)),
-            *[limb((x + .06, y), (x + rng.uniform(.25, .48), y), .02, (225, 225, 220)) for y in (-.33, -.22, -.11)]]
+            *[limb((x + .06, y), (x + rng.uniform(.25, .48), y), .02, (225, 225, 220))
+              for y in (-.33, -.22, -.11)]]
     tables = [
         shape
         for x in _across(rng, w, int(2 * w) + 1)
@@ -224,31 +249,40 @@ def cafe(rng:np.random.Generator, w:float) -> Backdrop:
 def workout_room(rng:np.random.Generator, w:float) -> Backdrop:
     "Mirrors, racks of weights, rubber mats."
     wall = tint(rng, (120, 128, 138))
-    mirrors = [box(x + .03, -.75, x + .5, .15, shade(wall, rng.uniform(1.4, 1.9))) for x in np.arange(-w, w, .53)]
-    shine = [limb((x + .1, .05), (x + .35, -.6), .03, (230, 236, 240)) for x in np.arange(-w, w, .53)]
+    mirrors = [box(x + .03, -.75, x + .5, .15, shade(wall, rng.uniform(1.4, 1.9)))
+               for x in np.arange(-w, w, .53)]
+    shine = [limb((x + .1, .05), (x + .35, -.6), .03, (230, 236, 240))
+             for x in np.arange(-w, w, .53)]
     rack = [shape for x in _across(rng, w, int(5*w) + 2) for shape in (
         limb((x - .09, .3), (x + .09, .3), .04, (60, 60, 64)),
         ellipse(x - .1, .3, .05, .075, hue(rng)), ellipse(x + .1, .3, .05, .075, (40, 40, 44)))]
-    mats = [box(x, .72, x + .5, .9, hue(rng, (.4, .8), (.4, .8)), .03) for x in _across(rng, w, int(1.5*w) + 1)]
+    mats = [box(x, .72, x + .5, .9, hue(rng, (.4, .8), (.4, .8)), .03)
+            for x in _across(rng, w, int(1.5*w) + 1)]
     return Backdrop(wall, shade(wall, .85), [
-        box(-w, -.92, w, -.84, (240, 240, 230)), *mirrors, *shine, box(-w, .36, w, .42, (70, 72, 78)), *rack,
+        box(-w, -.92, w, -.84, (240, 240, 230)), *mirrors, *shine,
+        box(-w, .36, w, .42, (70, 72, 78)), *rack,
         box(-w, .5, w, 1, (72, 76, 84)), *mats])
 
 # %% ../../../nbs/data/world/02_scenes.ipynb #8461d899
 def stage(rng:np.random.Generator, w:float) -> Backdrop:
     "Curtains, coloured beams, loudspeakers, heads of the audience."
     curtain = tint(rng, (130, 25, 45))
-    folds = ([box(side*w - .2, -1, side*w + .2, .5, shade(curtain, s)) for side, s in ((-1, 1), (1, 1))]
-             + [limb((side*(w - .05 - .07*k), -1), (side*(w - .05 - .07*k), .5), .03, shade(curtain, .7))
+    folds = ([box(side*w - .2, -1, side*w + .2, .5, shade(curtain, s))
+              for side, s in ((-1, 1), (1, 1))]
+             + [limb((side*(w - .05 - .07*k), -1), (side*(w - .05 - .07*k), .5), .03,
+                     shade(curtain, .7))
                 for side in (-1, 1) for k in range(2)])
-    beams = [polygon([(x, -1), (x + rng.uniform(-.5, .1), .55), (x + rng.uniform(.15, .6), .55)], shade(hue(rng), .75))
+    beams = [polygon([(x, -1), (x + rng.uniform(-.5, .1), .55), (x + rng.uniform(.15, .6), .55)],
+                     shade(hue(rng), .75))
              for x in _across(rng, .8*w, 4)]
     stacks = [shape for side in (-1, 1) for y in (.0, .27) for shape in (
         box(side*.72*w - .14, y, side*.72*w + .14, y + .25, (26, 26, 30)),
         ellipse(side*.72*w, y + .125, .09, .09, (75, 75, 80)))]
-    heads = [ellipse(x, rng.uniform(.93, 1.), .1, .12, (14, 12, 20)) for x in _across(rng, w, int(7*w) + 2)]
+    heads = [ellipse(x, rng.uniform(.93, 1.), .1, .12, (14, 12, 20))
+             for x in _across(rng, w, int(7*w) + 2)]
     return Backdrop((24, 18, 44), (52, 36, 78), [
-        *beams, *folds, box(-w, .5, w, 1, tint(rng, (92, 66, 52))), box(-w, .5, w, .55, (60, 42, 34)), *stacks, *heads])
+        *beams, *folds, box(-w, .5, w, 1, tint(rng, (92, 66, 52))),
+        box(-w, .5, w, .55, (60, 42, 34)), *stacks, *heads])
 
 # %% ../../../nbs/data/world/02_scenes.ipynb #8461d801
 def shop(rng:np.random.Generator, w:float) -> Backdrop:
@@ -258,18 +292,23 @@ def shop(rng:np.random.Generator, w:float) -> Backdrop:
         x = -w
         while x < w:
             wide, tall = rng.uniform(.06, .16), rng.uniform(.16, .32)
-            shelves.append(ellipse(x + wide/2, y - tall/2, wide/2, tall/2, hue(rng)) if rng.random() < .25
+            shelves.append(ellipse(x + wide/2, y - tall/2, wide/2, tall/2, hue(rng))
+                           if rng.random() < .25
                            else box(x, y - tall, x + wide, y, hue(rng), .015))
             x += wide + rng.uniform(.01, .05)
         shelves += [box(-w, y, w, y + .06, (200, 198, 192)),
-                    *[box(t, y + .01, t + .08, y + .05, (250, 235, 120)) for t in np.arange(-w, w, .35)]]
+                    *[box(t, y + .01, t + .08, y + .05, (250, 235, 120))
+                      for t in np.arange(-w, w, .35)]]
     return Backdrop((238, 240, 240), (225, 228, 228), [
-        box(-w, -.98, w, -.93, (255, 255, 250)), *shelves, box(-w, .5, w, 1, tint(rng, (205, 200, 192), 8)),
+        box(-w, -.98, w, -.93, (255, 255, 250)), *shelves,
+        box(-w, .5, w, 1, tint(rng, (205, 200, 192), 8)),
         *[limb((x, .5), (1.6*x, 1), .012, (180, 175, 168)) for x in np.arange(-w, w, .3)]])
 
 # %% ../../../nbs/data/world/02_scenes.ipynb #03f30e47
-SCENES = {f.__name__.replace('_', ' '): f for f in (seaside, street, park, mountains, stadium, station,
-                                                    living_room, kitchen, cafe, workout_room, stage, shop)}
+SCENES = {f.__name__.replace('_', ' '): f
+          for f in (seaside, street, park, mountains, stadium, station,
+                                                    living_room, kitchen, cafe, workout_room, stage,
+                                                    shop)}
 
 # %% ../../../nbs/data/world/02_scenes.ipynb #dabfaec6
 def mottle(
@@ -279,7 +318,8 @@ def mottle(
     depth:float=5., # standard deviation in levels
 ) -> np.ndarray: # float32 [H, W, 1]
     "Soft noise at three scales."
-    layers = [cv2.resize(rng.standard_normal((max(2, height//k), max(2, width//k))).astype(np.float32),
+    layers = [cv2.resize(rng.standard_normal((max(2, height//k),
+                                              max(2, width//k))).astype(np.float32),
                          (width, height), interpolation=cv2.INTER_CUBIC) for k in (3, 9, 27)]
     return (depth*sum(layers)/3**.5)[..., None]
 
@@ -295,8 +335,10 @@ def draw_scene(
     aspect = width/height
     scene = SCENES[name](rng, aspect)
     ramp = np.linspace(0, 1, height)[:, None, None]
-    sky = np.broadcast_to(np.array(scene.top)*(1 - ramp) + np.array(scene.bottom)*ramp, (height, width, 3))
+    sky = np.broadcast_to(np.array(scene.top)*(1 - ramp) + np.array(scene.bottom)*ramp,
+                          (height, width, 3))
     image = paint(
-        np.ascontiguousarray(np.rint(sky).astype(np.uint8)), scene.shapes, placement(width / 2, height / 2, height / 2)
+        np.ascontiguousarray(np.rint(sky).astype(np.uint8)), scene.shapes,
+        placement(width / 2, height / 2, height / 2)
     )
     return np.clip(np.rint(image + mottle(rng, height, width)), 0, 255).astype(np.uint8)

@@ -15,9 +15,11 @@ import numpy as np
 from .concepts import CONCEPTS
 from .drawing import placement
 from .motions import ACTIONS, actors_at, cast_player
-from .pictures import NAMES, PLACES, Camera, CameraLook, camera_look, paint_actor, visible_size
+from .pictures import (
+    NAMES, PLACES, Camera, CameraLook, camera_look, paint_actor, visible_size)
 from .scenes import SCENES, draw_scene
-from .synthesis import CONCEPT_SOUND, SOUND_RATE, microphone, mix, play, record
+from .synthesis import (
+    CONCEPT_SOUND, SOUND_RATE, microphone, mix, play, record)
 from .venues import VENUES, concept_weights, venue_shares
 
 # %% ../../../nbs/data/world/07_stories.ipynb #32b5ad18
@@ -76,7 +78,8 @@ def draw_shot(
     aspect:float, # width / height
 ) -> Shot: # the script of the shot
     "One shot: the leading actor acts, the others stand about."
-    largest = rng.choice([.38, .55, .8], p=[.3, .4, .3])              # a long shot, a medium one, a close one
+    # a long shot, a medium one, a close one
+    largest = rng.choice([.38, .55, .8], p=[.3, .4, .3])
     others = [cast_player(name, 'stand', rng, aspect, .8*largest) for name in names[1:]]
     players = (*sorted(others, key=lambda p: p.actor.y + p.actor.size),
                *[cast_player(name, action, rng, aspect, largest) for name in names[:1]])
@@ -85,7 +88,8 @@ def draw_shot(
     flaw = FLAWS[rng.integers(3)] if rng.random() < .1 else ''
     fade = tuple(rng.uniform(.2, .5) if rng.random() < .12 else 0. for _ in range(2))
     return Shot(start, end, scene, int(rng.integers(2**31)), players,
-                (*zoom.tolist(), *rng.normal(0, .05, 2).tolist(), abs(rng.normal(0, .006)), sweep), flaw, fade)
+                (*zoom.tolist(), *rng.normal(0, .05, 2).tolist(), abs(rng.normal(0, .006)), sweep),
+                flaw, fade)
 
 # %% ../../../nbs/data/world/07_stories.ipynb #147d9b4a
 FILLERS = (
@@ -126,15 +130,18 @@ def write_text(
     if rng.random() < NO_TEXT: return '', ''
     pick = lambda choices: choices[rng.integers(len(choices))]
     place = pick(VENUES[venue].words) if rng.random() < .25 else pick(FILLERS)
-    title = f'{sentence(rng, theme[0], theme[-1])} {place}' if rng.random() < .75 else f'{pick(FILLERS)} {place}'
-    tags = [f'#{word}' for word in (*theme, *VENUES[venue].words) if rng.random() < 0.12] + ['#fyp'] * (
+    title = (f'{sentence(rng, theme[0], theme[-1])} {place}' if rng.random() < .75
+             else f'{pick(FILLERS)} {place}')
+    tags = [f'#{word}' for word in (*theme, *VENUES[venue].words)
+            if rng.random() < 0.12] + ['#fyp'] * (
         rng.random() < 0.3
     )
     return title, ' '.join(tags)
 
 # %% ../../../nbs/data/world/07_stories.ipynb #c2ed7653
 NO_SOUND, MUSIC_OVER = .001, .2
-ANYWHERE = ('talking', 'wind', 'traffic', 'chatter', 'footsteps', 'silence', 'laughter') # sounds that tell little
+# sounds that tell little
+ANYWHERE = ('talking', 'wind', 'traffic', 'chatter', 'footsteps', 'silence', 'laughter')
 
 def write_sounds(
     rng:np.random.Generator, # source of chance
@@ -149,7 +156,8 @@ def write_sounds(
     for shot in shots:
         for player in shot.players[-2:]:
             if player.actor.name in CONCEPT_SOUND and rng.random() < .4:
-                heard.append((CONCEPT_SOUND[player.actor.name], shot.start, shot.end, float(rng.uniform(-6, 3))))
+                heard.append((CONCEPT_SOUND[player.actor.name], shot.start, shot.end,
+                              float(rng.uniform(-6, 3))))
     if rng.random() < MUSIC_OVER: heard.append(('pop music', 0., end, float(rng.uniform(-3, 6))))
     return tuple(heard)
 
@@ -174,16 +182,21 @@ def write_story(
     theme = tuple(rng.choice(NAMES, rng.integers(1, 4), replace=False, p=weights).tolist())
     cuts = shot_times(rng, rng.uniform(*duration), rng.integers(shots[0], shots[1] + 1))
     def cast(weights): # who is in a shot
-        around = [str(name) for name in rng.choice(NAMES, rng.binomial(2, .4), replace=False, p=weights)]
-        return list(dict.fromkeys([pick(theme) if rng.random() < .8 else str(rng.choice(NAMES, p=weights)), *around]))
+        around = [str(name)
+                  for name in rng.choice(NAMES, rng.binomial(2, .4), replace=False, p=weights)]
+        return list(dict.fromkeys([pick(theme) if rng.random() < .8
+                                   else str(rng.choice(NAMES, p=weights)), *around]))
     script = []
     for start, end in zip(cuts, cuts[1:]):
-        scene = main if rng.random() < .86 else pick((*scenes, *(pick(list(SCENES)) for _ in range(2))))
+        scene = (main if rng.random() < .86
+                 else pick((*scenes, *(pick(list(SCENES)) for _ in range(2)))))
         script.append(
-            draw_shot(rng, float(start), float(end), scene, cast(concept_weights(venue, scene)), action, aspect)
+            draw_shot(rng, float(start), float(end), scene, cast(concept_weights(venue, scene)),
+                      action, aspect)
         )
     text, sounds = write_text(rng, theme, venue), write_sounds(rng, tuple(script), venue)
-    return Story(tuple(seed), venue, action, theme, tuple(script), aspect, pick((24., 25., 30.)), camera_look(rng, gap),
+    return Story(tuple(seed), venue, action, theme, tuple(script), aspect, pick((24., 25., 30.)),
+                 camera_look(rng, gap),
                  *text, sounds, float(rng.uniform(-6, 24)), float(rng.random()))
 
 # %% ../../../nbs/data/world/07_stories.ipynb #137da019
@@ -221,7 +234,8 @@ def flawed(
     if flaw == 'dark': return (image*.07).astype(np.uint8)
     if flaw == 'blurred':
         height, width = image.shape[:2]
-        small = cv2.resize(image, (max(1, width//16), max(1, height//16)), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(image, (max(1, width//16), max(1, height//16)),
+                           interpolation=cv2.INTER_AREA)
         return cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     if flaw == 'covered':
         return np.clip(cv2.resize(image, (2, 2), interpolation=cv2.INTER_AREA).mean((0, 1))
@@ -307,7 +321,8 @@ def moment(
     "What the frame at time t shows."
     shot, look = story.shots[shot_at(story, t)], story.look
     actors, visible = shot_actors(shot, t, story.aspect), np.zeros(len(NAMES))
-    sizes = visible_size(actors, camera_view(shot, t, 96, round(96*story.aspect)), 96, round(96*story.aspect))
+    sizes = visible_size(actors, camera_view(shot, t, 96, round(96*story.aspect)), 96,
+                         round(96*story.aspect))
     for actor, size in zip(actors, sizes): visible[NAMES.index(actor.name)] += size
     if shot.scene in PLACES: visible[NAMES.index(PLACES[shot.scene])] += .2
     sharp = float(np.exp(-20*np.hypot(*look.blur)))/look.shrink**.5

@@ -44,7 +44,8 @@ def tone(
 ) -> np.ndarray: # float64 [n]
     "A harmonic stack whose pitch may glide; harmonics above the Nyquist frequency are left out."
     phase = 2*np.pi*np.cumsum(pitch)/SOUND_RATE
-    return sum(strength*np.sin(k*phase)*(k*pitch < SOUND_RATE/2) for k, strength in enumerate(partials, 1))
+    return sum(strength*np.sin(k*phase)*(k*pitch < SOUND_RATE/2)
+               for k, strength in enumerate(partials, 1))
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #df3f07e2
 def bursts(
@@ -91,7 +92,8 @@ def bump(n:int, rise:float=.3) -> np.ndarray:
 def slow(rng:np.random.Generator, n:int, rate:float, depth:float) -> np.ndarray:
     "A level that wanders around 1, `rate` turns a second."
     knots = max(4, int(n/SOUND_RATE*rate*2) + 2)
-    return np.exp(depth*np.interp(np.linspace(0, knots - 1, n), np.arange(knots), rng.standard_normal(knots)))
+    return np.exp(depth*np.interp(np.linspace(0, knots - 1, n), np.arange(knots),
+                                  rng.standard_normal(knots)))
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #ec780044
 def voiced(rng:np.random.Generator, length:float, start:float, peak:float, end:float,
@@ -103,7 +105,8 @@ def voiced(rng:np.random.Generator, length:float, start:float, peak:float, end:f
     return bump(n, .2)*(tone(pitch, partials) + breath*rng.standard_normal(n))
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #9950775b
-def thud(rng:np.random.Generator, length:float, low:float, high:float, half_life:float) -> np.ndarray:
+def thud(rng:np.random.Generator, length:float, low:float, high:float,
+         half_life:float) -> np.ndarray:
     "A short burst of noise that dies away."
     n = int(length*SOUND_RATE)
     return noise(rng, n, low, high)*decay(n, half_life)
@@ -113,12 +116,14 @@ def thud(rng:np.random.Generator, length:float, low:float, high:float, half_life
 def bark(rng, n):
     f = rng.uniform(250, 600)
     return bursts(rng, n, rng.uniform(1.2, 2.5),
-                  lambda r: voiced(r, r.uniform(.12, .22), f, 1.5*f, .8*f, [1, .9, .7, .6, .4, .3], .5), .5)
+                  lambda r: voiced(r, r.uniform(.12, .22), f, 1.5*f, .8*f, [1, .9, .7, .6, .4, .3],
+                                   .5), .5)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #46982a24
 def meow(rng, n):
     f = rng.uniform(450, 750)
-    return bursts(rng, n, .7, lambda r: voiced(r, r.uniform(.5, .9), .8*f, 1.4*f, .7*f, [1, .7, .5, .2]), .4)
+    return bursts(rng, n, .7,
+                  lambda r: voiced(r, r.uniform(.5, .9), .8*f, 1.4*f, .7*f, [1, .7, .5, .2]), .4)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #489b3814
 def crying(rng, n):
@@ -127,7 +132,8 @@ def crying(rng, n):
         rng,
         n,
         1.0,
-        lambda r: voiced(r, r.uniform(0.6, 0.9), 0.8 * f, 1.15 * f, 0.7 * f, [1, 0.8, 0.9, 0.6, 0.5, 0.4, 0.2], 0.15),
+        lambda r: voiced(r, r.uniform(0.6, 0.9), 0.8 * f, 1.15 * f, 0.7 * f,
+                         [1, 0.8, 0.9, 0.6, 0.5, 0.4, 0.2], 0.15),
         0.2,
     )
 
@@ -138,7 +144,8 @@ def chirping(rng, n):
         rng,
         n,
         rng.uniform(3, 7),
-        lambda r: voiced(r, r.uniform(0.05, 0.12), f * r.uniform(0.8, 1.2), f * r.uniform(1, 1.5), f, [1, 0.1], 0.01),
+        lambda r: voiced(r, r.uniform(0.05, 0.12), f * r.uniform(0.8, 1.2), f * r.uniform(1, 1.5),
+                         f, [1, 0.1], 0.01),
         0.8,
     )
 
@@ -149,7 +156,9 @@ def gallop(rng, n):
 # %% ../../../nbs/data/world/05_synthesis.ipynb #191ea407
 def laughter(rng, n):
     f = rng.uniform(200, 350)
-    return bursts(rng, n, 5, lambda r: voiced(r, .12, f*r.uniform(.9, 1.2), 1.2*f, .9*f, [1, .7, .4, .4, .2], .3),
+    return bursts(rng, n, 5,
+                  lambda r: voiced(r, .12, f*r.uniform(.9, 1.2), 1.2*f, .9*f,
+                                   [1, .7, .4, .4, .2], .3),
                   .15)*slow(rng, n, .6, .8)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #2c31e994
@@ -163,16 +172,19 @@ def talking(rng, n):
 # engines and wheels
 def _engine(rng, n, fires, partials, roughness):
     pitch = fires*slow(rng, n, .4, .12)
-    return tone(pitch, partials)*(1 + .3*np.sin(np.pi*np.cumsum(pitch)/SOUND_RATE)) + roughness*noise(rng, n, 80, 2500)
+    return (tone(pitch, partials)*(1 + .3*np.sin(np.pi*np.cumsum(pitch)/SOUND_RATE)) + roughness
+            *noise(rng, n, 80, 2500))
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #8072b496
 def car_engine(rng, n): return _engine(rng, n, rng.uniform(55, 90), [1, .7, .5, .3, .25, .15], .35)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #1eae26a4
-def motorcycle_engine(rng, n): return _engine(rng, n, rng.uniform(110, 190), [1, .9, .8, .7, .5, .5, .4, .3, .3], .3)
+def motorcycle_engine(rng, n):
+    return _engine(rng, n, rng.uniform(110, 190), [1, .9, .8, .7, .5, .5, .4, .3, .3], .3)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #3ffe0119
-def truck_engine(rng, n): return _engine(rng, n, rng.uniform(24, 38), [1, .9, .8, .6, .5, .4, .4, .3], .6)
+def truck_engine(rng, n):
+    return _engine(rng, n, rng.uniform(24, 38), [1, .9, .8, .6, .5, .4, .4, .3], .6)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #ad2d0817
 def train_wheels(rng, n):
@@ -194,14 +206,17 @@ def boat_horn(rng, n):
 def bicycle_bell(rng, n):
     f = rng.uniform(1800, 2600)
     ring = lambda r: (
-        sum(a * np.sin(2 * np.pi * f * k * seconds(9000)) for k, a in ((1, 1), (2.7, 0.5), (4.1, 0.2)))
+        sum(a * np.sin(2 * np.pi * f * k * seconds(9000))
+            for k, a in ((1, 1), (2.7, 0.5), (4.1, 0.2)))
         * decay(9000, 0.06)
     )
-    return bursts(rng, n, 2.5, ring, .6) + .05*bursts(rng, n, 14, lambda r: thud(r, .01, 2000, 6000, .002), .05)
+    return (bursts(rng, n, 2.5, ring, .6) + .05
+            *bursts(rng, n, 14, lambda r: thud(r, .01, 2000, 6000, .002), .05))
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #2da56e47
 def traffic(rng, n):
-    return noise(rng, n, 60, 700)*slow(rng, n, .5, .6) + .4*_engine(rng, n, 60, [1, .6, .4], .5)*slow(rng, n, .3, 1.)
+    return (noise(rng, n, 60, 700)*slow(rng, n, .5, .6) + .4*_engine(rng, n, 60, [1, .6, .4], .5)
+            *slow(rng, n, .3, 1.))
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #25849005
 # music
@@ -210,7 +225,8 @@ def _scale(rng, low): return low*2**(np.array([0, 2, 4, 7, 9, 12])/12)[rng.integ
 # %% ../../../nbs/data/world/05_synthesis.ipynb #a59be9cc
 def guitar(rng, n):
     notes = iter(_scale(rng, rng.uniform(110, 200)).tolist()*8)
-    return bursts(rng, n, rng.uniform(2, 4), lambda r: pluck(r, int(.9*SOUND_RATE), next(notes)), .1)
+    return bursts(rng, n, rng.uniform(2, 4),
+                  lambda r: pluck(r, int(.9*SOUND_RATE), next(notes)), .1)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #bfc81aa4
 def piano(rng, n):
@@ -220,7 +236,8 @@ def piano(rng, n):
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #480a82e7
 def drumming(rng, n):
-    kick = lambda r: np.sin(2*np.pi*np.cumsum(45 + 110*decay(6000, .02))/SOUND_RATE)*decay(6000, .06)
+    kick = (lambda r: np.sin(2*np.pi*np.cumsum(45 + 110*decay(6000, .02))/SOUND_RATE)
+            *decay(6000, .06))
     beat = rng.uniform(1.6, 2.4)
     return (1.5*bursts(rng, n, beat, kick, .02)
             + bursts(rng, n, beat, lambda r: thud(r, .2, 800, 6000, .03), .02)
@@ -240,7 +257,8 @@ def pop_music(rng, n): return drumming(rng, n)*.5 + piano(rng, n)*.5 + guitar(rn
 # water, air and fire
 def waves(rng, n):
     return noise(rng, n, 200, 3500)*(
-        .15 + np.clip(np.sin(2*np.pi*(rng.uniform(.12, .2)*seconds(n) + rng.random())), 0, None)**1.5)
+        .15 + np.clip(np.sin(2*np.pi*(rng.uniform(.12, .2)*seconds(n) + rng.random())), 0,
+                      None)**1.5)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #cd42a09f
 def wind(rng, n): return noise(rng, n, 80, rng.uniform(400, 900))*slow(rng, n, .8, .7)
@@ -252,7 +270,8 @@ def rain(rng, n):
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #593deb45
 def thunder(rng, n):
-    return bursts(rng, n, .3, lambda r: thud(r, 2.5, 30, 250, .5)*slow(r, int(2.5*SOUND_RATE), 8, .6), .5)
+    return bursts(rng, n, .3,
+                  lambda r: thud(r, 2.5, 30, 250, .5)*slow(r, int(2.5*SOUND_RATE), 8, .6), .5)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #2848dab5
 def crackling(rng, n):
@@ -265,19 +284,22 @@ def sizzling(rng, n): return noise(rng, n, 3500, 10000)*slow(rng, n, 6, .25)
 # %% ../../../nbs/data/world/05_synthesis.ipynb #088a65b0
 def pouring(rng, n):
     return (noise(rng, n, 500, 2500)*(1 + .5*np.sin(2*np.pi*rng.uniform(9, 14)*seconds(n)))
-            + .4*bursts(rng, n, 20, lambda r: voiced(r, .03, 700, r.uniform(900, 1500), 1200, [1]), 1.))
+            + .4*bursts(rng, n, 20,
+                        lambda r: voiced(r, .03, 700, r.uniform(900, 1500), 1200, [1]), 1.))
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #2a5ec651
 def leaves(rng, n): return noise(rng, n, 2000, 7000)*slow(rng, n, 1.5, .8)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #2957c9fa
 # people and what they handle
-def applause(rng, n): return bursts(rng, n, 90, lambda r: r.uniform(.3, 1)*thud(r, .02, 900, 4500, .004), 1.)
+def applause(rng, n):
+    return bursts(rng, n, 90, lambda r: r.uniform(.3, 1)*thud(r, .02, 900, 4500, .004), 1.)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #59840da8
 def cheering(rng, n):
     return noise(rng, n, 400, 2500) * slow(rng, n, 0.7, 0.5) + 0.6 * sum(
-        bursts(rng, n, 1, lambda r: voiced(r, 0.8, 400, r.uniform(500, 900), 450, [1, 0.6, 0.4], 0.3), 1.0)
+        bursts(rng, n, 1, lambda r: voiced(r, 0.8, 400, r.uniform(500, 900), 450, [1, 0.6, 0.4],
+                                           0.3), 1.0)
         for _ in range(3)
     )
 
@@ -286,22 +308,28 @@ def chatter(rng, n): return sum(talking(rng, n)*rng.uniform(.4, 1) for _ in rang
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #a3231441
 def cutlery(rng, n):
-    return bursts(rng, n, 3, lambda r: tone(np.full(3000, r.uniform(2800, 5200)), [1, .4])*decay(3000, .02), 1.)
+    return bursts(rng, n, 3,
+                  lambda r: tone(np.full(3000, r.uniform(2800, 5200)), [1, .4])
+                  *decay(3000, .02), 1.)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #7835c642
-def footsteps(rng, n): return bursts(rng, n, rng.uniform(1.6, 2.4), lambda r: thud(r, .1, 100, 1200, .02), .08)
+def footsteps(rng, n):
+    return bursts(rng, n, rng.uniform(1.6, 2.4), lambda r: thud(r, .1, 100, 1200, .02), .08)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #f0b205cd
-def ticking(rng, n): return bursts(rng, n, rng.choice([1., 2., 4.]), lambda r: thud(r, .02, 2500, 7000, .003), .0)
+def ticking(rng, n):
+    return bursts(rng, n, rng.choice([1., 2., 4.]), lambda r: thud(r, .02, 2500, 7000, .003), .0)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #32e684fe
-def typing(rng, n): return bursts(rng, n, 7, lambda r: r.uniform(.5, 1)*thud(r, .03, 1200, 5000, .006), .7)
+def typing(rng, n):
+    return bursts(rng, n, 7, lambda r: r.uniform(.5, 1)*thud(r, .03, 1200, 5000, .006), .7)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #688fba99
 def clanking(rng, n):
     f = rng.uniform(500, 900)
     return bursts(rng, n, .9, lambda r: sum(
-        a*np.sin(2*np.pi*f*k*seconds(12000)) for k, a in ((1, 1), (1.51, .8), (2.76, .6), (4.3, .3)))*decay(12000, .07)
+        a*np.sin(2*np.pi*f*k*seconds(12000))
+        for k, a in ((1, 1), (1.51, .8), (2.76, .6), (4.3, .3)))*decay(12000, .07)
         + thud(r, 12000/SOUND_RATE, 60, 300, .05), .3)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #e4b8bd75
@@ -310,12 +338,14 @@ def kicking(rng, n):
         rng,
         n,
         0.8,
-        lambda r: np.sin(2 * np.pi * np.cumsum(70 + 120 * decay(5000, 0.015)) / SOUND_RATE) * decay(5000, 0.04),
+        lambda r: np.sin(2 * np.pi * np.cumsum(70 + 120 * decay(5000, 0.015)) / SOUND_RATE)
+        * decay(5000, 0.04),
         0.5,
     ) + 0.25 * cheering(rng, n)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #d45f03a7
-def till(rng, n): return bursts(rng, n, .8, lambda r: tone(np.full(2600, 1900.), [1, .3])*bump(2600, .05), .6)
+def till(rng, n):
+    return bursts(rng, n, .8, lambda r: tone(np.full(2600, 1900.), [1, .3])*bump(2600, .05), .6)
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #844e27ee
 def announcement(rng, n):
@@ -448,7 +478,8 @@ def microphone(
     "A recording situation of a given quality."
     poor = 1 - quality
     return Microphone(rng.uniform(0, .9*poor), rng.uniform(.03, .05 + .25*poor),
-                      rng.uniform(20, 60 + 300*poor), rng.uniform(3000 + 4000*quality, 5000 + 5900*quality),
+                      rng.uniform(20, 60 + 300*poor),
+                      rng.uniform(3000 + 4000*quality, 5000 + 5900*quality),
                       12 + 40*quality + rng.uniform(-6, 6), .12*np.exp(.5*rng.standard_normal()))
 
 # %% ../../../nbs/data/world/05_synthesis.ipynb #64a56295
@@ -497,15 +528,18 @@ class SoundLibrary:
         rng, names = self._rng(i, 0), list(SOURCES)
         weights = 1/(5 + np.arange(len(names)))[np.random.default_rng([self.seed, 7]).permutation(len(names))]
         sources = tuple(
-            str(name) for name in rng.choice(names, 1 + (rng.random() < 0.25), replace=False, p=weights / weights.sum())
+            str(name) for name in rng.choice(names, 1 + (rng.random() < 0.25), replace=False,
+                                             p=weights / weights.sum())
         )
         own = dict.fromkeys(tag for source in sources for tag in SOURCES[source].tags
                             if tag == SOURCES[source].tags[0] or rng.random() < .65)
         stray = [STRAY_TAGS[rng.integers(len(STRAY_TAGS))]] if rng.random() < .3 else []
         plural = lambda tag: tag + 's' if rng.random() < .15 and not tag.endswith('s') else tag
         length = float(np.clip(rng.gamma(2.2, 7.), 1, 30))
-        return LibraryClip(i, f'{own and next(iter(own))} {i}', tuple(plural(tag) for tag in [*own, *stray]),
-                           round(length, 2), LICENSES[rng.integers(3)], f'user{rng.integers(300)}', sources)
+        return LibraryClip(i, f'{own and next(iter(own))} {i}',
+                           tuple(plural(tag) for tag in [*own, *stray]),
+                           round(length, 2), LICENSES[rng.integers(3)], f'user{rng.integers(300)}',
+                           sources)
 
     def search(self,
         concept:str, # a word
@@ -513,7 +547,8 @@ class SoundLibrary:
     ) -> list: # of dict with id, name, tags, duration, license, username
         "The clips that carry a tag, or its plural."
         hits = (clip for clip in self.clips if {concept, concept + 's'} & set(clip.tags))
-        return [{key: getattr(clip, key) for key in ('id', 'name', 'tags', 'duration', 'license', 'username')}
+        return [{key: getattr(clip, key)
+                 for key in ('id', 'name', 'tags', 'duration', 'license', 'username')}
                 for clip, _ in zip(hits, range(limit))]
 
     def listen(self,
@@ -524,6 +559,7 @@ class SoundLibrary:
         clip, rng = self.clips[id], self._rng(id, 1)
         length = min(clip.duration, longest)
         sound = play(clip.sources[0], rng, length)
-        for other in clip.sources[1:]: sound = mix(sound, play(other, rng, length), rng.uniform(-3, 6))
+        for other in clip.sources[1:]:
+            sound = mix(sound, play(other, rng, length), rng.uniform(-3, 6))
         sound = mix(sound, noise(rng, len(sound), 40, 1500), rng.uniform(10, 30))
         return record(sound, microphone(rng, rng.uniform(.4, 1)), rng)

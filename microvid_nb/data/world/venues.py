@@ -73,7 +73,8 @@ def _venue(line:str) -> Venue:
     "One row of the table."
     name, group, scenes, concepts, sounds, words = (field.strip() for field in line.split('|'))
     return Venue(
-        name, group, tuple(scenes.split(', ')), tuple(concepts.split()), tuple(sounds.split(', ')), tuple(words.split())
+        name, group, tuple(scenes.split(', ')), tuple(concepts.split()), tuple(sounds.split(', ')),
+        tuple(words.split())
     )
 
 VENUES = {venue.name: venue for venue in map(_venue, _VENUES.strip().splitlines())}
@@ -82,7 +83,8 @@ VENUES = {venue.name: venue for venue in map(_venue, _VENUES.strip().splitlines(
 def venue_tree() -> dict: # name of the node -> bool [40], which venues are below it
     "The two-level tree: every group, then every venue by itself."
     groups = dict.fromkeys(venue.group for venue in VENUES.values())
-    inner = {group: np.array([venue.group == group for venue in VENUES.values()]) for group in groups}
+    inner = {group: np.array([venue.group == group for venue in VENUES.values()])
+             for group in groups}
     return inner | {name: np.array([name == other for other in VENUES]) for name in VENUES}
 
 # %% ../../../nbs/data/world/06_venues.ipynb #83c4e410
@@ -101,7 +103,8 @@ def concept_weights(
 ) -> np.ndarray: # float64 [32], sums to 1, in the order of `CONCEPTS`; computed once, read-only
     "How probable each concept is at a venue."
     typical = VENUES[venue].concepts
-    there = TYPICAL*np.array([name in typical for name in CONCEPTS])/len(typical) + (1 - TYPICAL)*context_weights(scene)
+    there = (TYPICAL*np.array([name in typical for name in CONCEPTS])/len(typical) + (1 - TYPICAL)
+             *context_weights(scene))
     weighted = there*np.cbrt([concept.count for concept in CONCEPTS.values()])
     weights = weighted/weighted.sum()
     weights.flags.writeable = False

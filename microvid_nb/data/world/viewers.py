@@ -67,7 +67,8 @@ def watch(
     quality = np.array([m.quality for m in moments])
     noticed = (1 - np.exp(-np.array([m.visible for m in moments])/.08))*quality[:, None]
     norm = lambda x: x/(np.linalg.norm(x, axis=-1, keepdims=True) + 1e-9)
-    return Seen(times, noticed, quality, np.where(noticed.any(1), 1 - norm(noticed) @ norm(noticed.mean(0)), 0))
+    return Seen(times, noticed, quality,
+                np.where(noticed.any(1), 1 - norm(noticed) @ norm(noticed.mean(0)), 0))
 
 # %% ../../../nbs/data/world/08_viewers.ipynb #711e3902
 def appeal(
@@ -75,7 +76,8 @@ def appeal(
     crowd:Crowd, # who looks
 ) -> np.ndarray: # float64 [viewers, T]
     "How much each viewer likes each moment."
-    return crowd.taste @ seen.noticed.T + np.outer(crowd.clear, seen.quality) + np.outer(crowd.new, seen.novelty)
+    return (crowd.taste @ seen.noticed.T + np.outer(crowd.clear, seen.quality)
+            + np.outer(crowd.new, seen.novelty))
 
 # %% ../../../nbs/data/world/08_viewers.ipynb #4d15b1eb
 CARELESS, RELUCTANCE = 1/6, 3.4
@@ -108,7 +110,8 @@ def publish(
     own = liked[rng.integers(len(liked))]
     guess = .7*liked.mean(0) + .3*own + .12*rng.gumbel(size=len(own))
     choice = 0 if rng.random() < CARELESS else int(guess.argmax())
-    impressions = int(rng.poisson(followers*rng.uniform(.3, .9) + np.exp(7 + .6*rng.standard_normal())))
+    impressions = int(rng.poisson(followers*rng.uniform(.3, .9)
+                                  + np.exp(7 + .6*rng.standard_normal())))
     return Post(
         followers,
         float(seen.times[choice]),
@@ -142,7 +145,8 @@ def write_comments(
         'so true',
         'again please',
     )
-    return [sentence(rng, NAMES[c], NAMES[o]) if rng.random() < .67 and there.any() else idle[rng.integers(len(idle))]
+    return [sentence(rng, NAMES[c], NAMES[o]) if rng.random() < .67 and there.any()
+            else idle[rng.integers(len(idle))]
             for c, o in zip(topic, other)]
 
 # %% ../../../nbs/data/world/08_viewers.ipynb #ff6d872f
@@ -206,7 +210,8 @@ def annotate_gifs(
     "The GIFs of a video that annotators accept."
     proposals = np.unique(gif_proposals(counts, PROPOSALS, rng), axis=0)
     liked = judge_gifs(story, seen, proposals, crowd, rng)
-    asked = rng.random(liked.shape).argsort(0) < rng.integers(2, 4, len(proposals))     # two or three of the four
+    # two or three of the four
+    asked = rng.random(liked.shape).argsort(0) < rng.integers(2, 4, len(proposals))
     return proposals[(liked | ~asked).all(0)]
 
 # %% ../../../nbs/data/world/08_viewers.ipynb #d16c7e69
@@ -221,5 +226,6 @@ def gif_click_rate(
     liked, second = appeal(seen, crowd), seen.times.astype(int)
     shown = [shot_at(story, s + .5) for s in gif]
     worth = np.array([.5 if shot in shown[:i] else 1. for i, shot in enumerate(shown)])
-    fresh = np.stack([np.log1p(np.exp(liked[:, second == s] - RELUCTANCE)).mean(1)/fading for s in gif])
+    fresh = np.stack([np.log1p(np.exp(liked[:, second == s] - RELUCTANCE)).mean(1)/fading
+                      for s in gif])
     return float(np.mean(1 - np.exp(-worth @ fresh)))

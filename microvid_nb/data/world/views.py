@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from ..instagram import ThumbnailSetSettings, choose_posts, choose_publishers, nearest_candidate
+from ..instagram import (
+    ThumbnailSetSettings, choose_posts, choose_publishers, nearest_candidate)
 from ..microworld import (
     ACTION, MicroWorld, in_parallel, long_reception, posted_thumbnail, publisher_of, reception)
 from .motions import ACTIONS, action_clip
@@ -104,7 +105,8 @@ def usable_posts(
     "The posts that count as ground truth (data set paper, section 3.2)."
     rows = in_parallel(_post_row, [(world, int(i)) for i in items], workers, progress, 'post')
     posts = pd.DataFrame(rows, columns=['i', 'publisher', 'followers', 'clicks'])
-    return choose_posts(posts, choose_publishers(posts.drop_duplicates('publisher'), settings), settings).i.tolist()
+    return choose_posts(posts, choose_publishers(posts.drop_duplicates('publisher'), settings),
+                        settings).i.tolist()
 
 # %% ../../../nbs/data/world/09_views.ipynb #9574c622
 def _post_row(world:MicroWorld, i:int) -> tuple:
@@ -118,7 +120,8 @@ def world_frames(
     times, # [T] seconds
 ) -> Frames: # as if read from a file
     "The frames of a story as the media floor gives those of a file."
-    info = VideoInfo('MicroWorld', film.story.duration, film.story.fps, film.width, film.height, 0, 'drawn',
+    info = VideoInfo('MicroWorld', film.story.duration, film.story.fps, film.width, film.height, 0,
+                     'drawn',
                      bool(film.story.sounds))
     return Frames(np.stack(list(film.frames(times))), np.asarray(times, float), info)
 
@@ -129,7 +132,8 @@ SHORT = 128 # pixels of the short side at which this is done
 # %% ../../../nbs/data/world/09_views.ipynb #e18d0585
 def squared(images:np.ndarray, size:int) -> np.ndarray:
     "Images squeezed to squares, uint8 [n, size, size, 3]."
-    return np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in images])
+    return np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+                     for image in images])
 
 # %% ../../../nbs/data/world/09_views.ipynb #27e0b7cc
 class PostedVideo(NamedTuple):
@@ -164,10 +168,14 @@ since publishers aren't oracles.
         i = self.number(k)
         story, (seen, post, _) = self.world.story(i), reception(self.world, i)
         film = Film(story, SHORT if story.aspect >= 1 else 2*round(SHORT/story.aspect/2))
-        found = candidate_frames(world_frames(film, np.arange(.5/CANDIDATE_RATE, story.duration, 1/CANDIDATE_RATE)))
-        truth, similarity = nearest_candidate(posted_thumbnail(self.world, i, post, film.height), found.images)
+        found = candidate_frames(world_frames(film,
+                                              np.arange(.5/CANDIDATE_RATE, story.duration,
+                                                        1/CANDIDATE_RATE)))
+        truth, similarity = nearest_candidate(posted_thumbnail(self.world, i, post, film.height),
+                                              found.images)
         rate = post.click_rate[np.abs(seen.times[:, None] - found.times).argmin(0)]
-        return PostedVideo(as_tensor(squared(found.images, self.size)), found.times, found.representativeness,
+        return PostedVideo(as_tensor(squared(found.images, self.size)), found.times,
+                           found.representativeness,
                            truth, similarity, rate)
 
 # %% ../../../nbs/data/world/09_views.ipynb #c0483d61
@@ -206,9 +214,11 @@ and shots depend on each other only through what is in them."""
         film = Film(story, self.size if story.aspect >= 1 else 2*round(self.size/story.aspect/2))
         whole = len(received.counts)
         times = np.minimum((np.arange(whole*self.frames) + .5)/self.frames, story.duration - 1e-3)
-        images = squared(film.frames(times), self.size).reshape(whole, self.frames, self.size, self.size, 3)
+        images = squared(film.frames(times),
+                         self.size).reshape(whole, self.frames, self.size, self.size, 3)
         return CommentedVideo(
-            as_tensor(images).transpose(1, 2).contiguous(), received.counts, received.gifs, received.interest
+            as_tensor(images).transpose(1, 2).contiguous(), received.counts, received.gifs,
+            received.interest
         )
 
 # %% ../../../nbs/data/world/09_views.ipynb #b38ae76a
@@ -280,11 +290,14 @@ an oracle that knows the mixtures is in the checks.
     def __getitem__(self, k:int) -> VenuePost:
         story = self.world.story(self.number(k))
         film = Film(story, self.size if story.aspect >= 1 else 2*round(self.size/story.aspect/2))
-        images = squared(film.frames((np.arange(self.frames) + .5)/self.frames*story.duration), self.size)
+        images = squared(film.frames((np.arange(self.frames) + .5)/self.frames*story.duration),
+                         self.size)
         sound = sound_track(story, self.longest)
-        on = {scene: sum(shot.end - shot.start for shot in story.shots if shot.scene == scene) for scene in SCENES}
+        on = {scene: sum(shot.end - shot.start for shot in story.shots if shot.scene == scene)
+              for scene in SCENES}
         return VenuePost(as_tensor(images), None if sound is None else torch.from_numpy(sound),
-                         f'{story.title} {story.description}'.strip(), list(VENUES).index(story.venue),
+                         f'{story.title} {story.description}'.strip(),
+                         list(VENUES).index(story.venue),
                          int(np.argmax(list(on.values()))), list(ACTIONS).index(story.action))
 
 # %% ../../../nbs/data/world/09_views.ipynb #ed47dbc3
