@@ -90,3 +90,14 @@ def test_programs_fit_their_column(folder):
     wide = [(path.name, number) for path in sorted((ROOT / folder).rglob('*.py'))
             for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1) if len(line) > LINE]
     assert not wide
+
+
+def test_the_path_calls_pages_by_their_names():
+    folder = ROOT / 'nbs' / 'tutorials'
+    cells = json.loads((folder / '11_path.ipynb').read_text(encoding='utf-8'))['cells']
+    text = '\n\n'.join(''.join(cell['source']) for cell in cells)
+    steps = re.findall(r'^## \d+\. (.*)\n\n\[(.*)\]\((.*)\)', text, re.M)
+    assert len(steps) == 12
+    for heading, name, link in steps:
+        title = ''.join(json.loads((folder / link).read_text(encoding='utf-8'))['cells'][0]['source']).split('\n')[0]
+        assert heading == name and title.startswith(f'# {name}'), (heading, name, title)
