@@ -16,12 +16,15 @@ import pandas as pd
 
 from .answers import classify, survey, venue
 from .data.files import read_table
+from .data.world.venues import VENUES
 from .extras import require
 from microvid_nb.features.eyes import (
     _LEAST, agreed_probabilities, face_scores_of, features_of, imagenet_labels, name_chances,
     names_to_say, said_names)
 from .features.words import LabelTopics, SentenceSpace, means_people
 from .media.survey import Survey
+from .tasks import load
+from .thumbnail.popularity import topic_similarities
 from .thumbnail.ratings import footage, read_notes
 from .venue.zero_shot import _PLACES
 
@@ -83,6 +86,26 @@ def best_scores(
     return topics(features_of(clip).probabilities, words, faces).amax(0).numpy()
 
 # %% ../nbs/real_data.ipynb #0a6f90db
+def amuse_scores(
+    clip:Survey, # of a clip
+    words:Sequence[str], # n topics
+    model, # a `TopicModel`
+) -> np.ndarray: # [n], 0 for words that the model does not know
+    "The score of the best frame of a clip for each topic, by AMUSE."
+    known = [word for word in words if word in model.settings.words]
+    if not known: return np.zeros(len(words))
+    best = topic_similarities(model.score(clip, topics=dict.fromkeys(known, 1))).max()
+    return best.reindex(words).fillna(0).to_numpy()
+
+# %% ../nbs/real_data.ipynb #91f0b5cd
+def share_right(
+    scores:Sequence[float], # of the clips of a question, the right one first
+) -> float: # 1 or 0; between where clips are equal
+    "How far the right clip has the highest score."
+    best = np.asarray(scores) == max(scores)
+    return float(best[0]/best.sum())
+
+# %% ../nbs/real_data.ipynb #b11ddf1d
 def reproduce_topics(
     folder, # with the clips and `frame_ratings*.csv`
     sizes=None, # not used: the notes have one size
@@ -95,18 +118,19 @@ def reproduce_topics(
     words = sorted({thing for shown in things.values() for thing in shown})
     related = related_words(words, space)
     methods = {method: LabelTopics(space, method) for method in ('synthesis', 'weighted', 'conse')}
-    scores = {method: {} for method in methods}
+    amuse, of_world = load('thumbnail').model, 'AMUSE, trained on MicroWorld'
+    scores = {method: {} for method in (*methods, of_world)}
     for clip in tqdm(sorted(things), disable=not progress, desc='clips'):
         seen = survey(Path(folder)/clip)
         for method, topics in methods.items():
             found = best_scores(seen, words, topics)
             scores[method][clip] = dict(zip(words, found))
+        scores[of_world][clip] = dict(zip(words, amuse_scores(seen, words, amuse)))
     rows = []
     for draw in range(seed, seed + 5):
         questions = draw_quadruples(things, related, 600, draw)
         for method, of in scores.items():
-            right = [max(four, key=lambda clip: of[clip][topic]) == four[0]
-                     for four, topic in questions]
+            right = [share_right([of[clip][topic] for clip in four]) for four, topic in questions]
             rows.append({'method': method, 'draw': draw, 'correct': np.mean(right)})
         rows.append({'method': 'chance', 'draw': draw, 'correct': .25})
     return {'topics': pd.DataFrame(rows)}
@@ -196,17 +220,24 @@ def reproduce_things(
     things, space = visible_things(folder), SentenceSpace()
     shown = {clip: [t for t, share in parts.items() if share >= .5]
              for clip, parts in things.items()}
-    clips, names, looked = [clip for clip, parts in sorted(shown.items()) if parts], {}, {}
+    clips = [clip for clip, parts in sorted(shown.items()) if parts]
+    names, of_world, looked = {}, {}, {}
     for clip in tqdm(sorted(shown), disable=not progress, desc='clips'):
-        answer = classify(survey(Path(folder)/clip))
-        looked[clip], names[clip] = ((answer.survey, [*things[clip]]),
-                                     [*answer.things.thing, *answer.things.label])
+        seen = survey(Path(folder)/clip)
+        answer, drawn = classify(seen), classify(seen, 'classify')
+        looked[clip] = seen, [*things[clip]]
+        names[clip] = [*answer.things.thing, *answer.things.label]
+        of_world[clip] = [*drawn.scene.scene[:3], *drawn.behaviour.behaviour[:2]]
     rows = []
     for clip in clips:
         others = [names_one(names[other], shown[clip], space) for other in clips
                   if footage(other) != footage(clip)]
-        for method, correct in (('labels and faces', names_one(names[clip], shown[clip], space)),
-                                ('names of another clip', np.mean(others) if others else np.nan)):
+        for method, correct in (
+            ('labels and faces', names_one(names[clip], shown[clip], space)),
+            ('scenes and behaviours, trained on MicroWorld',
+             names_one(of_world[clip], shown[clip], space)),
+            ('names of another clip', np.mean(others) if others else np.nan),
+        ):
             rows.append({'method': method, 'clip': clip, 'correct': float(correct)})
     return {'things': pd.DataFrame(rows), 'said': names_said(looked, space)}
 
@@ -220,6 +251,18 @@ def acceptable_groups(
     return {group for group, words in names.items() if words & places}
 
 # %% ../nbs/real_data.ipynb #466f7880
+def groups_of(
+    names:Sequence[str], # n venues, such as Gym
+    space:SentenceSpace, # of words
+) -> dict[str, set]: # name -> groups of `venue`, for some none
+    "The groups of places to which venues belong."
+    words = [(group, word) for group, lists in _PLACES.items()
+             for word in ';'.join(lists).split(';')]
+    near = space.prototype(names) @ space.prototype([word for _, word in words]).T >= _SAME
+    return {name: {words[j][0] for j in row.nonzero()[:, 0].tolist()}
+            for name, row in zip(names, near)}
+
+# %% ../nbs/real_data.ipynb #0ba55b83
 def reproduce_places(
     folder, # with the clips and `clip_places.csv`
     sizes=None, # not used: the notes have one size
@@ -229,13 +272,17 @@ def reproduce_places(
     "The table of places, for `microvid reproduce venue --data places`"
     from tqdm.auto import tqdm
     notes = read_table(Path(folder)/'clip_places.csv', ['clip', 'place'])
-    rows = []
+    rows, of_world = [], groups_of([*VENUES], SentenceSpace())
     for row in tqdm(notes.itertuples(), total=len(notes), disable=not progress, desc='clips'):
         right = acceptable_groups(set(row.place.split(';')))
         if not right: continue
         groups = venue(Path(folder)/row.clip).found.venues.venue
+        drawn = venue(Path(folder)/row.clip, model='venue').found.venues.venue
         chance = 1 - comb(len(_PLACES) - len(right), 3)/comb(len(_PLACES), 3)
-        for method, correct in (('labels and sounds', any(group in right for group in groups[:3])),
-                                ('chance', chance)):
+        for method, correct in (
+            ('labels and sounds', any(group in right for group in groups[:3])),
+            ('DARE, trained on MicroWorld', any(of_world[name] & right for name in drawn[:3])),
+            ('chance', chance),
+        ):
             rows.append({'method': method, 'clip': row.clip, 'correct': float(correct)})
     return {'places': pd.DataFrame(rows)}
