@@ -419,10 +419,12 @@ def seen_in(
     clip:Survey, # of a clip
 ) -> Seen: # by labels and faces
     "The things that a clip shows; `ImportError` names what to install."
-    look, faces, things_seen = (import_named(f'microvid_nb.features.eyes.{name}')
-                                for name in ('features_of', 'face_scores_of', 'things_seen'))
+    look, faces, shots_of, things_seen = (
+        import_named(f'microvid_nb.features.eyes.{name}')
+        for name in ('features_of', 'face_scores_of', 'shots_of', 'things_seen'))
     moments = clip.candidates
-    found = things_seen(look(clip).probabilities, moments.representativeness, faces(clip))
+    found = things_seen(look(clip).probabilities, moments.representativeness, faces(clip),
+                        shots=shots_of(clip))
     return Seen(found.things, found.attention, moments.times, moments.images)
 
 # %% ../nbs/answers.ipynb #9b0b1bfd

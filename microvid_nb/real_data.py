@@ -18,9 +18,9 @@ from .answers import classify, survey, venue
 from .data.files import read_table
 from .data.world.venues import VENUES
 from .extras import require
-from microvid_nb.features.eyes import (
-    _LEAST, agreed_probabilities, face_scores_of, features_of, imagenet_labels, name_chances,
-    names_to_say, said_names)
+from .features.eyes import (
+    _LEAST, agreed_by_shot, face_scores_of, features_of, imagenet_labels, name_chances,
+    names_to_say, said_names, shots_of)
 from .features.words import LabelTopics, SentenceSpace, means_people
 from .media.survey import Survey
 from .tasks import load
@@ -195,8 +195,8 @@ def names_said(
                      torch.tensor(found.candidates.representativeness).float())
         face, right = float(face_scores_of(found).max()), right_names(seen, space)
         people = bool(len(seen) and means_people(seen, space).any())
-        agreed, plain = map(name_chances,
-                            (agreed_probabilities(p, shares), shares/shares.sum() @ p))
+        agreed = name_chances(agreed_by_shot(p, shares, shots_of(found)))
+        plain = name_chances((shares/shares.sum() @ p)[None])
         rows.append(('usual mean, from .2', clip, *counted(plain, face, right, people, _PLAIN)))
         rows.append(('agreement and groups', clip, *counted(agreed, face, right, people, _LEAST)))
         counts[clip] = np.array([counted(agreed, face, right, people, least) for least in _BORDERS])

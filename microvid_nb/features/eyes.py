@@ -300,6 +300,29 @@ def agreed_probabilities(
     weights = torch.as_tensor(np.asarray(shares), dtype=probabilities.dtype)
     return (weights/weights.sum() @ probabilities.clamp(min=1e-12).log()).softmax(0)
 
+# %% ../../nbs/features/11_eyes.ipynb #37f749e1
+_LONG_SHOT = .15 # share of a clip from which a shot is asked by itself
+
+def agreed_by_shot(
+    probabilities:Tensor, # float32 [T, 1000] of the moments of a clip
+    shares:np.ndarray, # how much of the clip each moment stands for, [T]
+    shots:np.ndarray, # number of the shot of each moment, [T]
+) -> Tensor: # float32 [k, 1000]: of the whole clip, and of each long shot where there are several; rows sum to 1
+    "The label probabilities on which the moments of a clip agree, and those of each shot."
+    shares, shots = np.asarray(shares, float), np.asarray(shots)
+    parts, numbers = [np.ones(len(shots), bool)], np.unique(shots)
+    if len(numbers) > 1:
+        parts += [shots == k for k in numbers
+                  if shares[shots == k].sum() >= _LONG_SHOT*shares.sum()]
+    return torch.stack([agreed_probabilities(probabilities[part], shares[part]) for part in parts])
+
+# %% ../../nbs/features/11_eyes.ipynb #d2453abe
+def shots_of(
+    survey:Survey, # of a clip
+) -> np.ndarray: # int [n]
+    "The number of the shot in which each candidate lies."
+    return np.searchsorted(survey.cuts, survey.candidates.times)
+
 # %% ../../nbs/features/11_eyes.ipynb #09d113da
 class ThingsSeen(NamedTuple):
     "What a clip shows."
@@ -308,10 +331,10 @@ class ThingsSeen(NamedTuple):
 
 # %% ../../nbs/features/11_eyes.ipynb #4d1ec0a7
 def name_chances(
-    whole:Tensor, # float32 [1000], label probabilities of a clip
+    parts:Tensor, # float32 [k, 1000], label probabilities of a clip and its shots
 ) -> np.ndarray: # in the order of `names_to_say`
-    "The probability of each name: the sum over its classes."
-    return np.array([float(whole[name.classes].sum()) for name in names_to_say()])
+    "The probability of each name: the sum over its classes, in the part where it is largest."
+    return np.array([float(parts[:, name.classes].sum(1).max()) for name in names_to_say()])
 
 # %% ../../nbs/features/11_eyes.ipynb #88855fbc
 def said_names(
@@ -334,17 +357,17 @@ def said_names(
 _OF_ITS_OWN = .5 # probability from which a label is named beside its kind or group
 
 def name_rows(
-    whole:Tensor, # float32 [1000], of a clip
+    parts:Tensor, # float32 [k, 1000], label probabilities of a clip and its shots
     face:float, # score of the clearest face, 0 without one
 ) -> pd.DataFrame: # thing, label, probability, named, label_named; what is named first, then by probability
     "All names with their probabilities."
     names, labels = names_to_say(), imagenet_labels()
-    chances = name_chances(whole)
-    best = [max(set(name.classes) - unsaid(), key=lambda i: float(whole[i])) for name in names]
+    chances, peaks = name_chances(parts), parts.amax(0).numpy()
+    best = [max(set(name.classes) - unsaid(), key=lambda i: peaks[i]) for name in names]
     table = pd.DataFrame({'thing': [name.name for name in names],
                           'label': [labels[i].split(',')[0] for i in best],
                           'probability': chances, 'named': said_names(chances, face > 0),
-                          'label_named': [float(whole[i]) >= _OF_ITS_OWN for i in best]})
+                          'label_named': peaks[best] >= _OF_ITS_OWN})
     table = table[table.named | np.array([name.level != 'group' for name in names])]
     if face > 0: table.loc[len(names)] = 'person', 'face', face, True, False
     return table.sort_values(['named', 'probability'], ascending=False, ignore_index=True,
@@ -356,9 +379,11 @@ def things_seen(
     shares:np.ndarray, # how much of the clip each moment stands for, [T]
     faces:np.ndarray, # how clearly each moment shows a face, 0 to 1, [T]
     n:int=5, # things
+    shots:np.ndarray|None=None, # number of the shot of each moment, [T]; one shot if not given
 ) -> ThingsSeen: # what is said, then what is most probable of the rest; and the attention
     "What is to be seen in a clip, by labels and faces."
-    table = name_rows(agreed_probabilities(probabilities, shares), float(max(faces, default=0.)))
+    shots = np.zeros(len(probabilities), int) if shots is None else shots
+    table = name_rows(agreed_by_shot(probabilities, shares, shots), float(max(faces, default=0.)))
     first = {i for name in names_to_say() if name.name == table.thing[0] for i in name.classes}
     seen = probabilities[:, sorted(first)].sum(1).numpy() if first else np.asarray(faces, float)
     weights = np.asarray(shares, float)*(seen + 1e-6)
