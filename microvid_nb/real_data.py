@@ -8,8 +8,11 @@ __all__ = []
 # %% ../nbs/real_data.ipynb #c9a0bb23
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import combinations
 from math import comb
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,8 +22,8 @@ from .data.files import read_table
 from .data.world.venues import VENUES
 from .extras import require
 from .features.eyes import (
-    _LEAST, agreed_by_shot, face_scores_of, features_of, imagenet_labels, name_chances,
-    names_to_say, said_names, shots_of)
+    _LEAST, agreed_by_shot, agreed_probabilities, face_scores_of, features_of, imagenet_labels,
+    name_chances, names_to_say, said_names, shots_of)
 from .features.words import LabelTopics, SentenceSpace, means_people
 from .media.survey import Survey
 from .tasks import load
@@ -151,6 +154,13 @@ def names_one(
 # %% ../nbs/real_data.ipynb #a03ad5a8
 _ALIKE = .7 # cosine from which a said name is right
 
+@lru_cache(maxsize=1)
+def name_points(
+    space:SentenceSpace, # of words
+) -> object: # float32 [names, 384], a tensor
+    "The points of `names_to_say`, found once."
+    return space.prototype([name.name for name in names_to_say()])
+
 def right_names(
     seen:Sequence[str], # what viewers wrote down
     space:SentenceSpace, # of words
@@ -158,8 +168,7 @@ def right_names(
     "The names that are right for a clip."
     names, labels, seen = names_to_say(), imagenet_labels(), list(seen)
     if not seen: return np.zeros(len(names), bool)
-    alike = ((space.prototype([name.name for name in names]) @ space.prototype(seen).T)
-             >= _ALIKE).any(1)
+    alike = (name_points(space) @ space.prototype(seen).T >= _ALIKE).any(1)
     kinds = {name.name: set(name.classes) for name in names if name.level == 'kind'}
     def words(name):
         inside = {kind for kind, classes in kinds.items() if classes <= set(name.classes)}
@@ -184,19 +193,35 @@ def counted(
     return int(said.sum() + (face > 0)), int((said & right).sum() + (face > 0 and people))
 
 # %% ../nbs/real_data.ipynb #b158a231
-def names_said(
-    clips:Mapping, # clip -> (its survey, what viewers saw)
+class Looked(NamedTuple):
+    "What is known of a clip."
+    probabilities: object # float32 [T, 1000], of the labels
+    shares: np.ndarray # of the clip for which each moment stands, [T]; sum to 1
+    shots: np.ndarray # number of the shot of each moment, [T]
+    face: float # score of the clearest face
+    right: np.ndarray # bool, of each name
+    people: bool # whether viewers saw people
+
+def look(
+    found:Survey, # of a clip
+    seen:Sequence[str], # what viewers wrote down
     space:SentenceSpace, # of words
+) -> Looked: # all that the rules need
+    "What the eyes and the viewers saw."
+    shares = np.asarray(found.candidates.representativeness, float)
+    people = bool(len(seen) and means_people(seen, space).any())
+    return Looked(features_of(found).probabilities, shares/shares.sum(), shots_of(found),
+                  float(face_scores_of(found).max()), right_names(seen, space), people)
+
+# %% ../nbs/real_data.ipynb #9fde2039
+def names_said(
+    clips:Mapping[str, Looked], # by name
 ) -> pd.DataFrame: # method, clip, names, right
     "How many names are said of each clip, and how many of them are right, by each rule."
-    torch, rows, counts = require('torch', 'models'), [], {}
-    for clip, (found, seen) in clips.items():
-        p, shares = (features_of(found).probabilities,
-                     torch.tensor(found.candidates.representativeness).float())
-        face, right = float(face_scores_of(found).max()), right_names(seen, space)
-        people = bool(len(seen) and means_people(seen, space).any())
-        agreed = name_chances(agreed_by_shot(p, shares, shots_of(found)))
-        plain = name_chances((shares/shares.sum() @ p)[None])
+    rows, counts = [], {}
+    for clip, (p, shares, shots, face, right, people) in clips.items():
+        agreed = name_chances(agreed_by_shot(p, shares, shots))
+        plain = name_chances((p.new_tensor(shares) @ p)[None])
         rows.append(('usual mean, from .2', clip, *counted(plain, face, right, people, _PLAIN)))
         rows.append(('agreement and groups', clip, *counted(agreed, face, right, people, _LEAST)))
         counts[clip] = np.array([counted(agreed, face, right, people, least) for least in _BORDERS])
@@ -208,13 +233,30 @@ def names_said(
                      *counts[clip][worth.argmax()]))
     return pd.DataFrame(rows, columns=['method', 'clip', 'names', 'right'])
 
-# %% ../nbs/real_data.ipynb #9fde2039
+# %% ../nbs/real_data.ipynb #f9026add
+def names_of_pairs(
+    clips:Mapping[str, Looked], # by name
+) -> pd.DataFrame: # method, clip, other, names, right
+    "How many names are said of two joined clips, and how many of them are right, as one clip and shot by shot."
+    rows = []
+    for (clip, one), (other, two) in combinations(clips.items(), 2):
+        if footage(clip) == footage(other): continue
+        p = require('torch', 'models').cat([one.probabilities, two.probabilities])
+        shares = np.concatenate([one.shares, two.shares])
+        shots = np.repeat([0, 1], [len(one.shares), len(two.shares)])
+        about = max(one.face, two.face), one.right | two.right, one.people or two.people
+        for method, parts in (('as one', agreed_probabilities(p, shares)[None]),
+                              ('shot by shot', agreed_by_shot(p, shares, shots))):
+            rows.append((method, clip, other, *counted(name_chances(parts), *about, _LEAST)))
+    return pd.DataFrame(rows, columns=['method', 'clip', 'other', 'names', 'right'])
+
+# %% ../nbs/real_data.ipynb #7bfb0bdc
 def reproduce_things(
     folder, # with the clips and `frame_ratings*.csv`
     sizes=None, # not used: the notes have one size
     seed:int=0, # not used: nothing is drawn
     progress:bool=True, # show a bar
-) -> dict: # 'things': a row a method and clip: whether one of five names is right; 'said': names said, right ones
+) -> dict: # 'things': whether one of five names is right; 'said', 'pairs': names said, right ones; a row a method and clip
     "The tables of things, for `microvid reproduce classify --data things`"
     from tqdm.auto import tqdm
     things, space = visible_things(folder), SentenceSpace()
@@ -225,7 +267,7 @@ def reproduce_things(
     for clip in tqdm(sorted(shown), disable=not progress, desc='clips'):
         seen = survey(Path(folder)/clip)
         answer, drawn = classify(seen), classify(seen, 'classify')
-        looked[clip] = seen, [*things[clip]]
+        looked[clip] = look(seen, [*things[clip]], space)
         names[clip] = [*answer.things.thing, *answer.things.label]
         of_world[clip] = [*drawn.scene.scene[:3], *drawn.behaviour.behaviour[:2]]
     rows = []
@@ -239,7 +281,8 @@ def reproduce_things(
             ('names of another clip', np.mean(others) if others else np.nan),
         ):
             rows.append({'method': method, 'clip': clip, 'correct': float(correct)})
-    return {'things': pd.DataFrame(rows), 'said': names_said(looked, space)}
+    return {'things': pd.DataFrame(rows), 'said': names_said(looked),
+            'pairs': names_of_pairs(looked)}
 
 # %% ../nbs/real_data.ipynb #c9c4a424
 def acceptable_groups(

@@ -156,8 +156,12 @@ def test_rounds_of_two_methods(rows):
 def test_a_published_figure_of_this_repository():
     """GEVADEN against BeautThumb on MicroWorld: 600 of 800 videos for training, 100 for testing."""
     rows = pd.read_csv(RESULTS/'gif_table2_microworld_small_seed0.csv').query('split == "test"')
+    one, other = (rows[rows.system == name].sort_values('round').PS for name in ('GEVADEN', 'BeautThumb'))
     plain, corrected = (compare_rounds(rows, 'GEVADEN', 'BeautThumb', 'PS', ratio, 'system').p for ratio in (0, 1/6))
-    assert plain == pytest.approx(.013, abs=5e-4) and corrected == pytest.approx(.035, abs=1e-3)
+    paired = stats.ttest_rel(one.to_numpy(), other.to_numpy())
+    assert len(one) == 5 and plain == pytest.approx(paired.pvalue, rel=1e-6)
+    smaller = abs(paired.statistic)*math.sqrt((1/5)/(1/5 + 1/6))  # the variance of the mean grows by test over training
+    assert corrected == pytest.approx(2*stats.t.sf(smaller, 4), rel=1e-6) and corrected > 2*plain
 
 
 def test_items_of_two_methods():
