@@ -161,6 +161,7 @@ def name_points(
     "The points of `names_to_say`, found once."
     return space.prototype([name.name for name in names_to_say()])
 
+# %% ../nbs/real_data.ipynb #7225d0ca
 def right_names(
     seen:Sequence[str], # what viewers wrote down
     space:SentenceSpace, # of words
@@ -202,6 +203,7 @@ class Looked(NamedTuple):
     right: np.ndarray # bool, of each name
     people: bool # whether viewers saw people
 
+# %% ../nbs/real_data.ipynb #2860790e
 def look(
     found:Survey, # of a clip
     seen:Sequence[str], # what viewers wrote down
@@ -256,7 +258,7 @@ def reproduce_things(
     sizes=None, # not used: the notes have one size
     seed:int=0, # not used: nothing is drawn
     progress:bool=True, # show a bar
-) -> dict: # 'things': whether one of five names is right; 'said', 'pairs': names said, right ones; a row a method and clip
+) -> dict: # 'things': whether one of five names is right; 'said' and 'pairs': names said, right ones
     "The tables of things, for `microvid reproduce classify --data things`"
     from tqdm.auto import tqdm
     things, space = visible_things(folder), SentenceSpace()
