@@ -113,11 +113,11 @@ def used_names(
     known = {**known, **imports(node, module)}
     for each in ast.walk(node):
         if isinstance(each, ast.Name): yield known.get(each.id, f'{module}.{each.id}')
-        if isinstance(each, ast.Attribute) and isinstance(each.value,
-                                                          ast.Name) and each.value.id in known:
+        if (isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name)
+            and each.value.id in known):
             yield f'{known[each.value.id]}.{each.attr}'
-        if isinstance(each, ast.Constant) and isinstance(each.value,
-                                                         str) and each.value.startswith(f'{_PACKAGE}.'):
+        if (isinstance(each, ast.Constant) and isinstance(each.value, str)
+            and each.value.startswith(f'{_PACKAGE}.')):
             yield each.value
 
 # %% ../nbs/claims.ipynb #fde9e3e6

@@ -139,6 +139,15 @@ def reproduce_topics(
     return {'topics': pd.DataFrame(rows)}
 
 # %% ../nbs/real_data.ipynb #a8a51327
+@lru_cache(maxsize=1024)
+def meaning(
+    words:tuple[str, ...], # n words
+    space:SentenceSpace, # of words
+) -> tuple: # float32 [n, 384], a tensor; whether one of them means people
+    "The points of some words, found once."
+    return space.prototype(words), bool(means_people(words, space).any())
+
+# %% ../nbs/real_data.ipynb #e4f7f653
 _SAME = .6 # cosine from which a name is right
 
 def names_one(
@@ -147,21 +156,12 @@ def names_one(
     space:SentenceSpace, # of words
 ) -> bool: # False where one of the two is empty
     "Whether one of the names means nearly the same as one of the things."
-    if not len(names) or not len(seen): return False
-    if ((space.prototype(names) @ space.prototype(seen).T) >= _SAME).any(): return True
-    return bool(means_people(names, space).any() and means_people(seen, space).any())
+    (points, people), (others, persons) = (meaning(tuple(words), space) for words in (names, seen))
+    return bool((points @ others.T >= _SAME).any()) or (people and persons)
 
 # %% ../nbs/real_data.ipynb #a03ad5a8
 _ALIKE = .7 # cosine from which a said name is right
 
-@lru_cache(maxsize=1)
-def name_points(
-    space:SentenceSpace, # of words
-) -> object: # float32 [names, 384], a tensor
-    "The points of `names_to_say`, found once."
-    return space.prototype([name.name for name in names_to_say()])
-
-# %% ../nbs/real_data.ipynb #7225d0ca
 def right_names(
     seen:Sequence[str], # what viewers wrote down
     space:SentenceSpace, # of words
@@ -169,7 +169,8 @@ def right_names(
     "The names that are right for a clip."
     names, labels, seen = names_to_say(), imagenet_labels(), list(seen)
     if not seen: return np.zeros(len(names), bool)
-    alike = (name_points(space) @ space.prototype(seen).T >= _ALIKE).any(1)
+    points = meaning(tuple(name.name for name in names), space)[0]
+    alike = (points @ meaning(tuple(seen), space)[0].T >= _ALIKE).any(1)
     kinds = {name.name: set(name.classes) for name in names if name.level == 'kind'}
     def words(name):
         inside = {kind for kind, classes in kinds.items() if classes <= set(name.classes)}
@@ -211,9 +212,9 @@ def look(
 ) -> Looked: # all that the rules need
     "What the eyes and the viewers saw."
     shares = np.asarray(found.candidates.representativeness, float)
-    people = bool(len(seen) and means_people(seen, space).any())
     return Looked(features_of(found).probabilities, shares/shares.sum(), shots_of(found),
-                  float(face_scores_of(found).max()), right_names(seen, space), people)
+                  float(face_scores_of(found).max()), right_names(seen, space),
+                  meaning(tuple(seen), space)[1])
 
 # %% ../nbs/real_data.ipynb #9fde2039
 def names_said(
@@ -240,10 +241,10 @@ def names_of_pairs(
     clips:Mapping[str, Looked], # by name
 ) -> pd.DataFrame: # method, clip, other, names, right
     "How many names are said of two joined clips, and how many of them are right, as one clip and shot by shot."
-    rows = []
+    torch, rows = require('torch', 'models'), []
     for (clip, one), (other, two) in combinations(clips.items(), 2):
         if footage(clip) == footage(other): continue
-        p = require('torch', 'models').cat([one.probabilities, two.probabilities])
+        p = torch.cat([one.probabilities, two.probabilities])
         shares = np.concatenate([one.shares, two.shares])
         shots = np.repeat([0, 1], [len(one.shares), len(two.shares)])
         about = max(one.face, two.face), one.right | two.right, one.people or two.people
@@ -265,10 +266,10 @@ def reproduce_things(
     shown = {clip: [t for t, share in parts.items() if share >= .5]
              for clip, parts in things.items()}
     clips = [clip for clip, parts in sorted(shown.items()) if parts]
-    names, of_world, looked = {}, {}, {}
+    names, of_world, looked, streams = {}, {}, {}, load('classify')
     for clip in tqdm(sorted(shown), disable=not progress, desc='clips'):
         seen = survey(Path(folder)/clip)
-        answer, drawn = classify(seen), classify(seen, 'classify')
+        answer, drawn = classify(seen), classify(seen, streams)
         looked[clip] = look(seen, [*things[clip]], space)
         names[clip] = [*answer.things.thing, *answer.things.label]
         of_world[clip] = [*drawn.scene.scene[:3], *drawn.behaviour.behaviour[:2]]
@@ -317,12 +318,13 @@ def reproduce_places(
     "The table of places, for `microvid reproduce venue --data places`"
     from tqdm.auto import tqdm
     notes = read_table(Path(folder)/'clip_places.csv', ['clip', 'place'])
-    rows, of_world = [], groups_of([*VENUES], SentenceSpace())
+    rows, of_world, dare = [], groups_of([*VENUES], SentenceSpace()), load('venue')
     for row in tqdm(notes.itertuples(), total=len(notes), disable=not progress, desc='clips'):
         right = acceptable_groups(set(row.place.split(';')))
         if not right: continue
-        groups = venue(Path(folder)/row.clip).found.venues.venue
-        drawn = venue(Path(folder)/row.clip, model='venue').found.venues.venue
+        answer = venue(Path(folder)/row.clip)
+        groups = answer.found.venues.venue
+        drawn = venue(answer.survey or Path(folder)/row.clip, model=dare).found.venues.venue
         chance = 1 - comb(len(_PLACES) - len(right), 3)/comb(len(_PLACES), 3)
         for method, correct in (
             ('labels and sounds', any(group in right for group in groups[:3])),

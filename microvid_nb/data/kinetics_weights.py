@@ -82,8 +82,8 @@ def unwrap_state_dict(
         if name.endswith('num_batches_tracked'): continue
         if name in weights:
             raise ValueError(f'{path}: {name} is there twice, with and without "module."')
-        if not isinstance(tensor,
-                          torch.Tensor) or not tensor.is_floating_point() or tensor.layout != torch.strided:
+        if (not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point()
+            or tensor.layout != torch.strided):
             raise ValueError(
                 f'{path}: {name}: expected a tensor of real numbers, '
                 f'found {getattr(tensor, "dtype", type(tensor).__name__)}'

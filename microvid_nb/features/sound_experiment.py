@@ -74,8 +74,8 @@ def other_sounds(
     "Pieces of all recordings in a folder except some; files without sound are passed over."
     excluded, pieces = {Path(path).resolve() for path in excluded}, []
     for path in sorted(Path(folder).rglob('*')):
-        if path.suffix.lower() not in ('.wav', '.ogg', '.mp3', '.flac',
-                                       '.m4a') or path.resolve() in excluded:
+        if (path.suffix.lower() not in ('.wav', '.ogg', '.mp3', '.flac', '.m4a')
+            or path.resolve() in excluded):
             continue
         samples, length = read_audio(path, RATE), round(seconds*RATE)
         if samples is not None and len(samples):
