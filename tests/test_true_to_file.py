@@ -1,11 +1,14 @@
 """Colour, transparency, geometry, streams, sound and time come out as the best players show them."""
 import math
 import pickle
+import subprocess
+import sys
 import warnings
 from fractions import Fraction
 
 import av
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -656,9 +659,150 @@ def test_heic_in_one_piece_is_read(tmp_path, count):
     assert probe(heic_file(tmp_path / 'b.heic', [(200, 60, 30)], turned=1)).rotation == 90
 
 
-def test_heic_in_tiles_is_named(tmp_path):
-    path = heic_file(tmp_path / 'a.heic', [(200, 60, 30), (30, 60, 200)], grid=True)
+def test_heic_in_tiles_is_joined(tmp_path):
+    found = read_frames(heic_file(tmp_path / 'a.heic', [(200, 60, 30), (30, 60, 200)], grid=True))
+    assert found.images.shape == (1, 64, 128, 3) and found.info.codec == 'heic'
+    for half, colour in zip(np.split(found.images[0], 2, axis=1), [(200, 60, 30), (30, 60, 200)]):
+        np.testing.assert_allclose(half.mean((0, 1)), colour, atol=5)
+
+
+def test_large_heic_of_a_phone(tmp_path):
+    """Twelve million pixels in tiles of 512 x 512, as phones store them: the size is even, the tiles overhang."""
+    tiles = heic_file(tmp_path / 'a.heic', [(40 * k, 60, 30) for k in range(6)], grid=True)
+    found = read_frames(tiles, short_side=32)
+    assert found.images.shape == (1, 32, 192, 3)
+    np.testing.assert_allclose(found.images[0, 16, 16::32, 0], 40 * np.arange(6), atol=6)
+
+
+def test_damaged_heic_in_tiles_is_named(tmp_path):
+    """One tile alone is never shown as the picture."""
+    data = bytearray(heic_file(tmp_path / 'a.heic', [(200, 60, 30), (30, 60, 200)], grid=True).read_bytes())
+    at = data.index(b'hvcC') + 40
+    data[at:at + 40] = bytes(40)
+    (tmp_path / 'a.heic').write_bytes(data)
     for read in (probe, read_frames):
-        with pytest.raises(MediaError, match='is a HEIC picture of several tiles') as caught:
-            read(path)
+        with pytest.raises(MediaError) as caught:
+            read(tmp_path / 'a.heic')
         assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('alpha, wanted', [(255, (200, 60, 30)), (0, (255, 255, 255)), (128, (227, 157, 142))])
+def test_transparent_heic_is_composed(tmp_path, alpha, wanted):
+    pixels = np.full((64, 64, 4), (200, 60, 30, alpha), np.uint8)
+    pillow_heif.from_bytes('RGBA', (64, 64), pixels.tobytes()).save(tmp_path / 'a.heic', quality=100)
+    np.testing.assert_allclose(read_frames(tmp_path / 'a.heic').images[0].mean((0, 1)), wanted, atol=5)
+
+
+# the number of 203 cd/m2, paper white, by the formula of SMPTE ST 2084
+PQ_WHITE = ((3424 / 4096 + 2413 / 128 * (203 / 10000)**(2610 / 16384)) / (1 + 2392 / 128 * (203 / 10000)**(2610 / 16384)))**(2523 / 32)
+
+
+def white_heic(path, primaries, transfer):
+    """A HEIC picture of ten bits that is white as paper."""
+    number = round(65535 * (PQ_WHITE if transfer == 16 else 1))
+    pillow_heif.from_bytes('RGB;16', (64, 64), np.full((64, 64, 3), number, '<u2').tobytes()).save(
+        path, quality=100, color_primaries=primaries, transfer_characteristics=transfer, matrix_coefficients=9, full_range_flag=1)
+    return path
+
+
+def test_hdr_heic_is_tone_mapped(tmp_path):
+    """Paper white, 203 cd/m2, is far below the middle of PQ's numbers, and white on a screen."""
+    found = read_frames(white_heic(tmp_path / 'a.heic', 9, 16))
+    assert found.info.hdr and found.images.min() >= 230
+    assert read_frames(white_heic(tmp_path / 'b.heic', 1, 13)).images.min() >= 250
+
+
+@pytest.mark.parametrize('tags, wanted', [
+    (dict(color_primaries=9, color_trc=16, colorspace=9), 'smpte2084'),
+    (dict(color_primaries=9, color_trc=18, colorspace=9), 'arib-std-b67'),
+])
+def test_hdr_avif_is_tone_mapped(tmp_path, tags, wanted):
+    level = PQ_WHITE if wanted == 'smpte2084' else .75
+    grey = np.full((64, 64), round((64 + 876 * level)), '<u2')
+    path = tmp_path / 'a.avif'
+    with av.open(str(path), 'w', format='avif') as container:
+        stream = container.add_stream('libaom-av1' if 'libaom-av1' in av.codecs_available else 'libsvtav1', rate=1)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, 'yuv420p10le'
+        for name, code in tags.items():
+            setattr(stream.codec_context, name, code)
+        frame = av.VideoFrame(64, 64, 'yuv420p10le')
+        for plane, value in zip(frame.planes, (grey, np.full((32, 32), 512, '<u2'), np.full((32, 32), 512, '<u2'))):
+            rows = np.zeros((plane.height, plane.line_size // 2), '<u2')
+            rows[:, :plane.width] = value
+            plane.update(rows.tobytes())
+        for name, code in tags.items():
+            setattr(frame, name, code)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    found = read_frames(path)
+    assert found.info.transfer == wanted and found.images.min() >= 230
+
+
+def colour_profile(red, green, blue):
+    """An ICC profile of version 4 by hand: three colorants in XYZ and the curve of sRGB."""
+    def fixed(*numbers):
+        return (np.array(numbers) * 65536).round().astype('>i4').tobytes()
+
+    curve = b'para' + bytes(4) + b'\0\3\0\0' + fixed(2.4, 1 / 1.055, .055 / 1.055, 1 / 12.92, .04045)
+    name = b'mluc' + bytes(4) + np.array([1, 12], '>u4').tobytes() + b'enUS' + np.array([10, 28], '>u4').tobytes() + 'vivid'.encode('utf-16be')
+    tags = {b'desc': name, b'cprt': name, b'wtpt': b'XYZ ' + bytes(4) + fixed(.9642, 1, .8249), b'rTRC': curve, b'gTRC': curve, b'bTRC': curve}
+    tags |= {mark: b'XYZ ' + bytes(4) + fixed(*numbers) for mark, numbers in zip((b'rXYZ', b'gXYZ', b'bXYZ'), (red, green, blue))}
+    table, data = len(tags).to_bytes(4, 'big'), b''
+    for mark, content in tags.items():
+        table += mark + np.array([132 + 12 * len(tags) + len(data), len(content)], '>u4').tobytes()
+        data += content + bytes(-len(content) % 4)
+    head = bytes(8) + b'\4\x30\0\0mntrRGB XYZ ' + bytes(12) + b'acsp' + bytes(28) + fixed(.9642, 1, .8249)
+    head = head.ljust(128, b'\0')
+    return (len(head + table + data)).to_bytes(4, 'big') + head[4:] + table + data
+
+
+# Display P3, adapted to the white of profiles (D50)
+DISPLAY_P3 = [(.51512, .24120, -.00105), (.29198, .69225, .04189), (.15710, .06657, .78407)]
+
+
+@pytest.mark.parametrize('suffix, transparent', [
+    ('jpg', False), *((suffix, whether) for suffix in ('png', 'tiff', 'webp', 'avif', 'heic') for whether in (False, True)),
+])
+def test_colour_profiles_count(tmp_path, suffix, transparent):
+    """(185, 71, 44) of Display P3 is (200, 60, 30) of sRGB, worked out by the matrices and the curve."""
+    curve = lambda v: np.where(v <= .04045, v / 12.92, ((v + .055) / 1.055)**2.4)  # noqa: E731
+    srgb = np.array([(.43607, .22249, .01392), (.38515, .71687, .09708), (.14307, .06061, .71410)]).T
+    light = np.linalg.solve(srgb, np.array(DISPLAY_P3).T @ curve(np.array([185, 71, 44]) / 255))
+    wanted = 255 * np.where(light <= .0031308, 12.92 * light, 1.055 * np.abs(light)**(1 / 2.4) - .055)
+    np.testing.assert_allclose(wanted, (200, 60, 30), atol=1)
+    image = Image.new('RGBA' if transparent else 'RGB', (64, 64), (185, 71, 44, 128) if transparent else (185, 71, 44))
+    path, profile = tmp_path / f'a.{suffix}', colour_profile(*DISPLAY_P3)
+    if suffix == 'heic':
+        pillow_heif.from_pillow(image).save(path, quality=100, icc_profile=profile)
+    else:
+        image.save(path, icc_profile=profile, **({} if suffix == 'tiff' else {'quality': 100}))
+    found = read_frames(path)
+    if transparent:
+        wanted = (wanted * 128 + 255 * 127) / 255
+    np.testing.assert_allclose(found.images[0].mean((0, 1)), wanted, atol=3)
+    assert found.info.profile == 'vivid' and probe(path).profile == 'vivid'
+
+
+@pytest.mark.parametrize('suffix', ['png', 'apng', 'mov'])
+def test_profile_of_a_png_does_not_end_the_process(tmp_path, suffix):
+    """PyAV frees the name of such a profile twice; the process ended when its memory was tidied."""
+    image = Image.new('RGB', (64, 48), (200, 60, 30))
+    path, profile = tmp_path / f'a.{suffix}', colour_profile(*DISPLAY_P3)
+    if suffix == 'png':
+        image.save(path, icc_profile=profile)
+    elif suffix == 'apng':
+        image.save(path, format='PNG', icc_profile=profile, save_all=True, append_images=[Image.new('RGB', (64, 48))], duration=100)
+    else:
+        image.save(tmp_path / 'a.png', icc_profile=profile)
+        with av.open(str(tmp_path / 'a.png')) as source, av.open(str(path), 'w') as container:
+            stream = container.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    container.mux(packet)
+    program = (
+        'import gc, sys\nfrom microvid_nb.media.video import read_frames\n'
+        'for _ in range(30):\n    read_frames(sys.argv[1])\n    gc.collect()\nprint("read")'
+    )
+    done = subprocess.run([sys.executable, '-c', program, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == 'read\n', done.stderr

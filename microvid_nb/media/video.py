@@ -10,7 +10,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -23,6 +23,8 @@ from .colour import (
     UNPACK, Colour, check_tone_map, frame_colour, stated_peak, to_sdr)
 from .geometry import Margins, add_bars, fit_within, stored_margins
 from .sniff import sniff, wrong_file
+from .stills import (
+    Still, profile_converter, profile_name, stills, stored_profile)
 
 # %% ../../nbs/media/00_video.ipynb #53046dc0
 class MediaError(Exception):
@@ -127,6 +129,7 @@ class VideoInfo:
     matrix:str = 'bt709' # how red, green and blue are packed, likewise
     full_range:bool = False # whether 0 is black and the largest number white
     hdr:bool = False # whether it is PQ or HLG, and so was tone-mapped
+    profile:str = '' # name of the colour profile (ICC) of a picture, from which it was converted to sRGB
 
 # %% ../../nbs/media/00_video.ipynb #2a8b49da
 MIN_BYTES_PER_SECOND = 8
@@ -273,6 +276,7 @@ class Source:
     margins:Margins = Margins() # what the container says must be cut off
     pixel_aspect:object = None # width over height of the pixels of the newest frame, None where square
     changed_aspect:bool = False # whether the stream has changed it; then the container's value no longer holds
+    profile:bytes|None = None # the colour profile (ICC) of a picture
 
 # %% ../../nbs/media/00_video.ipynb #98ec0901
 def demux(
@@ -377,31 +381,25 @@ def browser_pace(
         shift += longer
 
 # %% ../../nbs/media/00_video.ipynb #a806b498
-def deinterlace(
-    frames:Iterator[av.VideoFrame], # decoded frames of one size
-) -> Iterator[av.VideoFrame]: # progressive frames with the same times
-    "Progressive frames: interlaced ones are rebuilt by FFmpeg's `bwdif`, others stay as they are"
-    graph = shape = None
-    for frame in frames:
-        if graph and shape != (frame.width, frame.height, frame.format.name):
-            yield from filtered(graph, None)
-            graph = None
-        if graph is None:
-            if not frame.interlaced_frame:
-                yield frame
-                continue
-            shape = (frame.width, frame.height, frame.format.name)
-            graph = av.filter.Graph()
-            source = graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format,
-                time_base=frame.time_base
-            )
-            graph.link_nodes(
-                source, graph.add('bwdif', 'mode=send_frame:deint=interlaced'),
-                graph.add('buffersink')
-            ).configure()
-        yield from filtered(graph, frame)
-    if graph: yield from filtered(graph, None)
+def shape_of(
+    frame:av.VideoFrame # a decoded frame
+) -> tuple: # its size and format
+    "What must stay the same for a filter graph"
+    return frame.width, frame.height, frame.format.name
+
+# %% ../../nbs/media/00_video.ipynb #5a3a5750
+def filter_graph(
+    frame:av.VideoFrame, # the first frame
+    name:str, # a filter of FFmpeg
+    options:str # its options
+) -> av.filter.Graph: # configured, for frames of the same shape
+    "A graph of one filter"
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+    )
+    graph.link_nodes(source, graph.add(name, options), graph.add('buffersink')).configure()
+    return graph
 
 # %% ../../nbs/media/00_video.ipynb #a806b401
 def filtered(
@@ -413,6 +411,35 @@ def filtered(
     while True:
         try: yield graph.pull()
         except (BlockingIOError, EOFError): return
+
+# %% ../../nbs/media/00_video.ipynb #c5e92b0f
+def deinterlace(
+    frames:Iterator[av.VideoFrame], # decoded frames of one size
+) -> Iterator[av.VideoFrame]: # progressive frames with the same times
+    "Progressive frames: interlaced ones are rebuilt by FFmpeg's `bwdif`, others stay as they are"
+    graph = shape = None
+    for frame in frames:
+        if graph and shape != shape_of(frame):
+            yield from filtered(graph, None)
+            graph = None
+        if graph is None:
+            if not frame.interlaced_frame:
+                yield frame
+                continue
+            graph, shape = filter_graph(frame, 'bwdif', 'mode=send_frame:deint=interlaced'), shape_of(frame)
+        yield from filtered(graph, frame)
+    if graph: yield from filtered(graph, None)
+
+# %% ../../nbs/media/00_video.ipynb #2802c8e1
+def without_profile(
+    frames:Iterator[av.VideoFrame] # decoded PNG pictures
+) -> Iterator[av.VideoFrame]: # the same
+    "Frames without a colour profile"
+    graph = shape = None
+    for frame in frames:
+        if shape != shape_of(frame):
+            graph, shape = filter_graph(frame, 'sidedata', 'mode=delete:type=ICC_PROFILE'), shape_of(frame)
+        yield from filtered(graph, frame)
 
 # %% ../../nbs/media/00_video.ipynb #9242b026
 ROUNDING = 1e-6 # seconds: container clocks round presentation times
@@ -464,13 +491,15 @@ def timed_frames(
     start:float # seconds
 ) -> Iterator[tuple]: # first the `VideoInfo`, then (time, due, frame)
     "Opens a file and decodes it from the frame on screen at `start`"
-    if wrong_file(source.path) is None and sniff(source.path) in ('webp', 'avif'):
-        try: pictures = open_pictures(source.path)
-        except MediaError: raise
-        # Pillow raises many kinds; FFmpeg may still be able to read the file
+    kind = sniff(source.path) if wrong_file(source.path) is None else ''
+    source.profile = stored_profile(source.path, kind)
+    if kind == 'webp' or kind in ('avif', 'heic') and in_parts(source.path, kind):
+        pictures = stills(source.path)
+        try: size, name = next(pictures)
+        # the libraries raise many kinds; FFmpeg may still be able to read the file
         except Exception: pass
         else:
-            yield from still_frames(source, pictures)
+            yield from still_frames(source, pictures, size, name)
             return
     for may_seek in ((True, False) if start > 0 else (False,)):
         with open_media(source.path) as container:
@@ -482,6 +511,19 @@ def timed_frames(
             return
 
 # %% ../../nbs/media/00_video.ipynb #557e57ec
+def in_parts(
+    path, # an AVIF or HEIC file
+    kind:str # which of them, by `sniff`
+) -> bool: # True also where FFmpeg cannot open it
+    "Whether FFmpeg would show one part of several; a moving HEIC is one for it"
+    try:
+        with open_media(path) as container:
+            streams = container.streams.video
+            moving = kind == 'heic' and any(stream.frames > 1 for stream in streams)
+            return len(streams) > 1 and not moving
+    except MediaError: return True
+
+# %% ../../nbs/media/00_video.ipynb #73ae6db5
 def in_tiles(
     container:av.container.InputContainer # an open HEIC file
 ) -> bool: # whether it has no picture in one piece
@@ -497,15 +539,17 @@ def streamed_frames(
     start:float|None # seconds to go to first; None begins at the beginning
 ) -> Iterator[tuple]: # first the `VideoInfo`, then (time, due, frame); nothing if the file cannot go to `start`
     "Decodes the stream that is shown"
-    path, damage, animation = source.path, source.damage, container.format.name in ANIMATIONS
+    path, damage = source.path, source.damage
+    animation = container.format.name in ANIMATIONS or sniff(path) == 'avif'
     if sniff(path) == 'heic' and in_tiles(container):
         raise MediaError(path,
-                         'is a HEIC picture of several tiles, which cannot be joined here (convert it to JPEG)')
+                         'is a damaged HEIC picture of several tiles, which cannot be joined')
     stream = first_picture_stream(container, path, source.wanted)
     codec, origin = stream.codec_context.name, clock_origin(container, stream)
     if start is not None and (animation or not has_one_clock(path, container, stream)): return
     if start is not None and not seek_before(container, stream, start + origin): return
     frames = decode(container, stream, damage, alpha_decoder(stream))
+    if codec in ('png', 'apng'): frames = without_profile(frames)
     first = next(frames, None)
     if start is not None and (first is None or first.time is None
                               or first.time - origin > start + ROUNDING):
@@ -535,45 +579,45 @@ def watch_aspect(
     return map(note, frames)
 
 # %% ../../nbs/media/00_video.ipynb #b2321f7c
-def open_pictures(
-    path # a picture file
-): # a `PIL.Image.Image`
-    "The file, opened by Pillow; `OSError` if it cannot be"
-    from PIL import Image
-    pictures = Image.open(path)
-    if pictures.width * pictures.height > MAX_PIXELS:
-        pictures.close()
-        size = f'{pictures.width} x {pictures.height}'
-        raise MediaError(path, f'says that it is {size} pixels large, which is not believed')
-    return pictures
+FORMATS = {('uint8', 3): 'rgb24', ('uint8', 4): 'rgba', ('uint16', 3): 'rgb48le', ('uint16', 4): 'rgba64le'}
+
+def still_frame(
+    still:Still # a picture
+) -> av.VideoFrame: # the same
+    "A picture as a frame that says what its numbers mean"
+    frame = av.VideoFrame.from_ndarray(still.pixels, FORMATS[still.pixels.dtype.name, still.pixels.shape[-1]])
+    for name, code in (('color_primaries', still.primaries), ('color_trc', still.transfer)):
+        if hasattr(frame, name): setattr(frame, name, code)  # not in early versions of PyAV
+    return frame
 
 # %% ../../nbs/media/00_video.ipynb #0d265bd7
 def still_frames(
     source:Source, # the file
-    pictures # the same, opened by Pillow
+    pictures:Iterator, # from `stills`, after its first item
+    size:tuple[int, int], # (width, height) that the file says
+    name:str # of its format
 ) -> Iterator[tuple]: # first the `VideoInfo`, then (time, due, frame)
     "The frames of a still or animated picture file"
-    from PIL import ImageOps, ImageSequence
     info, clock = None, 0.
-    with pictures:
-        try:
-            for number, picture in enumerate(ImageSequence.Iterator(pictures)):
-                picture = ImageOps.exif_transpose(picture.convert('RGBA'))
-                frame = av.VideoFrame.from_ndarray(np.array(picture), 'rgba')
-                if info is None:
-                    info = frame_info(source, frame, 0., 0., (pictures.format or 'picture').lower())
-                    yield info
-                length = pictures.info.get('duration', 0) / 1000
-                ends = clock + (USUAL_DELAY if length <= SHORTEST_DELAY else length)
-                yield clock, ends, frame
-                clock = ends
-        except Exception as error:  # Pillow raises many kinds for damaged files
-            if isinstance(error, MediaError): raise
-            words = ' '.join(describe_error(error).split())
+    if size[0] * size[1] > MAX_PIXELS:
+        pictures.close()
+        raise MediaError(source.path,
+                         f'says that it is {size[0]} x {size[1]} pixels large, which is not believed')
+    try:
+        for still in pictures:
+            frame = still_frame(still)
             if info is None:
-                raise MediaError(source.path,
-                                 f'is a picture that cannot be decoded ({words})') from None
-            source.damage.packets, source.damage.last_error = source.damage.packets + 1, words
+                info = frame_info(source, frame, 0., 0., name)
+                yield info
+            ends = clock + (USUAL_DELAY if still.seconds <= SHORTEST_DELAY else still.seconds)
+            yield clock, ends, frame
+            clock = ends
+    except Exception as error:  # the libraries raise many kinds for damaged files
+        if isinstance(error, MediaError): raise
+        words = ' '.join(describe_error(error).split())
+        if info is None:
+            raise MediaError(source.path, f'is a picture that cannot be decoded ({words})') from None
+        source.damage.packets, source.damage.last_error = source.damage.packets + 1, words
 
 # %% ../../nbs/media/00_video.ipynb #b72b539d
 def probe(
@@ -629,6 +673,7 @@ def frame_info(
         *display_size(width, height, source.pixel_aspect, orientation),
         orientation.degrees, codec, has_audio, orientation, stream,
         colour.primaries, colour.transfer, colour.matrix, colour.full_range, colour.hdr,
+        profile_name(source.profile) if colour.plain else '',
     )
 
 # %% ../../nbs/media/00_video.ipynb #64178382
@@ -718,6 +763,13 @@ class Development:
     margins:Margins # what is cut off
     framed:bool # whether bars are added
     peak:float # the brightest light that the file states, 1 is paper white
+    from_profile:Callable|None = None # converts a colour profile to sRGB
+
+    def managed(self,
+                image:np.ndarray # uint8 [H, W, 3]
+    ) -> np.ndarray: # the same as sRGB
+        "The picture after its colour profile"
+        return image if self.from_profile is None else self.from_profile(image)
 
     def scaled(self,
                frame:av.VideoFrame, # a frame
@@ -757,7 +809,7 @@ def opaque(
     size:tuple[int, int] # (width, height) to scale to
 ) -> np.ndarray: # uint8 [H, W, 3]
     "A frame as sRGB"
-    if plan.colour.plain: return plan.scaled(frame, scaler, 'rgb24', size)
+    if plan.colour.plain: return plan.managed(plan.scaled(frame, scaler, 'rgb24', size))
     return to_sdr(plan.deep(frame, scaler, size), plan.colour, tone_map, plan.peak)
 
 # %% ../../nbs/media/00_video.ipynb #bc7f566e
@@ -775,10 +827,9 @@ def flattened(
     whole = (frame.width, frame.height)
     if plan.alpha:
         rgba = plan.scaled(frame, scalers[0], 'rgba', whole)
-        if not plan.colour.plain:
-            deep = to_sdr(plan.deep(frame, scalers[1], whole), plan.colour, tone_map, plan.peak)
-            rgba = np.concatenate([deep, rgba[..., 3:]], -1)
-        image = compose(rgba, background)
+        if plan.colour.plain: rgb = plan.managed(rgba[..., :3])
+        else: rgb = to_sdr(plan.deep(frame, scalers[1], whole), plan.colour, tone_map, plan.peak)
+        image = compose(np.concatenate([rgb, rgba[..., 3:]], -1), background)
     else: image = opaque(frame, plan, scalers[0], tone_map, whole)
     image = np.ascontiguousarray(plan.margins.cut(image))
     if image.shape[1::-1] == plan.size: return image
@@ -813,10 +864,10 @@ class Screen:
         size = self.size if shown == self.first else fit_within(*shown, self.size)
         self.framed |= size != self.size
         stored = size[::-1] if orientation.transpose else size
+        colour = frame_colour(frame)
         self.development = Development(
-            orientation, stored, frame_colour(frame), has_alpha(frame.format), cut,
-            size != self.size,
-            stated_peak(frame),
+            orientation, stored, colour, has_alpha(frame.format), cut, size != self.size,
+            stated_peak(frame), profile_converter(self.source.profile) if colour.plain else None,
         )
         self.scalers = [av.video.reformatter.VideoReformatter() for _ in range(2)]
 

@@ -56,11 +56,19 @@ def make_program_stream(path):
 
 
 def make_still(path):
-    """A photograph with Exif data: it lies on its side."""
-    from PIL import Image
+    """A photograph with Exif data: it lies on its side. It has a colour profile, too."""
+    from PIL import Image, ImageCms
     exif = Image.Exif()
     exif[0x112] = 6
-    Image.fromarray(pictures(1)[0]).save(path, **({} if path.suffix == '.bmp' else {'exif': exif}))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+    Image.fromarray(pictures(1)[0]).save(path, **({} if path.suffix == '.bmp' else {'exif': exif, 'icc_profile': profile}))
+
+
+def make_heic(path):
+    """A photograph in parts: with transparency."""
+    import pillow_heif
+    rgba = np.concatenate([pictures(1, 64)[0], np.full((64, 64, 1), 90, np.uint8)], -1)
+    pillow_heif.from_bytes('RGBA', (64, 64), rgba.tobytes()).save(path)
 
 
 def make_pictures(path):
@@ -434,6 +442,7 @@ READERS: dict[str, tuple[Callable, Callable]] = {
     **{f'clip{suffix}': (make_video, read_video) for suffix in ('.mp4', '.mkv', '.avi', '.gif', '.mov', '.ts')},
     **{f'clip{suffix}': (make_program_stream, read_video) for suffix in ('.mpg', '.flv')},
     **{f'still{suffix}': (make_still, read_video) for suffix in ('.jpg', '.png', '.webp', '.avif', '.bmp', '.tiff')},
+    'still.heic': (make_heic, read_video),
     **{f'moves{suffix}': (make_pictures, read_video) for suffix in ('.webp', '.png', '.avif')},
     'sound.wav': (make_wav, read_sound), **{f'sound{suffix}': (make_packed_sound, read_sound) for suffix in ('.flac', '.m4a', '.mp3', '.ogg')},
     'model.safetensors': (make_checkpoint, read_checkpoint), 'weights.pth': (make_torch_file, read_torch_file), 'old.pth': (make_torch_file, read_torch_file),
