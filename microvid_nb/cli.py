@@ -704,7 +704,8 @@ def probe(
         size, sound = (f'{record["width"]} x {record["height"]}', 'sound' if record['has_audio']
                        else 'no sound')
         rate = f'{record["fps"]:.4g} fps, {record["codec"]}'
-        return f'{record["path"]}  {record["duration"]:.2f} s, {size}, {rate}, {sound}{turned}'
+        colour = f', HDR ({record["transfer"]})' if record['hdr'] else record['profile'] and f', {record["profile"]}'
+        return f'{record["path"]}  {record["duration"]:.2f} s, {size}, {rate}, {sound}{turned}{printable(colour)}'
     raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.json'], outputs).status)
 
 # %% ../nbs/cli.ipynb #73666835
