@@ -50,6 +50,7 @@ docs: $(READY)  ## the site, into _docs/: by Quarto, or without it by Sphinx
 
 weights: $(READY)  ## the small checkpoints that come with the package, trained on MicroWorld anew
 	@for task in thumbnail gif classify venue; do $(BIN)/microvid train $$task --half --out microvid_nb/weights/$$task.safetensors || exit 1; done
+	@$(BIN)/python tools/make_points.py
 
 prepare: $(READY)  ## after editing: export, run every notebook so that saved outputs are true, clean, README
 	@$(BIN)/nbdev_export

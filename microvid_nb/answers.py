@@ -21,6 +21,7 @@ from fastcore.xml import FT, H2, H3, Div, Figcaption, Figure, P, Section, Style,
 
 from .media.audio import first_minutes
 from .media.names import as_json, printable
+from .media.outputs import is_drawn
 from .media.render import atomic_path, jpeg_bytes, resize_stack, write_gif, write_jpeg
 from .media.survey import Survey, shot_frames, survey_video
 from .media.video import MediaError
@@ -398,13 +399,6 @@ def attended(
         )
     return Div(*map(moment, chosen), cls='strip')
 
-# %% ../nbs/answers.ipynb #44aaae24
-def drawn(
-    path, # of a clip
-) -> bool: # False for all that MicroWorld has not drawn
-    "Whether models of MicroWorld know what a clip shows."
-    return import_named('microvid_nb.data.microworld.is_drawn')(path)
-
 # %% ../nbs/answers.ipynb #91c11879
 @dataclass(frozen=True)
 class Seen:
@@ -479,7 +473,7 @@ def classify(
 ) -> Answer: # with the fields of `Classification`: scene, behaviour, joint; or things; and attention, times, frames
     "What a clip shows: things and people, or scene and behaviour; `MediaError` if there is no picture in it."
     clip = survey(path, **part)
-    if model is None and not drawn(clip.path):
+    if model is None and not is_drawn(clip.path):
         return SeenAnswer(clip.path, seen_in(clip), _LABELS, clip)
     classify_video = import_named('microvid_nb.classify.video.classify_video')
     model = model_of('classify' if model is None else model, 'classify')
@@ -628,7 +622,7 @@ def venue(
     **part, # start, end and stream, as for `survey`
 ) -> Answer: # with the fields of `VenueEstimate`: venues, concepts, missing
     "The place where a clip was filmed; `MediaError` where it shows nothing and sounds of nothing."
-    if model is None and not drawn(getattr(path, 'path', path)):
+    if model is None and not is_drawn(getattr(path, 'path', path)):
         return filmed_place(path, text, sounds, **part)
     read_parts = import_named('microvid_nb.venue.video_to_venue.read_parts')
     model = model_of('venue' if model is None else model, 'venue')

@@ -10,6 +10,7 @@ import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -18,6 +19,7 @@ from fastcore.xml import FT, H2, Div, Figure, Img, P, Section, to_xml
 from .answers import (
     Answer, classify, gif, shown_in_notebook, spoken, survey, thumbnail, venue)
 from .media.names import as_json, printable
+from .media.outputs import is_drawn
 from .media.render import atomic_path
 from .media.survey import Survey
 from .preview import candidate_strip, data_url, facts, timeline, write_page
@@ -29,8 +31,16 @@ def card_models(
 ) -> dict[str, TaskModel]: # by task
     "A model for each question; `ValueError` names a task that does not exist, or a damaged file."
     for name in checkpoints: find_task(name)
-    return {task.name: load(checkpoints.get(task.name) or task.checkpoint, task.name)
-            for task in all_tasks()}
+    return {task.name: load(checkpoints[task.name], task.name) if task.name in checkpoints
+            else shipped_model(task.name) for task in all_tasks()}
+
+# %% ../nbs/card.ipynb #4515620b
+@cache
+def shipped_model(
+    task:str, # name of a task
+) -> TaskModel: # read once for a process
+    "The model of a task that comes with the package."
+    return find_task(task).load()
 
 # %% ../nbs/card.ipynb #7dc396e8
 @dataclass(frozen=True)
@@ -51,13 +61,13 @@ class Card:
 # %% ../nbs/card.ipynb #1b5f20c4
 def models_for(
     clip:Survey, # that is asked about
-    models:Mapping[str, TaskModel], # by task
+    models:Mapping[str, object], # task -> file or `TaskModel` of the user
     world:bool=False, # ask models of MicroWorld as well, whatever the clip shows
 ) -> dict[str, TaskModel]: # by task
-    "The models that can know what a clip shows."
-    from microvid_nb.data.microworld import is_drawn
+    "The models that can know what a clip shows; those of MicroWorld are read only when they are asked."
     world = world or is_drawn(clip.path)
-    return {task: model for task, model in models.items() if world or model.knows_photographs}
+    known = card_models(models) if world else {task: load(model, task) for task, model in models.items()}
+    return {task: model for task, model in known.items() if world or model.knows_photographs}
 
 # %% ../nbs/card.ipynb #09c3edd4
 def questions_of(
@@ -94,10 +104,10 @@ def card(
     "All four answers about a clip; `MediaError` if there is no picture in it."
     started, clip = time.perf_counter(), survey(path, **part)
     chosen, three = thumbnail(clip, lam=lam), gif(clip)
-    try: loaded, lacking = card_models(models), ''
-    except ImportError as error: loaded, lacking = {}, str(error)
-    asked, answers = models_for(clip, loaded, world) if loaded else {}, []
-    for question in questions_of(clip, topics, text, lam, asked, sounds) if loaded else ():
+    asked, answers, lacking = {}, [], ''
+    try: asked = models_for(clip, models, world)
+    except ImportError as error: lacking = str(error)
+    for question in questions_of(clip, topics, text, lam, asked, sounds):
         try: answers.append(question())
         except ImportError as error: lacking = str(error)
     return Card(clip, chosen, three, tuple(answers), lacking, time.perf_counter() - started)

@@ -554,13 +554,13 @@ def models_and_topics(
     yours:dict, # task -> checkpoint
     topics:str|None, # words with commas, or a CSV of word,count
 ) -> tuple: # models by task, counts by word or None; both empty where PyTorch is missing
-    "The models of a card, loaded once; `ValueError` for a damaged file or a topic that your model does not know."
-    from microvid_nb.card import card_models
-    try: models = card_models(yours)
+    "Your models, loaded once; `ValueError` for a damaged file or a topic that your model does not know."
+    from microvid_nb.tasks import load
+    try: models = {task: load(file, task) for task, file in yours.items()}
     except ImportError:
         if yours or topics: raise
         return {}, None
-    return models, topics and known_topics(topics, models['thumbnail'] if 'thumbnail' in yours else None)
+    return models, topics and known_topics(topics, models.get('thumbnail'))
 
 # %% ../nbs/cli.ipynb #71581311
 _DEMO_SPLICES = {'photographs-1': ('cat', 'motorcycle', 'coffee'),

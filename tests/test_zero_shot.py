@@ -1,5 +1,7 @@
 """Topics, places and labels of filmed clips, without training: an independent ridge regression, real clips, and faces."""
 import csv
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,12 +13,14 @@ from sklearn.kernel_ridge import KernelRidge
 
 from microvid_nb.answers import thumbnail, venue
 from microvid_nb.data.splices import splice
+from microvid_nb.features.ears import packaged_ears
 from microvid_nb.features.eyes import face_score
-from microvid_nb.features.words import LabelTopics, label_scores, packaged_label_points, topic_classifiers
+from microvid_nb.features.words import (
+    LabelTopics, label_scores, packaged_label_points, packaged_text_points, sentence_network, topic_classifiers)
 from microvid_nb.media.survey import survey_video
 from microvid_nb.media.video import read_frames
 from microvid_nb.thumbnail.zero_shot import zero_shot_topics
-from microvid_nb.venue.zero_shot import _PLACES
+from microvid_nb.venue.zero_shot import _PLACES, photo_texts, place_words, sound_texts
 
 
 def test_classifiers_of_topics_are_kernel_ridge_regression():
@@ -103,3 +107,22 @@ def test_places_of_real_clips(media):
         any(words[group] & places for group in venue(media/clip).found.venues.venue[:3]) for clip, places in clips.items()
     ]
     assert len(found) >= 15 and np.mean(found) >= .6
+
+
+def test_packaged_points_of_texts_are_those_of_the_network():
+    known = packaged_text_points()
+    sounds = [name.replace('_', ' ') for name in packaged_ears().settings.classes]
+    assert known.keys() == {*place_words(), *photo_texts(), *sound_texts(sounds)}
+    exact = sentence_network().encode([*known], normalize_embeddings=True, convert_to_tensor=True)
+    torch.testing.assert_close(torch.stack([*known.values()]), exact, atol=1e-5, rtol=0)
+
+
+def test_places_of_pictures_and_sounds_need_no_network_for_sentences():
+    program = (
+        'import sys, torch\nfrom microvid_nb.venue.zero_shot import zero_shot_venues\n'
+        'chances = torch.full((2, 1000), .001)\n'
+        'print(zero_shot_venues().estimate(chances, None, {"rain": .9}).venue, "sentence_transformers" in sys.modules)\n'
+        'zero_shot_venues().estimate(chances, "a day at the beach")\nprint("sentence_transformers" in sys.modules)'
+    )
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ['False', 'True']

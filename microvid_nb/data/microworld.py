@@ -24,6 +24,7 @@ from .world.synthesis import SOUND_RATE, SoundLibrary
 from .world.viewers import (
     Post, Seen, annotate_gifs, crowd_of, draw_followers, publish, second_interest,
     time_sync_counts, watch, write_comments)
+from ..media.outputs import DRAWN
 from ..media.render import atomic_path, write_jpeg, write_video
 
 # %% ../../nbs/data/00_microworld.ipynb #adafa887
@@ -176,22 +177,8 @@ def draw_file(
                        sr=SOUND_RATE,
                        crf=20 + (95 - story.look.quality)//10)
     if path.suffix in ('.mp4', '.mov'):
-        with path.open('ab') as file: file.write(_DRAWN)
+        with path.open('ab') as file: file.write(DRAWN)
     return path
-
-# %% ../../nbs/data/00_microworld.ipynb #5e0c77a1
-# a free box at the end of a file, which every player passes over
-_DRAWN = (32).to_bytes(4, 'big') + b'free' + b'microvid_nb drew: world.'
-
-def is_drawn(
-    path, # a file
-) -> bool: # False also where there is no file
-    "Whether `draw_file` has written a file, so that models of MicroWorld know what it shows."
-    try:
-        with open(path, 'rb') as file:
-            file.seek(-len(_DRAWN), 2)
-            return file.read() == _DRAWN
-    except OSError: return False
 
 # %% ../../nbs/data/00_microworld.ipynb #2778c784
 def describe(

@@ -208,7 +208,7 @@ class PictureEncoder:
 
     def __init__(self,
         shape:str='squash', # how a picture becomes a square: squash, crop, pad or views
-        batch:int=16, # pictures at a time
+        batch:int=6, # squares at a time; what they need at once should fit into the cache of a core
     ):
         network = backbone('efficientnet_lite0', pretrained=True).eval()
         self.network = (
@@ -228,7 +228,8 @@ class PictureEncoder:
         for start in range(0, len(images), self.batch):
             views = [square_views(image, self.shape) for image in images[start:start + self.batch]]
             squares = torch.from_numpy(np.concatenate(views)).permute(0, 3, 1, 2)
-            features = self.network(squares).split(list(map(len, views)))
+            features = torch.cat([self.network(part) for part in squares.split(self.batch)])
+            features = features.split(list(map(len, views)))
             features = torch.stack([each.mean(0) for each in features])
             found.append((features, self.network.classifier(features).softmax(1)))
         return PictureFeatures(*(torch.cat(part).clone() for part in zip(*found)))

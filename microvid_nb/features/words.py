@@ -34,12 +34,31 @@ def sentence_network(): # a SentenceTransformer on the CPU
     finally: progress.enable_progress_bar()
 
 # %% ../../nbs/features/12_words.ipynb #e6a66522
+def packaged(
+    name:str, # 'text_points' or 'label_points'
+) -> tuple[Tensor, dict]: # points, float32 [n, 384]; what the file says about them
+    "Points from a file of the package; `ValueError` where it is damaged."
+    path = Path(find_spec('microvid_nb').origin).parent/'weights'/f'{name}.safetensors'
+    tensors, about = read_tensors(path)
+    return tensors['points'].float(), about
+
+# %% ../../nbs/features/12_words.ipynb #45d20b66
+@lru_cache(maxsize=1)
+def packaged_text_points() -> dict[str, Tensor]: # text -> float32 [384], unit length
+    "The points of the texts that the package itself asks about."
+    points, about = packaged('text_points')
+    return dict(zip(about['texts'], points))
+
+# %% ../../nbs/features/12_words.ipynb #db959122
 class SentenceSpace:
-    "A space in which every word and every sentence has a point; `ValueError` where a text is empty."
+    """A space in which every word and every sentence has a point.
+
+    `ValueError` where a text is empty, `ImportError` names what to install for texts whose points are not packaged.
+    """
     def __init__(self,
         words:Sequence[str]=(), # a vocabulary for `nearest`; any other text has a point as well
     ):
-        self.network, self.words = sentence_network(), list(words)
+        self.words = list(words)
         self.vectors = self.prototype(self.words)
 
     def __len__(self): return len(self.words)
@@ -61,8 +80,10 @@ class SentenceSpace:
         if empty:
             raise ValueError(f'topic {empty[0]}: expected a word or a sentence, found {topics[empty[0]]!r}')
         if not topics: return torch.zeros(0, self.dim)
-        points = self.network.encode(topics, normalize_embeddings=True, convert_to_tensor=True,
-                                     show_progress_bar=False)
+        known = packaged_text_points()
+        if all(topic in known for topic in topics): return torch.stack([known[topic] for topic in topics])
+        points = sentence_network().encode(topics, normalize_embeddings=True, convert_to_tensor=True,
+                                           show_progress_bar=False)
         return points.float().clone()
 
     def nearest(self,
@@ -97,8 +118,7 @@ def label_points(
 @lru_cache(maxsize=1)
 def packaged_label_points() -> Tensor: # float32 [1000, 384], unit length
     "The points of `label_points` from the package's file; `ValueError` where it is damaged."
-    path = Path(find_spec('microvid_nb').origin).parent/'weights'/'label_points.safetensors'
-    return F.normalize(read_tensors(path)[0]['points'].float(), dim=1)
+    return F.normalize(packaged('label_points')[0], dim=1)
 
 # %% ../../nbs/features/12_words.ipynb #4f4fd58c
 def label_weights(

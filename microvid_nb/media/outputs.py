@@ -113,6 +113,20 @@ def read_mark(
     except OSError: return b''
     return found[0] if found else b''
 
+# %% ../../nbs/media/10_outputs.ipynb #03cac582
+# a free box, which every player passes over
+DRAWN = (32).to_bytes(4, 'big') + b'free' + b'microvid_nb drew: world.'
+
+def is_drawn(
+    path, # a file
+) -> bool: # False also where there is no file
+    "Whether MicroWorld has drawn a clip"
+    try:
+        with open(path, 'rb') as file:
+            file.seek(-len(DRAWN), 2)
+            return file.read() == DRAWN
+    except OSError: return False
+
 # %% ../../nbs/media/10_outputs.ipynb #20b10b0c
 def identity(
     path, # any

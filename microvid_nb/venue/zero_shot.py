@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/venue/10_zero_shot.ipynb #9d86dc6c
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -145,6 +145,23 @@ def said_place(
     return (name, wider[name]) if wider[name] >= _LEAST_WIDER else ('', 0.)
 
 # %% ../../nbs/venue/10_zero_shot.ipynb #fed9ab12
+def place_words() -> list[str]: # in the order of the groups
+    "The words for what is seen in each group of places."
+    return [word for words, _ in _PLACES.values() for word in words.split(';')]
+
+# %% ../../nbs/venue/10_zero_shot.ipynb #fa72eb2e
+def photo_texts() -> list[str]: # in the order of `place_words`
+    "What a photograph of each place would be called."
+    return [f'a photo of a {word}' for word in place_words()]
+
+# %% ../../nbs/venue/10_zero_shot.ipynb #496eeaa4
+def sound_texts(
+    sounds:Iterable[str], # names of sounds
+) -> list[str]: # in their order
+    "What recordings of sounds would be called."
+    return [f'the sound of {name}' for name in sounds]
+
+# %% ../../nbs/venue/10_zero_shot.ipynb #bd46bdf5
 class ZeroShotVenues:
     "Estimates places by labels, title and sounds; `ImportError` names what to install."
     trained_on = 'photographs (EfficientNet-Lite0 on ImageNet-1k) and pairs of sentences (MiniLM), not on venues'
@@ -153,11 +170,8 @@ class ZeroShotVenues:
         space:SentenceSpace|None=None, # of words; the packaged one if not given
     ):
         self.space, labels = space or SentenceSpace(), packaged_label_points()
-        words = [word for words, _ in _PLACES.values() for word in words.split(';')]
-        self.words = self.space.prototype(words)
-        described = F.normalize(self.words
-                                + self.space.prototype([f'a photo of a {word}' for word in words]),
-                                dim=1)
+        self.words = self.space.prototype(place_words())
+        described = F.normalize(self.words + self.space.prototype(photo_texts()), dim=1)
         self.classifiers, self.shares = (topic_classifiers(described, labels),
                                          self.place_shares(labels))
 
@@ -182,8 +196,7 @@ class ZeroShotVenues:
             scores += self.place_shares(self.space.prototype(text))[:, 0].log()
         if sounds:
             sure = torch.tensor([*sounds.values()]).float()
-            heard = self.place_shares(self.space.prototype([f'the sound of {name}'
-                                                            for name in sounds]))
+            heard = self.place_shares(self.space.prototype(sound_texts(sounds)))
             scores += (heard @ (sure/sure.sum())).log()
         absent = {'visual': probabilities is None, 'acoustic': sounds is None,
                   'text': not (text and text.strip())}
