@@ -457,9 +457,8 @@ def at_lambda(one, *others, expect='above') -> tuple:
 _AMUSE = (
     Claim('Table 2', 'AMUSE is the most accurate of six methods.',
           posts('AMUSE', 'Random', 'ASBTV', 'DeViSE', 'MTL-VSEM', 'C2AE'), PART,
-          'world: ahead of all methods that learn, not of ASBTV, whose measures of a good picture go with what is '
-          'visible '
-          'in drawn frames'),
+          'world: ahead of all methods that learn, of some by less than can be shown; not of ASBTV, whose measures '
+          'of a good picture go with what is visible in drawn frames'),
     Claim('section 4.3', 'Choosing at random is worst.',
           sum((posts(name, 'Random') for name in ('ASBTV', 'DeViSE', 'MTL-VSEM', 'C2AE', 'AMUSE')),
               ()), HOLDS,
