@@ -484,10 +484,11 @@ def classify(
 # %% ../nbs/answers.ipynb #7b0e5a41
 def heard_element(
     heard:pd.DataFrame, # concept, strength
+    silent:bool=False, # the clip has no sound
 ) -> FT: # an element
     "The sounds that are heard, as bars."
-    return Div(P('Sounds heard'),
-               P('nothing that I know', cls='facts') if heard.empty else bars(heard))
+    none = 'the clip has no sound' if silent else 'nothing that I know'
+    return Div(P('Sounds heard'), P(none, cls='facts') if heard.empty else bars(heard))
 
 # %% ../nbs/answers.ipynb #06c0f1c4
 class VenueAnswer(Answer):
@@ -500,6 +501,12 @@ class VenueAnswer(Answer):
         return super().cannot_tell or undecided(self.found.venues)
 
     @property
+    def lacking(self) -> str: # such as 'sound and title'; nothing where all is there
+        "What the clip lacks, in plain words."
+        plain = {'visual': 'pictures', 'acoustic': 'sound', 'text': 'title'}
+        return ' and '.join(plain[name] for name in self.found.missing)
+
+    @property
     def named(self) -> str: # with their probabilities
         "The most probable venues."
         return short(self.found.venues)
@@ -508,9 +515,9 @@ class VenueAnswer(Answer):
     def summary(self) -> str: # a line
         "The most probable venues, what is heard, and what the clip lacks."
         if self.cannot_tell: return f"can't tell the place: {self.cannot_tell}"
-        lacking = f'; missing: {", ".join(self.found.missing)}' if self.found.missing else ''
-        heard = ', '.join(self.found.concepts.concept[:3]) or 'nothing'
-        return f'{self.named}; heard: {heard}{lacking}'
+        heard = ', '.join(self.found.concepts.concept[:3]) or 'nothing that I know'
+        sounds = '' if 'acoustic' in self.found.missing else f'; heard: {heard}'
+        return f'{self.named}{sounds}' + (f' (without {self.lacking})' if self.lacking else '')
 
     def data(self) -> dict: # plain data
         "Venues, sounds, and what the clip lacks."
@@ -522,11 +529,14 @@ class VenueAnswer(Answer):
 
     def elements(self) -> list: # elements
         "Venues and sounds as bars."
-        heard, lacking = self.found.concepts, ' and '.join(self.found.missing)
-        lacks = ([P(f'Answered without {lacking}, which the clip lacks.', cls='facts')] if lacking
-                 else [])
-        return [Div(Div(P('Venue'), bars(self.found.venues)), heard_element(heard), cls='columns'),
-                *lacks]
+        heard = heard_element(self.found.concepts, 'acoustic' in self.found.missing)
+        return [Div(Div(P('Venue'), bars(self.found.venues)), heard, cls='columns'),
+                *self.lacking_elements()]
+
+    def lacking_elements(self) -> list: # a paragraph, or nothing
+        "What the answer was found without."
+        return ([P(f'Answered without {self.lacking}, which the clip lacks.', cls='facts')]
+                if self.lacking else [])
 
 # %% ../nbs/answers.ipynb #5bb77c66
 def known_sounds(
@@ -567,10 +577,8 @@ class PlaceAnswer(VenueAnswer):
 
     def elements(self) -> list: # elements
         "The places as bars, the categories of the first, and the sounds; no place where it is too improbable."
-        heard, lacking = self.found.concepts, ' and '.join(self.found.missing)
-        parts = [] if 'acoustic' in self.found.missing else [heard_element(heard)]
-        lacks = ([P(f'Answered without {lacking}, which the clip lacks.', cls='facts')] if lacking
-                 else [])
+        silent, lacks = 'acoustic' in self.found.missing, self.lacking_elements()
+        parts = [] if silent else [heard_element(self.found.concepts)]
         if self.cannot_tell: return [Div(*parts, cls='columns')] if parts else []
         first = self.found.venues.iloc[0]
         said = pd.DataFrame({'place': [self.found.place], 'probability': [self.found.probability]})

@@ -9,6 +9,7 @@ __all__ = []
 import ast
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -220,6 +221,7 @@ class Contrast:
     test_to_train: float = 0. # as for `corrected_t`
     kind: str = 'rounds' # or 'items', 'level', 'share', 'early', 'slope', 'click rate', 'number', 'printed'
     margin: float = 0. # up to which two figures count as equal
+    seed: int = 0 # of the world
 
     @property
     def name(self) -> str: # a part of a sentence
@@ -269,7 +271,7 @@ def file_of(
     if not contrast.file or contrast.file.split('_')[0] not in _TASKS:
         return contrast.file and f'{contrast.file}.csv'
     kind = 'parquet' if contrast.kind == 'items' else 'csv'
-    return f'{contrast.file}_small_seed0.{kind}'
+    return f'{contrast.file}_small_seed{contrast.seed}.{kind}'
 
 # %% ../nbs/claims.ipynb #419c1024
 def read_result(
@@ -982,29 +984,67 @@ def ledger_row(
     }
 
 # %% ../nbs/claims.ipynb #da7a0486
+def in_world(
+    claim:Claim, # of a paper
+    seed:int, # of a world
+) -> Claim: # the same, tested by the results of that world
+    "A claim about another world; results of real data have no other."
+    return replace(claim, tests=tuple(replace(test, seed=seed) for test in claim.tests))
+
+# %% ../nbs/claims.ipynb #1915b1ec
+def has_results(
+    claim:Claim, # of a paper
+    folder, # of the results
+) -> bool: # False for a claim without tests, and for one that real data test
+    "Whether all results of a world are there that test a claim."
+    return bool(claim.tests) and all(
+        test.file.endswith('_microworld') and (Path(folder)/file_of(test)).is_file()
+        for test in claim.tests)
+
+# %% ../nbs/claims.ipynb #b093cff1
 def make_ledger(
     folder, # of the results
     papers:Mapping[str, tuple]=_PAPERS, # paper -> its claims
+    seed:int=0, # of the world; of another than 0, only claims are listed whose results are there
 ) -> pd.DataFrame: # a row a claim
-    "All claims with their verdicts, from the results; errors as of `read_result`."
-    results = compare_all([test for claims in papers.values() for claim in claims
-                           for test in claim.tests], folder)
-    rows = [ledger_row(paper, number, claim, results)
-            for paper, claims in papers.items() for number, claim in enumerate(claims, 1)]
+    "The claims with their verdicts, from the results; errors as of `read_result`."
+    numbered = [(paper, number, in_world(claim, seed)) for paper, claims in papers.items()
+                for number, claim in enumerate(claims, 1)]
+    if seed: numbered = [each for each in numbered if has_results(each[2], folder)]
+    results = compare_all([test for *_, claim in numbered for test in claim.tests], folder)
+    rows = [ledger_row(*each, results) for each in numbered]
     columns = ['claim', 'paper', 'place', 'text', 'data', 'command', 'files', 'comparison',
                'expected', 'effect', 'low',
                'high', 'p (Holm)', 'pairs', 'comparisons', 'shown', 'reversed', 'verdict', 'reason']
     counts = ['pairs', 'comparisons', 'shown', 'reversed']
     return pd.DataFrame(rows).reindex(columns=columns).astype(dict.fromkeys(counts, 'Int64'))
 
-# %% ../nbs/claims.ipynb #1915b1ec
+# %% ../nbs/claims.ipynb #2ed59800
+def other_worlds(
+    folder, # of the results
+) -> list[int]: # seeds, but 0
+    "The worlds of which results are there."
+    found = {int(match[1]) for path in Path(folder).iterdir()
+             if (match := re.search(r'_microworld_small_seed(\d+)\.', path.name))}
+    return sorted(found - {0})
+
+# %% ../nbs/claims.ipynb #be31d550
+def ledger_file(
+    seed:int=0, # of the world
+) -> str: # its name in the folder of the results
+    "The file of a ledger."
+    return f'claims_seed{seed}.csv' if seed else 'claims.csv'
+
+# %% ../nbs/claims.ipynb #af7f6610
 def write_ledger(
-    folder, # of the results; the ledger is written there
-) -> Path: # the file
-    "Writes `claims.csv`."
-    table, path = make_ledger(folder), Path(folder)/'claims.csv'
-    with atomic_path(path) as temporary: table.to_csv(temporary, index=False, float_format='%.3g')
-    return path
+    folder, # of the results; the ledgers are written there
+) -> Path: # the file of the first world
+    "Writes `claims.csv`, and a ledger for each other world."
+    for seed in (0, *other_worlds(folder)):
+        table = make_ledger(folder, seed=seed)
+        with atomic_path(Path(folder)/ledger_file(seed)) as temporary:
+            table.to_csv(temporary, index=False, float_format='%.3g')
+    return Path(folder)/ledger_file()
 
 # %% ../nbs/claims.ipynb #1ba690b3
 def count_verdicts(
@@ -1026,9 +1066,10 @@ def say_counts(
 # %% ../nbs/claims.ipynb #c40c5a72
 def read_ledger(
     folder=None, # of the results; those of the repository that this is, or of GitHub, if not given
+    seed:int=0, # of the world
 ) -> pd.DataFrame: # as it was written
     "The ledger from its file."
-    return pd.read_csv(f'{folder or results_folder()}/claims.csv')
+    return pd.read_csv(f'{folder or results_folder()}/{ledger_file(seed)}')
 
 # %% ../nbs/claims.ipynb #1443585f
 def effect_text(

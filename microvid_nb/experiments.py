@@ -340,7 +340,8 @@ def draw_differences(
             for title, part in panels}
     width, height = (max(len(name) for names in rows.values() for name in names),
                      max(map(len, rows.values())))
-    size = .3 + .06*width + 2.4*len(panels), .6 + .19*height
+    names = .3 + .075*width  # inches; the page is 10.5 inches wide
+    size = names + min(3.2*len(panels), 10.5 - names), .6 + .24*height
     alike = all(names == rows[panels[0][0]] for names in rows.values())
     fig, axes = plt.subplots(1, len(panels), figsize=size, layout='constrained', sharey=alike,
                              squeeze=False)

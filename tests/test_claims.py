@@ -10,8 +10,8 @@ import pytest
 
 from microvid_nb import claims
 from microvid_nb.claims import (
-    Claim, Contrast, adopt, age_of, compare, compare_all, count_verdicts, fingerprint, make_ledger, part_of, reached,
-    read_ledger, say_counts, share, slope, stamp, state, verdict_of)
+    Claim, Contrast, adopt, age_of, compare, compare_all, count_verdicts, fingerprint, make_ledger, other_worlds, part_of, reached,
+    read_ledger, say_counts, share, slope, stamp, state, verdict_of, write_ledger)
 from microvid_nb.experiments import compare_items, corrected_t, holm
 from microvid_nb.reproduce import reproduce
 
@@ -37,6 +37,19 @@ def test_the_ledger_is_remade_bit_for_bit(copy):
     (copy/'claims.csv').unlink()
     assert reproduce('claims', out=copy) == [copy/'claims.csv']
     assert (copy/'claims.csv').read_bytes() == (RESULTS/'claims.csv').read_bytes()
+
+
+def test_another_world_has_a_ledger_of_its_own(copy):
+    """With the same figures, under the name of another world, the same effects are found for the claims that they test."""
+    kept = 'venue_table3_microworld_small_seed0.csv'
+    other = shutil.copy(copy/kept, copy/kept.replace('seed0', 'seed7'))
+    claims.stamp(other, claims._NEEDED[kept])
+    assert 7 in other_worlds(copy) and 0 not in other_worlds(copy)
+    there, here = make_ledger(copy, seed=7).set_index('claim'), make_ledger(copy).set_index('claim')
+    assert len(there) > 3 and set(there.files) == {other.name}
+    pd.testing.assert_frame_equal(there[['text', 'effect', 'low', 'high']], here.loc[there.index, ['text', 'effect', 'low', 'high']])
+    write_ledger(copy)
+    assert read_ledger(copy, 7).claim.tolist() == there.index.tolist()
 
 
 def test_verdicts_add_up(ledger):
