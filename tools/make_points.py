@@ -1,4 +1,4 @@
-"""Writes the points of texts and of ImageNet's labels into the package, so that few questions need the network for sentences."""
+"""Writes the points of texts and of ImageNet's labels into the package: few questions need the sentences' network."""
 import microvid_nb.features.words as words
 from microvid_nb.features.ears import packaged_ears
 from microvid_nb.tasks import weights_folder
@@ -14,9 +14,9 @@ def main():
     write_tensors(folder / 'text_points.safetensors', {'points': points.prototype(texts)},
                   {'kind': 'text points', 'space': space, 'texts': texts})
     labels = words.label_points(points)
-    write_tensors(folder / 'label_points.safetensors', {'points': labels.half()}, {
-        'kind': 'label points', 'space': space, 'labels': 'ImageNet-1k names and WordNet definitions, as timm has them',
-    })
+    source = 'ImageNet-1k names and WordNet definitions, as timm has them'
+    write_tensors(folder / 'label_points.safetensors', {'points': labels.half()},
+                  {'kind': 'label points', 'space': space, 'labels': source})
     print(f'{len(texts)} texts and {len(labels)} labels')
 
 
