@@ -553,13 +553,10 @@ def card(
 def models_and_topics(
     yours:dict, # task -> checkpoint
     topics:str|None, # words with commas, or a CSV of word,count
-) -> tuple: # models by task, counts by word or None; both empty where PyTorch is missing
+) -> tuple: # models by task, counts by word or None
     "Your models, loaded once; `ValueError` for a damaged file or a topic that your model does not know."
     from microvid_nb.tasks import load
-    try: models = {task: load(file, task) for task, file in yours.items()}
-    except ImportError:
-        if yours or topics: raise
-        return {}, None
+    models = {task: load(file, task) for task, file in yours.items()}
     return models, topics and known_topics(topics, models.get('thumbnail'))
 
 # %% ../nbs/cli.ipynb #71581311

@@ -33,9 +33,7 @@ def stills(
 ) -> Iterator: # first (size, name of the format), then a `Still` for each picture
     "The pictures of a file, upright. What goes wrong is raised as the libraries raise it."
     if sniff(path) == 'heic':
-        import pillow_heif
-        pictures = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
-        main = pictures[pictures.primary_index]
+        main = heic_picture(path)
         yield main.size, 'heic'
         yield heic_still(main)
         return
@@ -45,6 +43,15 @@ def stills(
         for picture in ImageSequence.Iterator(pictures):
             pixels = np.array(ImageOps.exif_transpose(picture.convert('RGBA')))
             yield Still(pixels, pictures.info.get('duration', 0) / 1000)
+
+# %% ../../nbs/media/11_stills.ipynb #a257b0a1
+def heic_picture(
+    path # a HEIC file
+): # a `pillow_heif.HeifImage`, not yet decoded
+    "The picture that a HEIC file is about; others in it are small ones for lists, or tiles"
+    import pillow_heif
+    pictures = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
+    return pictures[pictures.primary_index]
 
 # %% ../../nbs/media/11_stills.ipynb #a519be25
 def heic_still(
@@ -71,10 +78,7 @@ def stored_profile(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of damage and size, which are judged when the pixels are read
-            if kind == 'heic':
-                import pillow_heif
-                pictures = pillow_heif.open_heif(path)
-                return pictures[pictures.primary_index].info.get('icc_profile')
+            if kind == 'heic': return heic_picture(path).info.get('icc_profile')
             with Image.open(path) as picture: return picture.info.get('icc_profile')
     except Exception:  # the libraries raise many kinds for damaged files
         return None

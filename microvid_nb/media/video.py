@@ -278,6 +278,7 @@ class Source:
     margins:Margins = Margins() # what the container says must be cut off
     pixel_aspect:object = None # width over height of the pixels of the newest frame, None where square
     changed_aspect:bool = False # whether the stream has changed it; then the container's value no longer holds
+    kind:str = '' # what the file is, by `sniff`
     profile:bytes|None = None # the colour profile (ICC) of a picture
 
 # %% ../../nbs/media/00_video.ipynb #98ec0901
@@ -493,7 +494,7 @@ def timed_frames(
     start:float # seconds
 ) -> Iterator[tuple]: # first the `VideoInfo`, then (time, due, frame)
     "Opens a file and decodes it from the frame on screen at `start`"
-    kind = sniff(source.path) if wrong_file(source.path) is None else ''
+    source.kind = kind = sniff(source.path) if wrong_file(source.path) is None else ''
     source.profile = stored_profile(source.path, kind)
     if kind == 'webp' or kind in ('avif', 'heic') and in_parts(source.path, kind):
         pictures = stills(source.path)
@@ -542,8 +543,8 @@ def streamed_frames(
 ) -> Iterator[tuple]: # first the `VideoInfo`, then (time, due, frame); nothing if the file cannot go to `start`
     "Decodes the stream that is shown"
     path, damage = source.path, source.damage
-    animation = container.format.name in ANIMATIONS or sniff(path) == 'avif'
-    if sniff(path) == 'heic' and in_tiles(container):
+    animation = container.format.name in ANIMATIONS or source.kind == 'avif'
+    if source.kind == 'heic' and in_tiles(container):
         cause = ('it is damaged' if installed_version('pillow-heif')
                  else missing_extra('pillow_heif', 'stills'))
         raise MediaError(path, f'is a HEIC picture of several tiles that cannot be joined: {cause}')
