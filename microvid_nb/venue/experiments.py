@@ -24,7 +24,7 @@ from ..data.vine import (
 from ..features.sound_experiment import ears_table, esc10_table
 from ..experiments import compare_rounds, comparison_table, run_rounds
 from .dare import DARE, DARESettings
-from .scale import completed_modalities, tuned_weights
+from .scale import completed_modalities, tuned_methods
 from .systems import (
     SCALES, Split, VenueMaterial, VenueScale, baseline_makers, compare_features, venue_f1,
     venue_f1_of_groups, microworld_material, predicted_venues, size_groups, split_numbers,
@@ -188,7 +188,7 @@ DROPOUT = 0., .1, .3, .5, .7 # Fig. 5 (d)
 SHARES = 0., .25, .5, 1. # of the external concepts, Fig. 4
 
 def table3(trial:VenueRound) -> pd.DataFrame:
-    "The ten methods."
+    "The ten methods, and a linear model."
     methods = baseline_makers(trial.study.videos.widths, trial.study.tree, trial.scale)
     predicted = {
         name: trained_baseline(make, trial.split.train, trial.seed).predict(trial.split.test)
@@ -303,7 +303,7 @@ COMMON = {
     'parts': parts,
     'fig5': figure5,
     'fig5d': figure5_dropout,
-    'weights': tuned_weights,
+    'tuned': tuned_methods,
 }
 
 # %% ../../nbs/venue/09_experiments.ipynb #db139a18

@@ -29,7 +29,7 @@ from ..features.acoustic import (
 from ..features.sound_experiment import feature_sets
 from ..features.text import ParagraphEmbedder
 from ..training import separate_randomness
-from .baselines import AlexNetFusion, DefaultVenue, FusionSettings
+from .baselines import AlexNetFusion, DefaultVenue, FusionSettings, LinearVenue
 from .dare import DARE, DARESettings, train_dare
 from .dictionaries import D3L, MDL, MTDL, DictionarySettings
 from .tree import TRUMANN, TRUMANNSettings, weigh_tree
@@ -273,41 +273,51 @@ def predicted_venues(
     return model.predict(videos).venue
 
 # %% ../../nbs/venue/08_systems.ipynb #0202cc5d
+def scaled(
+    settings, # a dataclass
+    factors:dict, # name of a setting -> what it is multiplied by
+): # the same kind
+    "Settings of which some are larger or smaller."
+    def times(value, factor): return round(value*factor) if isinstance(value, int) else value*factor
+    return replace(settings, **{name: times(getattr(settings, name), factor)
+                                for name, factor in factors.items()})
+
+# %% ../../nbs/venue/08_systems.ipynb #c375c166
 def baseline_makers(
     widths:tuple, # D_v, D_a, D_t
     tree:VenueTree, # of the venues
     scale:VenueScale, # sizes
-) -> dict: # name -> function of training videos, that makes an untrained method
+) -> dict: # name -> function of training videos and factors of settings, that makes an untrained method
     "The methods that DARE is compared with."
     sizes = dict(zip(('visual', 'acoustic', 'text'), widths), venues=tree.membership.shape[1])
     dictionary = DictionarySettings(**sizes, atoms=scale.atoms, batch=scale.batch)
     fusion = FusionSettings(**sizes, epochs=scale.epochs, batch=scale.batch, rate=scale.rate)
-    networks = {
-        f'AlexNet_{layers}': lambda train, layers=layers: AlexNetFusion(
-            replace(fusion, hidden=(scale.hidden,) * layers)
-        )
-        for layers in range(4)
-    }
+    common = TRUMANNSettings(**sizes, space=scale.atoms)
+    def network(layers):
+        settings = replace(fusion, hidden=(scale.hidden,)*layers)
+        return lambda train, **factors: AlexNetFusion(scaled(settings, factors))
     return {
         'Default': lambda train: DefaultVenue(),
-        'MDL': lambda train: MDL(dictionary),
-        'D3L': lambda train: D3L(dictionary),
-        'MTDL': lambda train: MTDL(dictionary),
-        **networks,
-        'TRUMANN': lambda train: TRUMANN(TRUMANNSettings(**sizes, space=scale.atoms),
-                                         weigh_tree(tree, train)),
+        'linear': lambda train, penalty=1.: LinearVenue(widths, penalty),
+        'MDL': lambda train, **factors: MDL(scaled(dictionary, factors)),
+        'D3L': lambda train, **factors: D3L(scaled(dictionary, factors)),
+        'MTDL': lambda train, **factors: MTDL(scaled(dictionary, factors)),
+        **{f'AlexNet_{layers}': network(layers) for layers in range(4)},
+        'TRUMANN': lambda train, **factors: TRUMANN(scaled(common, factors),
+                                                    weigh_tree(tree, train)),
     }
 
-# %% ../../nbs/venue/08_systems.ipynb #0202cc01
+# %% ../../nbs/venue/08_systems.ipynb #964d29fe
 def trained_baseline(
-    make:Callable, # one of `baselines`
+    make:Callable, # one of `baseline_makers`
     train:Videos, # to learn from
     seed:int, # of weights and order
     weights:tuple=(1., 1., 1.), # lengths of picture, sound and title
+    **factors, # of the method's settings
 ) -> object: # trained, with `predict`
     "A baseline on some videos."
     torch.manual_seed(seed)
-    method = make(train)
+    method = make(train, **factors)
     if hasattr(method, 'scaler'): method.scaler.weights = weights
     quiet = {'progress': False} if isinstance(method, (D3L, MTDL, AlexNetFusion)) else {}
     return method.fit(train, seed=seed, **quiet)
