@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 
 from .conv3d import (
     C3DClassifier, ClipBatch, ClipClassifier, Conv2DClassifier, Conv3DClassifier, ConvSettings,
@@ -30,9 +31,11 @@ from .video import (
     VideoToClass, VideoToClassSettings, VideoTraining, as_is, feature_and_scores)
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.synthesis import SOUND_RATE
+from ..data.world.stories import Film
 from ..data.world.venues import VENUES
-from ..data.world.views import VenuePosts
+from ..data.world.views import VenuePosts, as_tensor, squared
 from ..features.acoustic import acoustic_descriptors
+from ..features.eyes import PictureEncoder
 from ..features.text import SemanticSpace, SkipGramSettings, split_words
 from ..experiments import fit_scheduled, new_model
 
@@ -114,7 +117,7 @@ SCALES = {
         ConvSettings(12, (8, 16, 32), 64),
         6e-3,
         25,
-        8,
+        20,
         2,
         4000,
         500,
@@ -357,6 +360,38 @@ def frame_features(
         for post in posts
     ]
 
+# %% ../../nbs/classify/05_systems.ipynb #759c2499
+def middle_clip(
+    world:MicroWorld, # the world
+    i:int, # number of the micro-video
+    settings:VideoToClassSettings, # sizes
+) -> Tensor: # uint8 [3, length + 1, S, S]
+    "A clip from the middle of a micro-video."
+    story, height, length = world.story(i), 2*settings.side, settings.streams.length
+    film = Film(story, height if story.aspect >= 1 else 2*round(height/story.aspect/2))
+    start = max(0., (story.duration - length/settings.fps)/2)
+    times = np.minimum(start + np.arange(length + 1)/settings.fps, story.duration - 1e-3)
+    return as_tensor(squared(film.frames(times), settings.side)).transpose(0, 1)
+
+# %% ../../nbs/classify/05_systems.ipynb #746b434a
+@torch.no_grad()
+def post_features(
+    model:VideoToClass, # trained
+    world:MicroWorld, # the world
+    posts:Sequence[RawPost], # the first of the world's
+    progress:bool=True, # show bars
+) -> dict: # 'visual', 'pretrained', '3D' -> for each post float32 [k, D]
+    "What networks see in posts."
+    eyes, device = PictureEncoder('squash'), model.attention.w.device
+    clips = in_parallel(middle_clip, [(world, i, model.settings) for i in range(len(posts))],
+                        progress=progress, unit='clip')
+    return {
+        'visual': frame_features(model, posts),
+        'pretrained': [eyes(post.frames.permute(0, 2, 3, 1).numpy()).features
+                       for post in tqdm(posts, unit='post', delay=2, disable=not progress)],
+        '3D': [model.clip.feature_and_scores(clip[None].to(device))[0].cpu() for clip in clips],
+    }
+
 # %% ../../nbs/classify/05_systems.ipynb #44386e70
 def word_features(
     space:SemanticSpace, # of the training posts
@@ -379,21 +414,19 @@ def standardised(
 # %% ../../nbs/classify/05_systems.ipynb #21348185
 def post_items(
     posts:Sequence[RawPost], # all
-    visual:Sequence[Tensor], # features of their frames
+    seen:dict, # of `post_features`, all or some
     train:Sequence[int], # numbers of those to learn from
     scale:ClassifyScale, # width of word vectors
     seed:int=0, # of the word vectors
 ) -> list: # of `MultimodalItem`
-    "Posts as local features of three modalities."
+    "Posts as local features of all modalities: what is seen, 'audio' and 'title'."
     space = SemanticSpace.train([posts[k].text for k in train],
                                 SkipGramSettings(scale.words, epochs=20, seed=seed))
     words = [word_features(space, post.text) for post in posts]
-    blocks = [standardised(rows, train)
-              for rows in (visual, [post.cepstrum for post in posts], words)]
-    return [
-        MultimodalItem(dict(zip(scale.fusion.modalities, features)), post.category)
-        for post, *features in zip(posts, *blocks)
-    ]
+    known = {**seen, 'audio': [post.cepstrum for post in posts], 'title': words}
+    blocks = [standardised(rows, train) for rows in known.values()]
+    return [MultimodalItem(dict(zip(known, features)), post.category)
+            for post, *features in zip(posts, *blocks)]
 
 # %% ../../nbs/classify/05_systems.ipynb #1ed7e6bb
 class Items(Dataset):
