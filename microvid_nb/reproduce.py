@@ -68,13 +68,14 @@ def experiments_of(
     return module, module.SCALES[scale]
 
 # %% ../nbs/reproduce.ipynb #5e1d0c11
-# data sets whose tables are made elsewhere than by the task's `reproduce_real`
+# task and data set -> what makes the tables, where it is not the task's `reproduce_real`
 _MAKERS = {
-    'esc10': 'microvid_nb.venue.experiments.reproduce_sounds',
-    'ratings': 'microvid_nb.thumbnail.ratings.reproduce_ratings',
-    'topics': 'microvid_nb.real_data.reproduce_topics',
-    'things': 'microvid_nb.real_data.reproduce_things',
-    'places': 'microvid_nb.real_data.reproduce_places',
+    ('venue', 'esc10'): 'microvid_nb.venue.experiments.reproduce_sounds',
+    ('thumbnail', 'ratings'): 'microvid_nb.thumbnail.ratings.reproduce_ratings',
+    ('gif', 'ratings'): 'microvid_nb.gif.ratings.reproduce_ratings',
+    ('thumbnail', 'topics'): 'microvid_nb.real_data.reproduce_topics',
+    ('classify', 'things'): 'microvid_nb.real_data.reproduce_things',
+    ('venue', 'places'): 'microvid_nb.real_data.reproduce_places',
 }
 
 def table_maker(
@@ -84,15 +85,15 @@ def table_maker(
 ): # (folder, sizes, seed, progress) -> {name: table}; for MicroWorld without the folder
     "The function that makes the tables of a data set."
     if data == 'microworld': return module.reproduce_microworld
-    if data not in _MAKERS: return module.reproduce_real
-    home, name = _MAKERS[data].rsplit('.', 1)
+    if (task.name, data) not in _MAKERS: return module.reproduce_real
+    home, name = _MAKERS[task.name, data].rsplit('.', 1)
     return getattr(import_module(home), name)
 
 # %% ../nbs/reproduce.ipynb #d267a754
 _REAL = ( # task, data set, and a file of notes without which there is no table
     ('thumbnail', 'topics', 'frame_ratings.csv'), ('thumbnail', 'ratings', 'frame_ratings.csv'),
-    ('classify', 'things', 'frame_ratings.csv'), ('venue', 'places', 'clip_places.csv'),
-    ('venue', 'esc10', 'sounds/esc10_labels.csv'),
+    ('gif', 'ratings', 'frame_ratings.csv'), ('classify', 'things', 'frame_ratings.csv'),
+    ('venue', 'places', 'clip_places.csv'), ('venue', 'esc10', 'sounds/esc10_labels.csv'),
 )
 
 def real_tables(

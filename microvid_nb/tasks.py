@@ -109,7 +109,7 @@ _TASKS = (
     Task(
         'gif', 'GEVADEN', 'Which three shots make a GIF?',
         'microvid_nb.gif.video_to_gif.load_gif_model', 'microvid_nb.gif.experiments',
-        ('microworld', 'gif_thumbnails'), 'papers/03_gevaden.ipynb', 10,
+        ('microworld', 'gif_thumbnails', 'ratings'), 'papers/03_gevaden.ipynb', 10,
     ),
     Task(
         'classify', '3D-CNN', 'What is to be seen?',

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .baselines import SHOTS, Hecate, shot_of, shot_rejections
+from .baselines import SHOTS, ShotRanker, shot_of, shot_rejections
 from ..media.survey import REASONS, Survey, as_survey, shot_frames, shot_starts
 
 # %% ../../nbs/gif/08_select.ipynb #9dfdcab9
@@ -118,7 +118,7 @@ def placed(
 # %% ../../nbs/gif/08_select.ipynb #d5c52de0
 def select_gif(
     path, # a video file, or a `Survey` of one
-    model=None, # ranks shots: an object with `score(survey)`; None is `Hecate()`
+    model=None, # ranks shots: an object with `score(survey)`; None is `ShotRanker()`
     shots:int=SHOTS, # how many
     seconds:float|None=None, # of a shot; one second, or a third of a clip that is shorter than three
     order:str|None=None # in which they are shown: 'time', 'score' (the best first), or None for that of the method
@@ -135,7 +135,7 @@ def select_gif(
     if shots * wanted > length + 1e-6: wanted = length / shots
     if wanted < (seconds or 1):
         warning.append(f'the clip is shorter than its shots ({length:.1f} s)')
-    scores = (model or Hecate()).score(survey)
+    scores = (model or ShotRanker()).score(survey)
     times, part, level = place_shots(survey, ranking(scores), clusters_of(scores), shots, wanted)
     if level: warning.append(f'not every shot is good: {REASONS[level]}')
     if len(times) < shots: warning.append(f'the clip has room for {len(times)} shots')

@@ -6,108 +6,14 @@
 __all__ = ['FrameRanker']
 
 # %% ../../nbs/thumbnail/12_ranking.ipynb #fd4d38ca
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
-import cv2
-import numpy as np
 import pandas as pd
 
-from ..features.aesthetics import colourfulness, contrast, stillness
-from ..features.faces import Face, faces_of, trimmed
-from ..media.candidates import gradients, limit_side
+from ..features.frame_measures import RankingWeights, frame_measures, frame_scores
 from ..media.survey import Survey
 
-# %% ../../nbs/thumbnail/12_ranking.ipynb #be135976
-_FULL_CLARITY = .9 # gradient per pixel from which a frame is fully clear
-
-def clarity_and_evenness(
-    grey:np.ndarray, # uint8 [H, W]
-) -> tuple[float, float]: # each 0 to 1
-    "How strong edges are, and how equally strong in all directions."
-    across, down = gradients(grey)
-    clarity = min(1., float(np.quantile(cv2.magnitude(across, down), .95))/_FULL_CLARITY)
-    product = float((across*down).mean())
-    least, most = np.linalg.eigvalsh([[float((across**2).mean()), product],
-                                      [product, float((down**2).mean())]])
-    return clarity, float(max(0, least)/max(most, 1e-9))
-
-# %% ../../nbs/thumbnail/12_ranking.ipynb #948568a7
-_FULL_FACE = .3 # of the frame's height
-_SHARP_FACE = .2 # mean gradient in a sharp face
-
-def face_value(
-    grey:np.ndarray, # uint8 [H, W], a frame
-    faces:Sequence[Face], # in it, the largest first
-) -> float: # 0 without a face, to 1
-    "How well the largest face of a frame is seen."
-    if not faces: return 0.
-    face, (height, width) = faces[0], grey.shape
-    left, top = int(max(0, face.x)*width), int(max(0, face.y)*height)
-    right, bottom = (int(min(1, face.x + face.width)*width) + 1,
-                     int(min(1, face.y + face.height)*height) + 1)
-    sharpness = cv2.magnitude(*gradients(np.ascontiguousarray(grey[top:bottom, left:right]))).mean()
-    seen = np.array([face.whole, face.frontal, min(1, sharpness/_SHARP_FACE)], float)
-    return float(min(1, face.height/_FULL_FACE)*np.prod(.5 + .5*seen))
-
-# %% ../../nbs/thumbnail/12_ranking.ipynb #66063cb5
-_PLAIN = .4 # uniformity from which a frame is plain
-
-def plainness(
-    uniformity, # [n], 0 to 1
-): # [n], 0 to 1
-    "How far a frame has only few grey levels."
-    return np.maximum(0, np.asarray(uniformity) - _PLAIN)/(1 - _PLAIN)
-
-# %% ../../nbs/thumbnail/12_ranking.ipynb #6b4b0126
-_SETTLED = .5 # seconds after which the beginning no longer counts against a frame
-
-def middle_and_settled(
-    times:np.ndarray, # [n] seconds
-    start:float, # seconds
-    end:float, # seconds
-) -> tuple[np.ndarray, np.ndarray]: # [n] and [n], each 0 to 1
-    "How near frames are to the middle of a clip, and how far from its beginning."
-    since = np.asarray(times, float) - start
-    return 1 - np.abs(2*since/max(end - start, 1e-9) - 1).clip(0, 1), (since/_SETTLED).clip(0, 1)
-
-# %% ../../nbs/thumbnail/12_ranking.ipynb #878e2d34
-@dataclass(frozen=True)
-class RankingWeights:
-    "What each measure of a frame counts; all measures go from 0 to 1."
-    clarity: float = .4 # strong edges
-    colourfulness: float = .65 # colours
-    contrast: float = .5 # of grey levels
-    evenness: float = .1 # no motion blur
-    stillness: float = .1 # little change
-    middle: float = .05 # of the clip
-    settled: float = .1 # not the first half second
-    face: float = .3 # a face that is seen well
-    plainness: float = -.3 # few grey levels
-
-# %% ../../nbs/thumbnail/12_ranking.ipynb #c99a0207
-def frame_measures(
-    survey:Survey, # of a clip
-) -> pd.DataFrame: # a row a candidate; the measures that `RankingWeights` names, then representativeness
-    "What a viewer likes or dislikes about the candidates, each measure from 0 to 1."
-    candidates, images = survey.candidates, trimmed(survey)
-    greys = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
-    edges = np.array([clarity_and_evenness(grey) for grey in greys])
-    middle, settled = middle_and_settled(candidates.times, survey.frames.times[0], survey.end)
-    return pd.DataFrame({
-        'clarity': edges[:, 0],
-        'colourfulness': [colourfulness(image) for image in images],
-        'contrast': [contrast(image) for image in images],
-        'evenness': edges[:, 1],
-        'stillness': stillness(survey, candidates.times),
-        'middle': middle,
-        'settled': settled,
-        'face': [face_value(grey, faces) for grey, faces in zip(greys, faces_of(survey))],
-        'plainness': plainness(candidates.quality.uniformity),
-        'representativeness': candidates.typicality,
-    })
-
-# %% ../../nbs/thumbnail/12_ranking.ipynb #17dab3c7
+# %% ../../nbs/thumbnail/12_ranking.ipynb #0f3c4236
 @dataclass(frozen=True)
 class FrameRanker:
     "Scores candidates by measures that agree with people's ratings; the default of `select_thumbnail`"
@@ -118,6 +24,6 @@ class FrameRanker:
               lam:float=.2 # weight of representativeness, λ of AMUSE, Eq. 9
     ) -> pd.DataFrame: # [n]: score, the measures, representativeness
         "The score of each candidate, and what it is made of"
-        table, weights = frame_measures(survey), pd.Series(asdict(self.weights))
-        table.insert(0, 'score', table[weights.index] @ weights + lam*table.representativeness)
+        table = frame_measures(survey).copy()
+        table.insert(0, 'score', frame_scores(survey, self.weights, lam))
         return table

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from ..data.files import read_table
+from ..features.frame_measures import RankingWeights, frame_measures
 from ..media.survey import Survey, survey_video
 from .baselines import ASBTV
-from .ranking import FrameRanker, RankingWeights, frame_measures
+from .ranking import FrameRanker
 
 # %% ../../nbs/thumbnail/15_ratings.ipynb #e4f25c1b
 def share_of_best(
@@ -144,13 +145,19 @@ def footage(
     return re.sub(r'(_(\d+s?|muted|rotated|rot\d+|hevc|h264))*$', '', Path(clip).stem)
 
 # %% ../../nbs/thumbnail/15_ratings.ipynb #d2b14f21
-def held_out_choices(
+def measure_names() -> list[str]: # those of `RankingWeights`, then representativeness
+    "The measures that weights are found for."
+    return [*asdict(RankingWeights()), 'representativeness']
+
+# %% ../../nbs/thumbnail/15_ratings.ipynb #91282da8
+def held_out_weights(
     surveys:Mapping[str, Survey], # name of a clip -> its survey
     ratings:pd.DataFrame, # of `read_ratings`
-) -> dict[str, float]: # name of a clip -> seconds of the choice
-    "What `FrameRanker` takes with weights that were found on the footage of other clips."
-    weights = asdict(RankingWeights())
-    names, signs = [*weights, 'representativeness'], np.append(np.sign(list(weights.values())), 1)
+) -> dict[str, np.ndarray]: # name of a clip -> weights in the order of `measure_names`
+    "Weights that were found on the footage of other clips; `ValueError` where all clips are of one footage."
+    if len({footage(clip) for clip in surveys}) < 2:
+        raise ValueError('expected ratings of two footages at least: weights for a clip are found on others')
+    names, signs = measure_names(), np.append(np.sign([*asdict(RankingWeights()).values()]), 1)
     measures = {clip: frame_measures(survey)[names].to_numpy(float)
                 for clip, survey in surveys.items()}
     rated = [
@@ -159,11 +166,20 @@ def held_out_choices(
                                    for t in surveys[clip].candidates.times])))
         for (clip, _), part in ratings.groupby(['clip', 'viewer'])
     ]
-    choices = {}
-    for clip, survey in surveys.items():
-        found = fitted_weights([pair for name, pair in rated if name != footage(clip)], signs)
-        choices[clip] = float(survey.candidates.times[(measures[clip] @ found).argmax()])
-    return choices
+    return {clip: fitted_weights([pair for name, pair in rated if name != footage(clip)], signs)
+            for clip in surveys}
+
+# %% ../../nbs/thumbnail/15_ratings.ipynb #ed08cb5b
+def held_out_choices(
+    surveys:Mapping[str, Survey], # name of a clip -> its survey
+    ratings:pd.DataFrame, # of `read_ratings`
+) -> dict[str, float]: # name of a clip -> seconds of the choice
+    "What `FrameRanker` takes with weights that were found on the footage of other clips."
+    return {
+        clip: float(surveys[clip].candidates.times[
+            (frame_measures(surveys[clip])[measure_names()].to_numpy(float) @ found).argmax()])
+        for clip, found in held_out_weights(surveys, ratings).items()
+    }
 
 # %% ../../nbs/thumbnail/15_ratings.ipynb #3efc14e0
 def rate_choosers(
