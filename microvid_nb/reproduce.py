@@ -72,7 +72,7 @@ def experiments_of(
 _MAKERS = {
     ('venue', 'esc10'): 'microvid_nb.venue.experiments.reproduce_sounds',
     ('thumbnail', 'ratings'): 'microvid_nb.thumbnail.ratings.reproduce_ratings',
-    ('gif', 'ratings'): 'microvid_nb.gif.ratings.reproduce_ratings',
+    ('gif', 'ratings'): 'microvid_nb.rated_gifs.reproduce_ratings',
     ('thumbnail', 'topics'): 'microvid_nb.real_data.reproduce_topics',
     ('classify', 'things'): 'microvid_nb.real_data.reproduce_things',
     ('venue', 'places'): 'microvid_nb.real_data.reproduce_places',

@@ -39,7 +39,7 @@ DESIGN = {  # the names that users learn, as the design of the package lists the
     'gif.gevaden': 'GEVADEN gevaden_loss generate_gif',
     'gif.matching': 'closest_disjoint_match',
     'gif.metrics': 'perceptual_matching_error posterior_score ctr_table',
-    'gif.baselines': 'BeautThumb Hecate',
+    'gif.baselines': 'BeautThumb Hecate ShotRanker',
     'gif.ranknet': 'RankNet',
     'gif.reseq2seq': 'ReSeq2Seq',
     'gif.select': 'select_gif GIFThumbnail',

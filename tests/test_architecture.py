@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / 'microvid_nb'
 TASKS = {'thumbnail', 'gif', 'classify', 'venue'}
 FLOORS = [  # from the ground up
     {'extras'}, {'media'}, {'data'}, {'training'}, {'features'}, {'experiments'}, TASKS, {'tasks'}, {'claims'},
-    {'reproduce', 'batch', 'papers', 'preview', 'own_clips'}, {'answers'}, {'card', 'real_data'}, {'cli'},
+    {'reproduce', 'batch', 'papers', 'preview', 'own_clips'}, {'answers'}, {'card', 'real_data', 'rated_gifs'}, {'cli'},
 ]
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if path.stem not in ('__init__', '_modidx'))
 

@@ -12,9 +12,10 @@ from sklearn.metrics import precision_score, recall_score
 
 from microvid_nb.classify.conv3d import Conv2DClassifier, ConvSettings
 from microvid_nb.classify.experiments import (
-    DROPOUTS, FUSIONS, PAPER_TABLE2, SPLITS, ClipFiles, WorldClips, keep_clip, prepare_ucf101, printed_tables, reproduce_microworld, reproduce_real,
+    DROPOUTS, FUSIONS, OTHER_EYES, PAPER_TABLE2, SPLITS, ClipFiles, WorldClips, keep_clip, prepare_ucf101, printed_tables, reproduce_microworld, reproduce_real,
     table1_beside_paper, table2_beside_paper, train_microworld_model, world_round)
-from microvid_nb.classify.systems import SCALES, Clips, confusions, mean_precision, per_class, scores_of, train_network
+from microvid_nb.classify.systems import (
+    NETWORKS, SCALES, Clips, confusions, mean_precision, per_class, scores_of, train_network)
 from microvid_nb.classify.video import load_classifier
 from microvid_nb.data.world.motions import ACTIONS, action_clip
 from microvid_nb.experiments import compare_rounds
@@ -82,20 +83,27 @@ def tables():
 
 @pytest.mark.check
 def test_all_tables_of_microworld(tables):
-    assert set(tables) == {'table1', 'table2', 'curves', 'classes', 'confusion', 'fusion', 'videos', 'items_videos'}
+    assert set(tables) == {'table1', 'table2', 'tried', 'tuned', 'curves', 'classes', 'confusion', 'fusion', 'videos',
+                           'items_videos'}
     assert (
         tables['table1'].groupby(['task', 'network'])['round'].nunique().eq(TINY.rounds).all()
-        and len(tables['table1']) == 6 * TINY.rounds
+        and len(tables['table1']) == 4 * TINY.rounds
     )
+    assert tables['tuned'].groupby('network')['round'].nunique().to_dict() == dict.fromkeys(NETWORKS, TINY.rounds)
+    chosen = tables['tried'][tables['tried'].chosen].set_index('network')[['dropout', 'rate']]
+    used = tables['tuned'].groupby('network')[['dropout', 'rate']].agg(['min', 'max'])
+    for setting in ('dropout', 'rate'):
+        assert used[setting].eq(chosen[setting].reindex(used.index), axis=0).all(axis=None), setting
     assert sorted(tables['table2'].dropout.unique()) == sorted(DROPOUTS) and len(tables['table2']) == 4*TINY.rounds
-    assert len(tables['fusion']) == TINY.rounds*(len(FUSIONS) + 3)
+    assert len(tables['fusion']) == TINY.rounds*(len(FUSIONS) + 3 + len(OTHER_EYES))
     assert tables['videos'].pooling.tolist() == ['mean', 'attention']
     assert len(tables['items_videos']) == 2*TINY.judged
     for table in tables.values(): assert table.notna().all(axis=None)
     for what in ('precision', 'recall', 'accuracy'): assert tables['fusion'][what].between(0, 1).all()
     weights = tables['table1'].groupby(['task', 'network']).weights.first().unstack()
     assert (weights['2D']/weights['3D']).between(.95, 1.05).all()
-    assert weights.loc['action', '2D + shift'] == weights.loc['action', '2D']
+    weights = tables['tuned'].groupby('network').weights.first()
+    assert weights['2D + shift'] == weights['2D'] and weights['C3D']/weights['3D'] == pytest.approx(1, abs=.05)
 
 
 def saved(name):
@@ -112,16 +120,15 @@ def test_tables_beside_the_paper():
 
 @pytest.mark.check
 def test_curves_and_confusions_agree_with_the_table(tables):
-    last = tables['curves'].groupby(['round', 'task', 'network', 'dropout']).last()
-    rows = (
-        pd.concat([tables['table1'], tables['table2']])
-        .drop_duplicates(['round', 'task', 'network', 'dropout'])
-        .set_index(['round', 'task', 'network', 'dropout'])
-    )
+    keys = ['round', 'task', 'network', 'dropout', 'tuned']
+    last = tables['curves'].groupby(keys).last()
+    paper = pd.concat([tables['table1'], tables['table2']]).drop_duplicates(keys[:-1]).assign(tuned=False)
+    rows = pd.concat([paper, tables['tuned'].assign(tuned=True)]).set_index(keys)
+    assert len(last) == len(rows)
     assert last['validation precision'].loc[rows.index].to_numpy() == pytest.approx(
         rows['validation precision'].to_numpy()
     )
-    counts = tables['confusion']
+    counts = tables['confusion'][~tables['confusion'].tuned]
     accuracy = (
         counts[counts.true == counts.predicted].groupby(['task', 'network']).clips.sum()
         / counts.groupby(['task', 'network']).clips.sum()
@@ -185,12 +192,12 @@ SMALLEST = replace(TINY, network=ConvSettings(2, (4,), 8), batch=4, epochs=1)
 
 def test_the_protocol_of_ucf101(ucf101):
     tables = reproduce_real(ucf101, SMALLEST, 0, progress=False)
-    assert set(tables) == {'table1', 'table2', 'curves', 'classes', 'confusion', 'left_out'} and not len(
-        tables['left_out']
-    )
-    assert tables['table1']['round'].tolist() == [1]*4 + [2]*4 + [3]*4 and len(tables['table2']) == 12
+    assert set(tables) == {'table1', 'table2', 'tried', 'tuned', 'curves', 'classes', 'confusion', 'left_out'}
+    assert not len(tables['left_out'])
+    assert tables['table1']['round'].tolist() == [1]*2 + [2]*2 + [3]*2 and len(tables['table2']) == 12
+    assert tables['tuned']['round'].tolist() == [1]*4 + [2]*4 + [3]*4
     assert tables['classes']['class'].unique().tolist() == ['Hammering', 'HammerThrow']
-    assert tables['classes'].groupby(['round', 'network', 'dropout']).clips.sum().eq(4).all()
+    assert tables['classes'].groupby(['round', 'network', 'dropout', 'tuned']).clips.sum().eq(4).all()
 
 
 def test_clips_are_made_once_and_damage_is_told(ucf101):
@@ -229,7 +236,7 @@ def test_labels_of_microworld_are_in_order():
     from microvid_nb.classify.experiments import draw_clips
     from microvid_nb.data.microworld import MicroWorld
     from microvid_nb.data.world.views import ActionClips
-    made = draw_clips(MicroWorld(0), TINY, progress=False)
+    made = draw_clips(MicroWorld(0), TINY, range(TINY.train + TINY.other), progress=False)
     assert isinstance(made, WorldClips) and len(made.clips) == TINY.train + TINY.other
     one = ActionClips(MicroWorld(0), [7], TINY.frames, TINY.fps, TINY.side)[0]
     assert (
