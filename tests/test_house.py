@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(path for path in ROOT.glob('microvid_nb/**/*.py') if path.stem not in ('__init__', '_modidx'))
 NOTEBOOKS = sorted(path for path in ROOT.glob('nbs/**/*.ipynb') if '.ipynb_checkpoints' not in path.parts)
-PUBLIC_NAMES, LINE, CELL, TWIN = 250, 120, 60, 6  # names of all modules; characters; lines; lines of a twin
+# names of all modules; characters of a line, and of one that pages show; lines of a cell, and of a twin
+PUBLIC_NAMES, LINE, SHOWN, CELL, TWIN = 250, 120, 100, 60, 6
 COY = set('at said there own sure why fewer settle ask made surprise wall walls touch let_go looks'.split())
 EXPORTED = re.compile(r'^#\| *exports?i? *$', re.M)
 
@@ -65,6 +66,19 @@ def test_functions_and_fields_have_plain_names(path):
         if isinstance(node, ast.ClassDef):
             found += [ast.unparse(each.target) for each in node.body if isinstance(each, ast.AnnAssign)]
     assert not sorted(COY & set(found))
+
+
+def shown_lines(path: Path) -> list[str]:
+    """The lines of code that a page shows, without directives."""
+    cells = [''.join(cell['source']) for cell in json.loads(path.read_text(encoding='utf-8'))['cells']
+             if cell['cell_type'] == 'code']
+    seen = [source for source in cells if not re.search(r'^#\| *(hide|exporti|export) *$', source, re.M)]
+    return [line for source in seen for line in source.split('\n') if not line.startswith('#|')]
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: str(path.relative_to(ROOT / 'nbs')))
+def test_shown_code_fits_the_column(path):
+    assert not [line for line in shown_lines(path) if len(line) > SHOWN]
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)

@@ -51,7 +51,7 @@ class AttentionPooling(GlobalPooling):
         x:Tensor, # [b, L, M]
         mask:Tensor, # bool [b, L], which rows are real
     ) -> Tensor: # a, [b, L]; sums to 1, or 0 where nothing is real
-        "The weights of Eq. 13; `ValueError` for another number of rows than the layer was made for."
+        "The weights of Eq. 13; `ValueError` for another number of rows than the layer's own."
         if self.b is not None and len(self.b) != x.shape[1]:
             raise ValueError(f'this attention weighs {len(self.b)} rows, found {x.shape[1]}')
         scores = x@self.w if self.b is None else x@self.w + self.b
@@ -156,7 +156,8 @@ class MultimodalClassifier(nn.Module):
         super().__init__()
         self.settings, s = settings, settings
         if len(s.modalities) != len(s.dims):
-            raise ValueError(f'{len(s.modalities)} modalities need as many widths, found {len(s.dims)}')
+            raise ValueError(f'{len(s.modalities)} modalities need as many widths, '
+                             f'found {len(s.dims)}')
         self.encoders = nn.ModuleDict({name: ModalityEncoder(dim, s)
                                        for name, dim in zip(s.modalities, s.dims)})
         self.attention = AttentionPooling(s.hidden, length=len(s.modalities))
@@ -164,7 +165,7 @@ class MultimodalClassifier(nn.Module):
 
     def encode(self,
         batch:MultimodalBatch, # videos
-    ) -> tuple[Tensor, Tensor]: # X, [b, modalities, H], and which of them are there, bool [b, modalities]
+    ) -> tuple[Tensor, Tensor]: # X, [b, modalities, H]; which are there, bool [b, modalities]
         "The modalities' vectors as rows, one under the other."
         rows = [encoder(batch.features[name], batch.masks[name])
                 for name, encoder in self.encoders.items()]

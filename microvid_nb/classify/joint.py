@@ -21,10 +21,11 @@ def joint_feature(
     scene:Tensor, # f^s, probabilities of scenes [b, Ns]
     behaviour:Tensor, # f^A, probabilities of behaviours [b, Na]
 ) -> Tensor: # [b, Na*Ns], behaviour by behaviour
-    "The outer product of behaviour and scene (Eq. 6); `ValueError` where they aren't of the same videos."
+    "The outer product of behaviour and scene (Eq. 6); `ValueError` where the videos differ."
     if scene.ndim != 2 or behaviour.ndim != 2 or len(scene) != len(behaviour):
         raise ValueError(
-            f'expected scenes [b, Ns] and behaviours [b, Na], found {list(scene.shape)} and {list(behaviour.shape)}'
+            'expected scenes [b, Ns] and behaviours [b, Na], '
+            f'found {list(scene.shape)} and {list(behaviour.shape)}'
         )
     return (behaviour[:, :, None]*scene[:, None]).flatten(1)
 

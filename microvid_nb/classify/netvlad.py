@@ -20,7 +20,7 @@ class NetVLAD(nn.Module):
     def __init__(self,
         dim:int, # N, width of a frame's features
         clusters:int, # K
-        intra:bool=False, # normalise each cluster's residual and then the whole vector? The paper's plain form doesn't
+        intra:bool=False, # normalise each residual, then the whole? The paper's plain form doesn't
     ):
         super().__init__()
         self.intra, self.assign = intra, nn.Linear(dim, clusters)
@@ -74,7 +74,10 @@ def start_from_kmeans(self:NetVLAD,
     features:Tensor, # of training frames, [n, N]
     seed:int=0, # of k-means
 ) -> NetVLAD: # the same layer
-    "Centres from k-means, an assignment as steep as the data want it; `ValueError` where too few frames are different."
+    """Centres from k-means, and an assignment as steep as the data want it.
+
+    `ValueError` where too few frames are different.
+    """
     clusters, dim = self.centres.shape
     if features.ndim != 2 or features.shape[1] != dim:
         raise ValueError(f'expected features [n, {dim}], found {list(features.shape)}')

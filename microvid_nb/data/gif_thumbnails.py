@@ -202,11 +202,15 @@ def split_videos(
     keys:Iterable[str], # keys of videos, in any order
     seed:int=0, # another seed, another split
 ) -> tuple[list[str], list[str], list[str]]: # keys for training, validation and test
-    "All keys in three disjoint lists, 857 : 106 : 107 as of 1070; `ValueError` for a key given twice or no text."
+    """All keys in three disjoint lists, 857 : 106 : 107 as of 1070.
+
+    `ValueError` for a key given twice or no text.
+    """
     keys = list(keys)
     odd = [key for key, times in Counter(keys).items() if type(key) is not str or times > 1]
     if odd:
-        raise ValueError(f'expected texts that differ as keys, found {odd[0]!r} {keys.count(odd[0])} times')
+        raise ValueError(f'expected texts that differ as keys, found {odd[0]!r} '
+                         f'{keys.count(odd[0])} times')
     order = sorted(keys, key=lambda key: sha256(f'{seed}:{key}'.encode()).digest())
     train, valid = (round(len(order) * videos / 1070) for videos in (857, 857 + 106))
     return order[:train], order[train:valid], order[valid:]

@@ -215,7 +215,10 @@ def acoustic_descriptor(
     samples, # float samples [N] of one clip, an array or a tensor
     sr:float=RATE, # their sampling rate in Hz
 ) -> Tensor: # float32 [1104]: spectrum mean, spectrum max, MFCC mean, MFCC max
-    "The acoustic descriptor of a clip (DARE, section 5.2); `ValueError` where it is missing, empty or not finite."
+    """The acoustic descriptor of a clip (DARE, section 5.2).
+
+    `ValueError` where it is missing, empty or not finite.
+    """
     return acoustic_descriptors([samples], sr)[0]
 
 # %% ../../nbs/features/02_acoustic.ipynb #dad21599
@@ -296,7 +299,10 @@ def learn_scaling(self:StackedDenoisingAutoencoder,
 def encode(self:StackedDenoisingAutoencoder,
     x:Tensor, # descriptors, float [n, D]
 ) -> Tensor: # codes, float32 [n, 200], on the model's device
-    "The codes of clean inputs; `ValueError` names the row that is not finite, or the width that does not fit."
+    """The codes of clean inputs.
+
+    `ValueError` names the row that is not finite, or the width that does not fit.
+    """
     return self.encode_scaled(self.standardise(self.check_rows(x)))
 
 # %% ../../nbs/features/02_acoustic.ipynb #8fe60901
@@ -382,10 +388,11 @@ def train_stage(self:StackedDenoisingAutoencoder,
 def pretrain(self:StackedDenoisingAutoencoder,
     x:Tensor, # descriptors, float [n, D]
     progress:bool=True, # show a bar where a stage takes more than two seconds
-) -> pd.DataFrame: # a row an epoch: stage (layer 1, layer 2, ..., whole), epoch, loss, learning_rate, seconds
+) -> pd.DataFrame: # a row an epoch: stage (layer 1 ... whole), epoch, loss, learning_rate, seconds
     """The history of a training of the scaling, then of each layer, then of the whole autoencoder.
 
-    Each layer learns from the clean codes of the layers below it. `ValueError` names a row that is not finite.
+    Each layer learns from the clean codes of the layers below it. `ValueError` names a row that is
+    not finite.
     """
     s, x = self.settings, self.check_rows(x)
     if len(x) < 2: raise ValueError(f'expected two or more rows to learn from, found {len(x)}')

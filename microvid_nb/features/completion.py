@@ -436,10 +436,10 @@ def choose_rank(
 # %% ../../nbs/features/04_completion.ipynb #e8d40705
 def complete_modalities(
     blocks:Mapping[str, np.ndarray], # modality -> [N, D]; float arrays or memory maps
-    masks:Mapping[str, np.ndarray], # modality -> bool, [N] where a row is known as a whole or not, or [N, D]
+    masks:Mapping[str, np.ndarray], # modality -> what is known, bool [N] for whole rows, or [N, D]
     rank:int, # r
-    settings:CompletionSettings|None=None, # of the computation; if not given, the ridge is chosen on hidden entries
-    out:Mapping[str, np.ndarray]|None=None, # modality -> [N, D] to write into (memory maps); new arrays if not given
+    settings:CompletionSettings|None=None, # if not given, the ridge is chosen on hidden entries
+    out:Mapping[str, np.ndarray]|None=None, # modality -> [N, D] to fill; new arrays if not given
     progress:bool=True, # show a bar where it takes more than two seconds
 ) -> dict[str, np.ndarray]: # modality -> [N, D]; what is known is unchanged
     """The blocks, with missing modalities inferred by factorisation (DARE, section 3.1).

@@ -39,10 +39,12 @@ def optical_flow(
     `ValueError` for anything but a clip of at least 16 x 16 pixels.
     """
     if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[0] != 3:
-        raise ValueError(f'expected a uint8 clip [3, T, H, W], found {clip.dtype} {list(clip.shape)}')
+        raise ValueError('expected a uint8 clip [3, T, H, W], '
+                         f'found {clip.dtype} {list(clip.shape)}')
     _, frames, height, width = clip.shape
     if min(height, width) < SMALLEST:
-        raise ValueError(f'flow needs pictures of at least {SMALLEST} x {SMALLEST} pixels, found {width} x {height}')
+        raise ValueError(f'flow needs pictures of at least {SMALLEST} x {SMALLEST} pixels, '
+                         f'found {width} x {height}')
     between = method or dis_flow()
     grey = [
         cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
@@ -127,7 +129,7 @@ def flow_stacks(
     starts:Sequence[int], # frames at which the stacks begin
     length:int=10, # L, fields of a stack
     bound:float=.08, # of the short side: longer displacements are cut to this
-    camera:str|None='similarity', # what is taken off each field: 'similarity', 'mean', or None for nothing
+    camera:str|None='similarity', # taken off each field: 'similarity', 'mean', or None for nothing
 ) -> Tensor: # float32 [n, 2 L, H, W] in [-1, 1]
     """Fields of successive frames as channels; after the end of the clip nothing moves.
 

@@ -461,7 +461,8 @@ def extract_features(
 ) -> pd.DataFrame: # a row a video: path, outcome ('done', 'kept' or 'failed'), reason
     """The outcome of each video, after the features that a store lacks were computed.
 
-    `ValueError` where the store holds features of another kind, `OSError` where the disk is full or another run writes.
+    `ValueError` where the store holds features of another kind, `OSError` where the disk is full
+    or another run writes.
     """
     keys, out, about = {path_key(path): str(path) for path in paths}, Path(out), identity(extractor)
     if not keys: raise ValueError('there is no file to extract features from')

@@ -101,7 +101,10 @@ def prototype(self:SemanticSpace,
     topics:str|Sequence[str], # words or phrases; a single one is a list of one
     unit:bool=True, # scaled to length 1; else as in the file (the mean, for several words)
 ) -> Tensor: # float32 [n, D]
-    "The points of topics (AMUSE, section 3.3); `ValueError` names words without a vector and how others are spelt."
+    """The points of topics (AMUSE, section 3.3).
+
+    `ValueError` names words without a vector and how others are spelt.
+    """
     topics = [topics] if isinstance(topics, str) else list(topics)
     rows = [self.find(topic) for topic in topics]
     if not rows: return self.vectors[:0]
@@ -110,7 +113,8 @@ def prototype(self:SemanticSpace,
     opposed = (points.norm(dim=1) < 1e-6).nonzero()
     if len(opposed):
         raise ValueError(
-            f'the words of the topic {topics[opposed[0]]!r} point in opposite directions, so they have no mean'
+            f'the words of the topic {topics[opposed[0]]!r} point in opposite directions, '
+            'so they have no mean'
         )
     return F.normalize(points, dim=1)
 

@@ -138,7 +138,7 @@ class GEVADEN(nn.Module):
         self.log_sharpness = nn.Parameter(torch.zeros(())) if s.by_likelihood else None
 
     def sharpness(self) -> Tensor: # tau, a scalar; 1 unless it is learned
-        "How fast the likelihood of a second falls with its distance; a tenth of its logarithm is what is learned."
+        "How fast a second's likelihood falls with distance; a tenth of its logarithm is learned."
         return torch.ones(()) if self.log_sharpness is None else (10*self.log_sharpness).exp()
 
     def beta(self) -> float: # weight of the divergence at this step
@@ -219,7 +219,10 @@ def gevaden_loss(
     model:GEVADEN, # the model
     batch:ShotBatch, # videos with one GIF each
 ) -> dict: # scalars: loss, regression, kl, perceptual
-    "The loss (Eq. 5 to 7) and its parts, averaged over videos and samples; random numbers are PyTorch's."
+    """The loss (Eq. 5 to 7) and its parts, averaged over videos and samples.
+
+    Random numbers are PyTorch's.
+    """
     s, code = model.settings, model.prior.encode(batch.shots, batch.lengths)
     gif_code = model.posterior.encode(batch.target)
     mean, deviation = model.posterior.gaussian(gif_code)

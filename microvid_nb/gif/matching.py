@@ -232,7 +232,10 @@ def closest_disjoint_match(
     generated:Tensor, # generated shot features, [..., k, d], k up to 6
     shots:Tensor, # features of one video's shots, [n, d], n >= k
 ) -> Tensor: # seconds, int64 [..., k], all different within a GIF
-    "The disjoint shots with the smallest sum of distances, the first in order (Eq. 4); `ValueError` names bad input."
+    """The disjoint shots with the smallest sum of distances, the first in order (Eq. 4).
+
+    `ValueError` names bad input.
+    """
     threads = torch.get_num_threads()
     with limit_threads(1), ThreadPoolExecutor(threads) as pool:
         check_matching(generated, shots)

@@ -20,7 +20,10 @@ def perceptual_matching_error(
     targets:Tensor, # the shot that each feature should be matched with, int [b]
     at_once:int=4096, # features projected in one call
 ) -> Tensor: # float64 [b], 0..1
-    "How far features are from a match with their targets (PME, Eq. 8), 0 for a match; `ValueError` for bad input."
+    """How far features are from a match with their targets (PME, Eq. 8), 0 for a match.
+
+    `ValueError` for bad input.
+    """
     check_projection(generated, shots, targets)
     parts = zip(generated.split(at_once), targets.split(at_once))
     return torch.cat([voronoi_projection(part, shots, wanted).error for part, wanted in parts])
@@ -31,10 +34,14 @@ def gif_matching_error(
     shots:Tensor, # features of the video's shots, [n, d]
     gifs:Tensor, # its annotated GIFs as seconds, int [m, k]
 ) -> Tensor: # float64 [...], 0..1
-    "PME of GIFs: a mean over shots, towards the annotated GIF where it is smallest; `ValueError` where there is none."
+    """PME of GIFs: a mean over shots, towards the annotated GIF where it is smallest.
+
+    `ValueError` where there is no annotated GIF.
+    """
     if gifs.ndim != 2 or not len(gifs) or gifs.shape[1] != generated.shape[-2]:
         raise ValueError(
-            f'expected at least one annotated GIF of {generated.shape[-2]} shots, found {list(gifs.shape)}'
+            f'expected at least one annotated GIF of {generated.shape[-2]} shots, '
+            f'found {list(gifs.shape)}'
         )
     flat, batch = generated.flatten(0, -2), generated.shape[:-2]
     different = gifs.unique(dim=0).to(generated.device)
@@ -47,7 +54,10 @@ def posterior_score(
     gif, # seconds, int [..., k]
     counts, # comments per second, [n]
 ) -> Tensor: # float64 [...], 0..k
-    "Comments in a GIF's shots over those in the most commented second (PS, Eq. 9); `ValueError` names bad input."
+    """Comments in a GIF's shots over those in the most commented second (PS, Eq. 9).
+
+    `ValueError` names bad input.
+    """
     gif, counts = (part if isinstance(part, Tensor) else torch.tensor(np.asarray(part))
                    for part in (gif, counts))
     counts = counts.double().to(gif.device)
@@ -57,7 +67,8 @@ def posterior_score(
     wrong = (~(counts >= 0) | counts.isinf()).nonzero()
     if len(wrong):
         second = wrong[0, 0].item()
-        raise ValueError(f'expected counts of comments, found {counts[second].item()} at second {second}')
+        raise ValueError('expected counts of comments, '
+                         f'found {counts[second].item()} at second {second}')
     if gif.numel() and gif.min() < 0:
         raise ValueError(f'expected seconds from 0, found {gif.min().item()}')
     if not counts.any(): return counts.new_zeros(gif.shape[:-1])
@@ -102,11 +113,14 @@ def bootstrap_rates(
 
 # %% ../../nbs/gif/03_metrics.ipynb #ca7e1b28
 def ctr_table(
-    log:pd.DataFrame, # method, video, impressions, clicks; the first method is the baseline; equal pairs are added up
+    log:pd.DataFrame, # method, video, impressions, clicks; baseline first; equal pairs are added up
     rounds:int=2000, # of the bootstrap
     seed:int=0, # of the bootstrap
 ) -> pd.DataFrame: # index method; mPV, mClick, mCTR, improvement %, low %, high %
-    "Table 3: means over videos, and the improvement of mCTR over the first method with a 95 % bootstrap interval."
+    """Table 3: means over videos, and the improvement of mCTR over the first method.
+
+    With the improvement comes a 95 % bootstrap interval.
+    """
     shown, methods = check_log(log), log.method.unique()
     rates = (shown.clicks/shown.impressions).unstack('method')[methods]
     drawn = bootstrap_rates(rates.to_numpy(float), rounds, seed)

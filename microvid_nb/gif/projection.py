@@ -352,7 +352,10 @@ def voronoi_projection(
     shots:Tensor, # features of one video's shots, [n, d]
     targets:Tensor, # the shot that each feature should be matched with, int [b]
 ) -> VoronoiMove: # on the device of `generated`
-    "The smallest moves into the cells of the targets (Eq. 8), with proof; `ValueError` names a bad row or target."
+    """The smallest moves into the cells of the targets (Eq. 8), with proof.
+
+    `ValueError` names a bad row or target.
+    """
     threads = torch.get_num_threads()
     with limit_threads(1), ThreadPoolExecutor(threads) as pool:
         check_projection(generated, shots, targets)

@@ -165,7 +165,10 @@ def new_network(
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #bad92867
 class AMUSE(nn.Module):
-    "Attention based multi-label visual-semantic embedding; `ValueError` where the last layer does not give v."
+    """Attention based multi-label visual-semantic embedding.
+
+    `ValueError` where the last layer does not give v.
+    """
     def __init__(self,
         settings:AMUSESettings, # words, sizes and weights
     ):
@@ -175,7 +178,8 @@ class AMUSE(nn.Module):
         self.network = freeze(xavier(network) if s.xavier else network, s.frozen)
         *_, (last, _) = self.network.stages()
         if s.layers[-1] != last:
-            raise ValueError(f'the last of layers gives v: expected {last!r}, found {s.layers[-1]!r}')
+            raise ValueError(f'the last of layers gives v: expected {last!r}, '
+                             f'found {s.layers[-1]!r}')
         for module in self.network.modules():
             if isinstance(module, nn.Dropout): module.p = s.dropout
         self.to_attention = xavier(nn.Linear(s.semantic, s.attention, bias=False))   # W_a
@@ -255,7 +259,7 @@ def ranking_loss(self:AMUSE,
     labels:Tensor, # bool [B, C], in the order of the seen words
     known:Tensor|None=None, # bool [B, C], which labels are known; all if not given
 ) -> Tensor: # scalar, a mean over pictures
-    "The first part of Eq. 6; a word of which nobody knows whether the picture shows it is not compared."
+    "The first part of Eq. 6; a word is not compared where nobody knows whether it is shown."
     prototypes = self.prototypes()
     picture, word = labels.nonzero(as_tuple=True)
     if self.settings.same_attention:

@@ -146,7 +146,7 @@ class TwoTasks(Dataset):
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #0918062b
 class MTLVSEM(LearnedBaseline):
-    "A multi-task visual-semantic embedding model: a map for images and one for frames, with a common part."
+    "A multi-task visual-semantic embedding: a map for images, one for frames, and a common part."
     def __init__(self,
         settings:BaselineSettings, # words, sizes and weights
         points:Tensor|None=None, # the seen words' prototypes, [C, D]; random if not given
@@ -232,8 +232,10 @@ class C2AE(LearnedBaseline):
         unknown = [word for word in words if word not in self.settings.words]
         if unknown:
             unknown = ', '.join(map(repr, unknown))
-            raise ValueError(f'C2AE knows only the words of its training, not {unknown}: set topics to seen')
-        return self.decoder(self.of_features(features))[:, [self.settings.words.index(word) for word in words]]
+            raise ValueError(f'C2AE knows only the words of its training, not {unknown}: '
+                             'set topics to seen')
+        return self.decoder(self.of_features(features))[
+            :, [self.settings.words.index(word) for word in words]]
 
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #95e09b22
 def c2ae_loss(

@@ -59,7 +59,10 @@ def gaussian_kernels(
     y:Tensor, # points [m, d]
     bandwidths:Tensor|Sequence[float], # gamma of each kernel, [u]
 ) -> Tensor: # [u, n, m], in (0, 1]
-    "The values of u Gaussian kernels for all pairs of points; `ValueError` for bandwidths that are not positive."
+    """The values of u Gaussian kernels for all pairs of points.
+
+    `ValueError` for bandwidths that are not positive.
+    """
     bandwidths = torch.as_tensor(bandwidths, dtype=at_least_float32(x).dtype, device=x.device)
     if bandwidths.ndim != 1 or not (bandwidths > 0).all():
         raise ValueError(f'expected positive bandwidths [u], found {bandwidths.tolist()}')
@@ -128,7 +131,7 @@ def kernel_weights(
 def mk_mmd(
     source:Tensor, # features of one domain, [n, d]
     target:Tensor, # features of the other, [m, d]
-    bandwidths:Tensor|Sequence[float]|None=None, # gamma of each kernel, [u]; `heuristic_bandwidths` if not given
+    bandwidths:Tensor|Sequence[float]|None=None, # gamma, [u]; `heuristic_bandwidths` if not given
     weights:Tensor|Sequence[float]|None=None, # beta, [u]; equal if not given
     unbiased:bool=True, # leave out pairs of a point with itself
 ) -> Tensor: # scalar; where unbiased it may be negative
@@ -181,10 +184,14 @@ def optimal_kernel_weights(
     bandwidths:Tensor|Sequence[float], # gamma, [u]
     ridge:float=1e-3, # epsilon, as a part of the mean variance
 ) -> Tensor: # beta [u], >= 0, sums to 1
-    "The weights of the kernels that distinguish two samples best (Eq. 2); `ValueError` for fewer than 4 points."
+    """The weights of the kernels that distinguish two samples best (Eq. 2).
+
+    `ValueError` for fewer than 4 points.
+    """
     check_samples(source, target)
     if min(len(source), len(target)) < 4:
-        raise ValueError(f'expected 4 or more points in each sample, found {len(source)} and {len(target)}')
+        raise ValueError('expected 4 or more points in each sample, '
+                         f'found {len(source)} and {len(target)}')
     terms = quadruple_terms(source.double(), target.double(), bandwidths).cpu().numpy()
     d, covariance = terms.mean(1), np.atleast_2d(np.cov(terms))
     covariance += (ridge*np.trace(covariance)/len(d) + np.finfo(float).tiny)*np.eye(len(d))

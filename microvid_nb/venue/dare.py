@@ -54,7 +54,7 @@ class DARESettings:
 
 # %% ../../nbs/venue/03_dare.ipynb #b0d27706
 class DARE(nn.Module):
-    "Deep transfer model: venues of micro-videos, with acoustic concepts that external sounds taught."
+    "Deep transfer model: venues of micro-videos, with acoustic concepts from external sounds."
     def __init__(self,
         settings:DARESettings=DARESettings(), # sizes
     ):
@@ -126,7 +126,7 @@ def training_concepts(self:DARE,
 def learn_scale(self:DARE,
     videos:Videos, # all of the training
 ):
-    """Learns the scale of the features and, in the second reading, sets the free a of each video to D x.
+    """Learns the scale of the features and, in the second reading, sets each video's free a to D x.
 
     `ValueError` for another number of videos.
     """
@@ -134,7 +134,8 @@ def learn_scale(self:DARE,
     if self.free_concepts is None: return
     if len(videos.venue) != self.settings.free:
         raise ValueError(
-            f'the model has a representation for each of {self.settings.free} videos, found {len(videos.venue)}'
+            f'the model has a representation for each of {self.settings.free} videos, '
+            f'found {len(videos.venue)}'
         )
     for rows in torch.arange(self.settings.free).split(4096):
         self.free_concepts.weight[rows] = self.concepts(pick_rows(videos, rows))
