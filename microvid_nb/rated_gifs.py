@@ -57,8 +57,8 @@ def gifs_without_training(
     rules = {'ShotRanker': ShotRanker(), 'Hecate': Hecate(), 'BeautThumb': BeautThumb(),
              'ShotRanker, weights found without the clip': ShotRanker(found, lam=weights[-1])}
     made = {name: select_gif(survey, rule) for name, rule in rules.items()}
-    start, length, part = survey.frames.times[0], survey.end, survey.shot_length
-    even = start + (length - start)*np.array([1, 3, 5])/6 - part/2
+    start, end, part = survey.frames.times[0], survey.end, survey.shot_length
+    even = start + (end - start)*np.array([1, 3, 5])/6 - part/2
     return {
         **{name: (gif.times, gif.seconds) for name, gif in made.items()},
         'evenly spaced': (even, part),

@@ -100,7 +100,7 @@ def trainings(
     scale:ClassifyScale, # its rate and dropout are the first
 ) -> list: # of `Training`
     "What is tried for each network."
-    return [Training(dropout, rate) for dropout in (scale.network.dropout, .25, 0.)
+    return [Training(dropout, rate) for dropout in (scale.network.dropout, 0.)
             for rate in (scale.rate, scale.rate/3)]
 
 # %% ../../nbs/classify/06_experiments.ipynb #0bbe7e99
@@ -186,10 +186,10 @@ def clips_for_choosing(
     world:MicroWorld, # the world
     scale:ClassifyScale, # sizes
     progress:bool=True, # show a bar
-) -> ClipSet: # a third as many as a round has
+) -> ClipSet: # as many as a round has
     "Clips that no round has, with their actions."
-    first, learned, other = scale.train + scale.other, scale.train//3, scale.other//3
-    clips = draw_clips(world, scale, range(first, first + learned + other), progress)
+    count, learned = scale.train + scale.other, scale.train
+    clips = draw_clips(world, scale, range(count, 2*count), progress)
     return ClipSet(
         Clips(clips.clips[:learned], clips.action[:learned], torch.tensor(MIRRORED)),
         Clips(clips.clips[learned:], clips.action[learned:]), tuple(ACTIONS)
