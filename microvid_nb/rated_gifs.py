@@ -51,11 +51,11 @@ def gifs_without_training(
     weights:np.ndarray, # of the measures and of representativeness, found on other clips, [m + 1]
 ) -> dict: # method -> (seconds at which shots begin, seconds of a shot)
     "The shots that each rule shows; of chance, all that there are."
-    names = [*RankingWeights.__dataclass_fields__]
-    found = RankingWeights(**dict(zip(names, weights.tolist())))
+    *attractive, lam = weights.tolist()
+    found = RankingWeights(*attractive)
     found = replace(found, stillness=0., middle=0., settled=0.)
     rules = {'ShotRanker': ShotRanker(), 'Hecate': Hecate(), 'BeautThumb': BeautThumb(),
-             'ShotRanker, weights found without the clip': ShotRanker(found, lam=weights[-1])}
+             'ShotRanker, weights found without the clip': ShotRanker(found, lam=lam)}
     made = {name: select_gif(survey, rule) for name, rule in rules.items()}
     start, end, part = survey.frames.times[0], survey.end, survey.shot_length
     even = start + (end - start)*np.array([1, 3, 5])/6 - part/2
@@ -127,11 +127,11 @@ class SeenShots:
 # %% ../nbs/rated_gifs.ipynb #5717f413
 def eyes_round(
     videos:Sequence[ShotVideo], # of MicroWorld, as pretrained eyes see them
-    surveys:Mapping, # path of a real clip -> its `Survey`
-    seen:Mapping, # path -> features of its shots
+    surveys:Mapping, # name of a real clip -> its `Survey`
+    seen:Mapping, # path of a clip -> features of its shots
     scale:GIFScale, # sizes
     seed:int, # of the split, the weights and the order
-) -> tuple: # measures on MicroWorld (a row a system), and the GIFs: (path, system) -> times and seconds
+) -> tuple: # measures on MicroWorld (a row a system), and the GIFs: (clip, system) -> times and seconds
     "GEVADEN and RankNet, trained on drawn videos and asked about real ones."
     order = np.random.default_rng(seed).permutation(len(videos))
     train, test = order[:-scale.other], order[-scale.other:]
@@ -153,8 +153,8 @@ def eyes_round(
             'GEVADEN': lambda shots: generate_gif(gevaden, shots, scale.samples, source),
             'RankNet': lambda shots: rank_gif(ranknet, shots),
         }
-        gifs = {(path, name): select_gif(survey, SeenShots(choose, space, seen))
-                for path, survey in surveys.items() for name, choose in choices.items()}
+        gifs = {(clip, name): select_gif(survey, SeenShots(choose, space, seen))
+                for clip, survey in surveys.items() for name, choose in choices.items()}
     table = pd.DataFrame(measures).rename_axis('system').reset_index().assign(round=seed)
     return table, {key: (gif.times, gif.seconds) for key, gif in gifs.items()}
 
@@ -179,14 +179,12 @@ def reproduce_ratings(
             for survey in tqdm(long.values(), disable=not progress, desc='seen')}
     videos, tables = seen_videos(MicroWorld(seed), range(scale.train + scale.other), eyes,
                                  progress), []
-    named = {survey.path: clip for clip, survey in long.items()}
     rounds = range(seed, seed + scale.rounds)
     for each in tqdm(rounds, disable=not progress, desc='rounds'):
-        table, made = eyes_round(videos, {survey.path: survey for survey in long.values()}, seen,
-                                 scale, each)
+        table, made = eyes_round(videos, long, seen, scale, each)
         tables.append(table)
-        gifs |= {(named[path], f'{name}, pretrained eyes', each): gif
-                 for (path, name), gif in made.items()}
+        gifs |= {(clip, f'{name}, pretrained eyes', each): gif
+                 for (clip, name), gif in made.items()}
     rows = [
         {'method': method, 'round': each, 'clip': clip, 'footage': footage(clip),
          'viewer': viewer, 'share': shown_share(part, *gif)}
