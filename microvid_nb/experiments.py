@@ -365,12 +365,12 @@ def drawn_survey(
     long:bool=False, # a longer video of the GIF experiments
 ): # the `Survey` that `survey_video` would make from the file
     "What one pass over a drawn video sees."
-    from microvid_nb.data.world.stories import Film
+    from microvid_nb.data.world.stories import film_of
     from microvid_nb.data.world.views import world_frames
     from microvid_nb.media import survey
     from microvid_nb.media.candidates import find_transitions
     story, rate = world.story(i, long=long), rate or survey.SAMPLES_PER_SECOND
-    film = Film(story, side if story.aspect >= 1 else 2*round(side/story.aspect/2))
+    film = film_of(story, side)
     frames = world_frames(film, np.arange(.5/rate, story.duration, 1/rate))
     grey = frames.images.mean(-1, dtype=np.float32)/255
     change = np.r_[0, np.abs(np.diff(grey, axis=0)).mean((1, 2))].astype(np.float32)

@@ -31,7 +31,7 @@ from .video import (
     VideoToClass, VideoToClassSettings, VideoTraining, as_is, feature_and_scores)
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.synthesis import SOUND_RATE
-from ..data.world.stories import Film
+from ..data.world.stories import film_of
 from ..data.world.venues import VENUES
 from ..data.world.views import VenuePosts, as_tensor, squared
 from ..features.acoustic import acoustic_descriptors
@@ -368,7 +368,7 @@ def middle_clip(
 ) -> Tensor: # uint8 [3, length + 1, S, S]
     "A clip from the middle of a micro-video."
     story, height, length = world.story(i), 2*settings.side, settings.streams.length
-    film = Film(story, height if story.aspect >= 1 else 2*round(height/story.aspect/2))
+    film = film_of(story, height)
     start = max(0., (story.duration - length/settings.fps)/2)
     times = np.minimum(start + np.arange(length + 1)/settings.fps, story.duration - 1e-3)
     return as_tensor(squared(film.frames(times), settings.side)).transpose(0, 1)

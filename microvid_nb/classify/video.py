@@ -28,7 +28,7 @@ from microvid_nb.classify.joint import (
 from ..data.microworld import MicroWorld, in_parallel
 from ..data.world.motions import ACTIONS
 from ..data.world.scenes import SCENES
-from ..data.world.stories import Film, shot_at
+from ..data.world.stories import film_of, shot_at
 from ..data.world.views import ActionClips, as_tensor
 from ..features.flow import flow_stacks, optical_flow
 from ..features.visual import Backbone
@@ -320,7 +320,7 @@ def story_moments(
 ) -> StoryMoments: # as from its file
     "The moments of a micro-video of the world, drawn instead of decoded."
     story, height = world.story(i), 2*settings.side
-    film = Film(story, height if story.aspect >= 1 else 2*round(height/story.aspect/2))
+    film = film_of(story, height)
     times = np.arange(0, story.duration - 1e-3, 1/settings.fps)
     seen = moments_of(zip(times, film.frames(times)), settings)
     names, on = list(SCENES), dict.fromkeys(SCENES, 0.)

@@ -19,7 +19,7 @@ from .files import in_parallel, read_json
 from .instagram import popular_topics, write_topics
 from .world.pictures import (
     NAMES, Camera, Picture, camera_look, source_picture, target_picture)
-from .world.stories import Film, Story, sound_track, write_story
+from .world.stories import Film, Story, film_of, sound_track, write_story
 from .world.synthesis import SOUND_RATE, SoundLibrary
 from .world.viewers import (
     Post, Seen, annotate_gifs, crowd_of, draw_followers, publish, second_interest,
@@ -160,7 +160,7 @@ def key_of(
 # %% ../../nbs/data/00_microworld.ipynb #98c759c7
 def frame_size(story:Story) -> tuple:
     "Height and width of its file: the short side has `LINES`."
-    film = Film(story, LINES if story.aspect >= 1 else 2*round(LINES/story.aspect/2))
+    film = film_of(story, LINES)
     return film.height, film.width
 
 # %% ../../nbs/data/00_microworld.ipynb #03f29771
@@ -171,7 +171,7 @@ def draw_file(
 ) -> Path: # the file
     "Writes micro-video i as H.264 and AAC."
     story = world.story(i)
-    film = Film(story, frame_size(story)[0], compress=False)
+    film = film_of(story, LINES, compress=False)
     times = np.arange(0, story.duration, 1/story.fps)
     path = write_video(path, film.frames(times), story.fps, samples=sound_track(story),
                        sr=SOUND_RATE,

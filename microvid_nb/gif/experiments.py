@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/gif/11_experiments.ipynb #ac37a1a3
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -212,29 +213,29 @@ def compare_systems(
     return comparison_table(found, ['system', 'against', 'measure'])
 
 # %% ../../nbs/gif/11_experiments.ipynb #458935d0
-# setting -> values; `perceptual` is lambda
+# study -> the settings in which its models differ from the usual one, and the values; `perceptual` is lambda
 STUDIES = {
-    'beta': (.03, .1, .3, 1.),
-    'perceptual': (0., .1, .3),
-    'fixed_prior': (False, True),
-    'by_likelihood': (False, True),
+    'beta': ({}, (.03, .1, .3, 1.)),
+    'perceptual': ({}, (0., .1, .3)),
+    'fixed_prior': ({}, (False, True)),
+    'by_likelihood': ({}, (False, True)),
+    'free_nats': ({'by_likelihood': True}, (0., 2., 4., 8.)),
 }
 
 def train_variants(
     videos:Sequence, # of `ShotVideo`
     scale:GIFScale, # sizes
     seed:int, # of this round
-) -> dict: # (setting, value) -> GEVADEN; where the value is the usual one, the same model
+) -> dict: # (study, value) -> GEVADEN; settings that two studies share are trained once
     "A GEVADEN for each value of each study."
-    usual, trained = train_gevaden(videos, scale, seed), {}
-    for setting, value in ((setting, value) for setting, values in STUDIES.items()
-                           for value in values):
-        trained[setting, value] = (
-            usual
-            if value == getattr(usual.settings, setting)
-            else train_gevaden(videos, scale, seed, **{setting: value})
-        )
-    return trained
+    trained, variants = {}, {}
+    for study, (base, values) in STUDIES.items():
+        for value in values:
+            settings = replace(scale.sizes, **base, **{study: value})
+            if settings not in trained:
+                trained[settings] = train_gevaden(videos, scale, seed, **base, **{study: value})
+            variants[study, value] = trained[settings]
+    return variants
 
 # %% ../../nbs/gif/11_experiments.ipynb #45893501
 def different_gifs(
@@ -271,7 +272,7 @@ def studied(
 ) -> pd.DataFrame: # a row a value: measures, KL, different GIFs of 100
     "GEVADEN with one setting varied."
     rows = []
-    for value in STUDIES[setting]:
+    for value in STUDIES[setting][1]:
         model = variants[setting, value]
         figures = {'KL': divergence(model, videos, seed),
                    'different GIFs of 100': different_gifs(model, videos, seed)}
@@ -338,6 +339,7 @@ def world_round(
         'GEVADEN, lambda = 0': variants['perceptual', 0.0],
         'GEVADEN': variants['by_likelihood', False],
         'GEVADEN, likelihood': variants['by_likelihood', True],
+        'GEVADEN, likelihood, free nats': variants['free_nats', 4.],
     }
     learned = learned_systems(split.train, gevadens, scale, seed)
     systems = {**rule_systems(split, seed), **known_systems(material), **learned}

@@ -32,6 +32,7 @@ class GEVADENSettings:
     samples: int = 4 # L, samples of z for each video in training
     beta: float = .1 # weight of the KL divergence, Eq. 5; the paper's value is in an appendix not printed with it
     warm_up: int = 0 # steps of training over which beta rises from 0, with the cube of the step; not in the paper
+    free_nats: float = 0. # nats of divergence that cost nothing (free bits, Kingma et al., 2016); not in the paper
     perceptual: float = .1 # lambda of Eq. 7
     fixed_prior: bool = False # N(0, 1) instead of the learned prior: the paper's ablation
     by_likelihood: bool = False # trained by the likelihood of seconds (Eq. 10), not by the paper's L2 penalty
@@ -244,7 +245,7 @@ def gevaden_loss(
     )
     if model.training: model.steps += 1
     return {
-        'loss': regression + model.beta() * kl + s.perceptual * perceptual,
+        'loss': regression + model.beta()*kl.clamp(min=s.free_nats) + s.perceptual*perceptual,
         'regression': regression,
         'kl': kl,
         'perceptual': perceptual,

@@ -201,7 +201,7 @@ def train_gevaden(
     scale:GIFScale, # sizes
     seed:int, # of weights, order and samples
     progress:bool=False, # show a bar
-    **changes, # of the settings: beta, perceptual, fixed_prior, by_likelihood
+    **changes, # of the settings: beta, free_nats, perceptual, fixed_prior, by_likelihood
 ) -> GEVADEN: # trained
     "GEVADEN on some videos."
     width, warm_up = videos[0].shots.shape[1], int(scale.warm_up*scale.steps)
@@ -286,6 +286,7 @@ GEVADENS = {
     'GEVADEN, lambda = 0': {'perceptual': 0.},
     'GEVADEN': {},
     'GEVADEN, likelihood': {'by_likelihood': True},
+    'GEVADEN, likelihood, free nats': {'by_likelihood': True, 'free_nats': 4.},
 }
 
 # %% ../../nbs/gif/10_systems.ipynb #a5aa883b

@@ -307,6 +307,15 @@ class Film:
         "The frames at the given times, one after the other."
         for t in times: yield self.frame(float(t))
 
+# %% ../../../nbs/data/world/07_stories.ipynb #5d0c1e7a
+def film_of(
+    story:Story, # what happens
+    short:int, # pixels of the shorter side of its frames
+    compress:bool=True, # as in `Film`
+) -> Film: # wide or high, as the story is
+    "A film by its shorter side."
+    return Film(story, short if story.aspect >= 1 else 2*round(short/story.aspect/2), compress)
+
 # %% ../../../nbs/data/world/07_stories.ipynb #387e56f0
 class Moment(NamedTuple):
     "What a frame shows."

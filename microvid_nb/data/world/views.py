@@ -23,7 +23,7 @@ from .motions import ACTIONS, action_clip
 from .pictures import NAMES, Camera, camera_look
 from .scenes import SCENES
 from ..sounds import SoundSet
-from .stories import Film, sound_track
+from .stories import Film, film_of, sound_track
 from .synthesis import SoundLibrary
 from .venues import VENUES
 from ...media.candidates import candidate_frames
@@ -167,7 +167,7 @@ since publishers aren't oracles.
     def __getitem__(self, k:int) -> PostedVideo:
         i = self.number(k)
         story, (seen, post, _) = self.world.story(i), reception(self.world, i)
-        film = Film(story, SHORT if story.aspect >= 1 else 2*round(SHORT/story.aspect/2))
+        film = film_of(story, SHORT)
         found = candidate_frames(world_frames(film,
                                               np.arange(.5/CANDIDATE_RATE, story.duration,
                                                         1/CANDIDATE_RATE)))
@@ -211,7 +211,7 @@ and shots depend on each other only through what is in them."""
     def __getitem__(self, k:int) -> CommentedVideo:
         i = self.number(k)
         story, received = self.world.story(i, long=True), long_reception(self.world, i)
-        film = Film(story, self.size if story.aspect >= 1 else 2*round(self.size/story.aspect/2))
+        film = film_of(story, self.size)
         whole = len(received.counts)
         times = np.minimum((np.arange(whole*self.frames) + .5)/self.frames, story.duration - 1e-3)
         images = squared(film.frames(times),
@@ -289,7 +289,7 @@ an oracle that knows the mixtures is in the checks.
 
     def __getitem__(self, k:int) -> VenuePost:
         story = self.world.story(self.number(k))
-        film = Film(story, self.size if story.aspect >= 1 else 2*round(self.size/story.aspect/2))
+        film = film_of(story, self.size)
         images = squared(film.frames((np.arange(self.frames) + .5)/self.frames*story.duration),
                          self.size)
         sound = sound_track(story, self.longest)
