@@ -173,4 +173,5 @@ def load_gif_model(
     path:str|Path, # a checkpoint
 ) -> VideoToGIF: # ready for `select_gif`
     "A saved model; `ValueError` where the file is damaged, hostile, or holds another model."
-    return load_model(path, {VideoToGIF: VideoToGIFSettings}, {'gif': {'by_likelihood': False}})
+    return load_model(path, {VideoToGIF: VideoToGIFSettings},
+                      {'gif': {'by_likelihood': False, 'free_nats': 0.}})
