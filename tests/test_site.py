@@ -2,6 +2,7 @@
 import ast
 import functools
 import gzip
+import html
 import http.server
 import json
 import re
@@ -115,6 +116,22 @@ def test_has_no_broken_link_inside(site):
         if '](' in text
     ]
     assert not unread, unread[:20]
+
+
+def test_pages_show_the_code_of_internal_steps(site):
+    """So what a paragraph explains stands below it, and an example calls nothing that no page shows."""
+    absent = []
+    for path in sorted(ROOT.glob('nbs/**/*.ipynb')):
+        if '.ipynb_checkpoints' in path.parts:
+            continue
+        page = (site / path.relative_to(ROOT / 'nbs')).with_suffix('.html').read_text(encoding='utf-8')
+        shown = set(re.findall(r'^ *(?:def|class) (\w+)', html.unescape(re.sub(r'<[^>]+>', '', page)), re.M))
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            source = ''.join(cell['source'])
+            if cell['cell_type'] == 'code' and re.match(r'#\| *exporti', source):
+                absent += [f'{path.name}: {node.name}' for node in ast.parse(source).body
+                           if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name not in shown]
+    assert not absent, absent[:20]
 
 
 @pytest.fixture(scope='module')

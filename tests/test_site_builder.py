@@ -33,7 +33,11 @@ def test_imports_and_drawing_code_fold():
                            ([picture, table], 'the code of this figure')):
         cell = shown(new_code_cell('#| code-fold: true\nx', outputs=outputs))
         assert cell.metadata['mystnb']['code_prompt_show'] == f'Show {words}'
-    for source in ('x = 1', 'import a\nx = a.b()', 'def f(): import a'):
+    long = shown(new_code_cell('#| code-fold: true\n#| code-summary: "Show the code of f"\n#| classes: package-code\nf'))
+    assert long.metadata['mystnb'] == {'code_prompt_show': 'Show the code of f', 'code_prompt_hide': 'Hide the code of f'}
+    assert long.metadata['tags'] == ['package-code', 'hide-input'] and long.source == 'f'
+    assert shown(new_code_cell('#| classes: package-code\nf')).metadata['tags'] == ['package-code']
+    for source in ('x = 1', 'import a\nx = a.b()', 'def f(): import a', 'import microvid_nb as mv'):
         assert 'tags' not in shown(new_code_cell(source)).metadata
 
 

@@ -153,11 +153,11 @@ def said_before(cells: list) -> str:
 
 
 def only_imports(source: str) -> bool:
-    """Whether a cell only brings names, and perhaps sets something up with them."""
+    """Whether a cell of several lines only brings names, and perhaps sets something up with them."""
     try: body = ast.parse(source).body
     except SyntaxError: return False
     kinds = [type(node) for node in body]
-    return bool(body) and kinds[0] in (ast.Import, ast.ImportFrom) and all(
+    return bool(body) and body[-1].end_lineno > body[0].lineno and kinds[0] in (ast.Import, ast.ImportFrom) and all(
         kind in (ast.Import, ast.ImportFrom, ast.Expr) for kind in kinds
     ) and sum(kind is ast.Expr for kind in kinds) <= 2
 
@@ -172,12 +172,15 @@ def of_what(outputs: list) -> str:
 
 
 def folded(cell) -> dict:
-    """How a code cell is shown: imports, and what draws a picture, are folded until a reader wants to see them."""
-    if re.search(r'^#\| *code-fold: *true', cell.source, re.M): what = f'the code{of_what(cell.outputs)}'
+    """How a code cell is shown: imports, what draws a picture and long code are folded until a reader asks for them."""
+    classes = re.findall(r'^#\| *classes: *(\S+)', cell.source, re.M)
+    bar = re.search(r'^#\| *code-summary: *"Show (.*)"$', cell.source, re.M)
+    if bar: what = bar[1]
+    elif re.search(r'^#\| *code-fold: *true', cell.source, re.M): what = f'the code{of_what(cell.outputs)}'
     elif only_imports(cell.source) and not cell.outputs: what = 'imports'
-    else: return {}
+    else: return {'tags': classes} if classes else {}
     prompts = {'code_prompt_show': f'Show {what}', 'code_prompt_hide': f'Hide {what}'}
-    return {'tags': ['hide-input'], 'mystnb': prompts}
+    return {'tags': [*classes, 'hide-input'], 'mystnb': prompts}
 
 
 def live_figure(spec: dict, words: str) -> str:
