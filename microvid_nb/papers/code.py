@@ -61,7 +61,7 @@ class ShowCode:
             elif 'exporti' in marks and len(cell.source.splitlines()) > self.short:
                 folded.append(cell)
             else:
-                if 'exporti' in marks: cell.source = MARK + cell.source
+                if marks & {'exporti', 'exports'}: cell.source = MARK + cell.source
                 if folded: self.fold(folded)
                 folded = []
         if folded: self.fold(folded)
