@@ -10,7 +10,7 @@ import ast
 from pathlib import Path
 
 # %% ../../nbs/papers/09_code.ipynb #741d9e48
-OPEN = {'thumbnail', 'gif', 'classify', 'venue', 'features'} # folders whose pages show short code open
+OPEN = {'thumbnail', 'gif', 'classify', 'venue', 'features'} # folders of pages with open code
 SHORT = 40 # lines
 MARK = '#| classes: package-code\n' # what the style sheets of both builders look for
 
@@ -34,13 +34,19 @@ def on_the_bar(
     return f'Show the code of {first}' + (f' and {len(names) - 3} more' if len(names) > 3 else '')
 
 # %% ../../nbs/papers/09_code.ipynb #6f14110c
+def marks_of(
+    cell, # as nbdev reads it
+) -> set: # of text
+    "The directives of a cell."
+    return set(cell.directives_) if cell.cell_type == 'code' else set()
+
+# %% ../../nbs/papers/09_code.ipynb #19b99f89
 class ShowCode:
-    "A step of nbdev that shows internal code, and removes what is public, which has an entry, or hidden."
+    "A step of nbdev that shows code of the package, and removes its imports and what is hidden."
     def __init__(self,
         nb, # a notebook, as nbdev reads it: its cells have `directives_`
     ):
-        self.nb, folder = nb, Path(nb.path_).parent.name
-        self.short = SHORT if folder in OPEN else 0   # lines of code that is open
+        self.nb, self.follows = nb, Path(nb.path_).parent.name in OPEN   # an argument
 
     def fold(self,
         cells:list, # with internal code, that follow each other
@@ -51,17 +57,27 @@ class ShowCode:
         bar = on_the_bar(names_in(source))
         first.source = f'#| code-fold: true\n#| code-summary: "{bar}"\n{MARK}{source}'
 
+    def shows(self,
+        cell, # of the notebook
+    ) -> bool: # whether it has code that is shown
+        "Internal code, what the notebook marks, and all names where an argument is followed."
+        marks = marks_of(cell)
+        public = 'export' in marks and self.follows and bool(names_in(cell.source))
+        return bool(marks & {'exporti', 'exports'}) or public
+
     def begin(self):
         "Visits the cells, before nbdev writes them."
-        folded = []
-        for cell in self.nb.cells:
-            marks = set(cell.directives_) if cell.cell_type == 'code' else set()
-            if marks & {'export', 'hide', 'default_exp'}:
-                del cell['source']
-            elif 'exporti' in marks and len(cell.source.splitlines()) > self.short:
+        cells, folded = self.nb.cells, []
+        for i in range(len(cells) - 1):   # the entry about a name stands before its code
+            if self.shows(cells[i]) and 'show_doc(' in cells[i + 1].source:
+                cells[i], cells[i + 1] = cells[i + 1], cells[i]
+        for cell in cells:
+            long = len(cell.source.splitlines()) > (SHORT if self.follows else 0)
+            if self.shows(cell) and long and 'exports' not in marks_of(cell):
                 folded.append(cell)
-            else:
-                if marks & {'exporti', 'exports'}: cell.source = MARK + cell.source
-                if folded: self.fold(folded)
-                folded = []
+                continue
+            if folded: self.fold(folded)
+            folded = []
+            if self.shows(cell): cell.source = MARK + cell.source
+            elif marks_of(cell) & {'export', 'hide', 'default_exp'}: del cell['source']
         if folded: self.fold(folded)
