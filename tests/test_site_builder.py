@@ -68,6 +68,12 @@ def test_code_beside_an_equation_is_shown_as_it_is():
     assert shown(cell).source == said.data['text/markdown']
 
 
+def test_a_figure_may_stand_without_its_code():
+    seen = new_output('execute_result', {'text/html': '<div class="hero"></div>', 'text/plain': 'x'})
+    cell = shown(new_code_cell('#| echo: false\nHTML(hero)', outputs=[seen]))
+    assert cell.metadata['tags'] == ['remove-input'] and cell.outputs == [seen]
+
+
 @pytest.mark.parametrize('method, name', _PAGES.items())
 def test_every_equation_stands_beside_its_code(method, name):
     """Each numbered equation has its symbols, the lines that compute it, and a test that there is."""

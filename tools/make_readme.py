@@ -31,7 +31,7 @@ def readme(notebook: Path) -> dict[Path, bytes]:
     nb.metadata['language_info'] = {'name': 'python'}  # so that code blocks are coloured
     nb.cells = [cell for cell in nb.cells if not cell.source.lstrip().startswith('#| hide')]
     for cell in nb.cells:  # what draws a figure is for readers of the notebook
-        if '#| code-fold: true' in cell.source: cell.source = ''
+        if re.search(r'^#\| (code-fold: true|echo: false)$', cell.source, re.M): cell.source = ''
     text, _ = MarkdownExporter().from_notebook_node(nb)
     text, pictures = moving_pictures(re.sub(r'^```python\s*```$', '', text, flags=re.M))
     # links of the site's first page start at nbs/

@@ -197,7 +197,8 @@ def shown(cell, page: str, places: dict, before: list):
     if cell.cell_type == 'markdown':
         cell.source = relink(re.sub(r'<!-- WARNING.*?-->\n?', '', cell.source), page, places)
         return cell if cell.source.strip() else None
-    if '#| echo: false' in cell.source:
+    silent = '#| echo: false' in cell.source
+    if silent and not any('text/html' in output.get('data', {}) for output in cell.outputs):
         text = '\n\n'.join(
             output.data['text/markdown'] for output in cell.outputs if 'text/markdown' in output.get('data', {})
         )
@@ -205,7 +206,7 @@ def shown(cell, page: str, places: dict, before: list):
         return new_markdown_cell(relink(text, page, places)) if text else None
     words = said_before([*before, cell])
     cell.outputs = [output for output in cell.outputs if WIDGET not in output.get('data', {})]
-    cell.metadata = folded(cell)
+    cell.metadata = {'tags': ['remove-input']} if silent else folded(cell)
     cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n')
     for output in cell.outputs:
         if 'data' not in output: continue
