@@ -22,7 +22,7 @@ def names_in(
     for node in ast.parse(source).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)): names.append(node.name)
         if isinstance(node, ast.Assign): names += [ast.unparse(target) for target in node.targets]
-    return names
+    return [name for name in names if name != '_all_']   # which is nbdev's list of further public names
 
 # %% ../../nbs/papers/09_code.ipynb #428b3e01
 def on_the_bar(
@@ -69,7 +69,8 @@ class ShowCode:
         "Visits the cells, before nbdev writes them."
         cells, folded = self.nb.cells, []
         for i in range(len(cells) - 1):   # the entry about a name stands before its code
-            if self.shows(cells[i]) and 'show_doc(' in cells[i + 1].source:
+            public = 'export' in marks_of(cells[i]) and self.shows(cells[i])
+            if public and 'show_doc(' in cells[i + 1].source:
                 cells[i], cells[i + 1] = cells[i + 1], cells[i]
         for cell in cells:
             long = len(cell.source.splitlines()) > (SHORT if self.follows else 0)
