@@ -131,13 +131,13 @@ def test_room_by_trying_all_sets(free, taken, apart):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 4))
-def test_as_many_as_fit_are_chosen(seed, apart):
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(0, 4))
+def test_as_many_as_fit_are_chosen(seed, apart, more):
     rng = np.random.default_rng(seed)
     times = np.sort(rng.choice(30, 12, replace=False)).astype(float)
     starts = pd.DataFrame({'time': times, 'level': 0, 'row': times.astype(int) // 3})
     room = how_many_fit(times, [], apart, 3)
-    chosen = choose_starts(starts, rng.permutation(10), rng.integers(0, 3, 10), room, apart)
+    chosen = choose_starts(starts, rng.permutation(10), rng.integers(0, 3, 10), room, apart, apart + more)
     assert len(chosen) == room and all(abs(a - b) >= apart for a, b in itertools.combinations(chosen, 2))
 
 

@@ -39,24 +39,25 @@ def choose_starts(
     order, # rows of the shots from best to worst
     clusters, # int, by row: shots of one cluster look alike
     count:int, # how many there will be; they must fit
-    apart:float # seconds from one beginning to the next
+    apart:float, # seconds from one beginning to the next, at least
+    alike_apart:float # the same for shots that look alike, where there is room
 ) -> list: # seconds at which the chosen shots begin, the best first
     "Goes through the shots from best to worst; a shot is taken if the others still find room"
     times, chosen, seen = starts.time.to_numpy(), [], set()
     by_row = {row: part.sort_values(['level', 'time']).time for row, part in starts.groupby('row')}
-    for must_differ in (True, False):
+    for must_differ, gap in ((True, apart), (False, alike_apart), (False, apart)):
         for row in order:
             if len(chosen) == count: return chosen
             if row not in by_row or must_differ and clusters[row] in seen: continue
             for time in by_row[row]:
-                if any(abs(time - other) < apart - 1e-6 for other in chosen): continue
+                if any(abs(time - other) < gap - 1e-6 for other in chosen): continue
                 if how_many_fit(times, [*chosen, time], apart, count) < count: continue
                 chosen.append(time)
                 seen.add(clusters[row])
                 break
     return chosen
 
-# %% ../../nbs/gif/08_select.ipynb #3141cbd2
+# %% ../../nbs/gif/08_select.ipynb #27856357
 def place_shots(
     survey:Survey, # of a clip
     order, # its shots from best to worst
@@ -71,7 +72,8 @@ def place_shots(
         starts = starts[starts.level <= level].assign(row=lambda table: shot_of(survey, table.time))
         room = how_many_fit(starts.time.to_numpy(), [], length + between, count)
         if room == count: break
-    return choose_starts(starts, order, clusters, room, length + between), length, level
+    chosen = choose_starts(starts, order, clusters, room, length + between, length + STEPS[0][1])
+    return chosen, length, level
 
 # %% ../../nbs/gif/08_select.ipynb #5e7b3c97
 @dataclass(frozen=True)
