@@ -28,8 +28,9 @@ def names_in(
 def on_the_bar(
     names:list, # that folded code defines
 ) -> str: # a line
-    "What the bar over folded code says."
+    "What the bar over folded code says, constants last."
     if not names: return 'Show the code'
+    names = sorted(names, key=str.isupper)
     first = ', '.join(names[:3])
     return f'Show the code of {first}' + (f' and {len(names) - 3} more' if len(names) > 3 else '')
 
