@@ -6,7 +6,8 @@
 __all__ = []
 
 # %% ../nbs/front_door.ipynb #db21f3b9
-"Micro-video research that you can read, run and use: thumbnails, GIFs, classes and venues of any clip."
+"""Micro-video research that you can read, run and use: thumbnails, GIFs, classes and venues of any
+clip."""
 import sys
 from importlib import import_module
 from types import ModuleType

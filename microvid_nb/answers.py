@@ -32,7 +32,8 @@ from .tasks import TaskModel, find_task, import_named, load
 # %% ../nbs/answers.ipynb #37760140
 def survey(
     path, # a video file, or a survey, which is returned as it is
-    **part, # start, end: seconds; stream: number of the video stream; the whole default stream if not given
+    # start, end: seconds; stream: number of the video stream; the whole default stream if not given
+    **part,
 ) -> Survey: # of it, or of the part
     "What one pass over a clip has seen; `MediaError` if there is no picture in it."
     if isinstance(path, Survey): return path
@@ -86,10 +87,13 @@ def rows(
 # %% ../nbs/answers.ipynb #285a6097
 @dataclass(frozen=True)
 class Answer:
-    "An answer to one question about a clip; it shows itself in a notebook and turns into plain data."
+    """An answer to one question about a clip; it shows itself in a notebook and turns into plain
+    data."""
     path:str # of the clip
-    found:object # the record of the task: `Thumbnail`, `GIFThumbnail`, `Classification` or `VenueEstimate`
-    model:object = field(default=None, repr=False) # that answered; None where no trained weights were needed
+    # the record of the task: `Thumbnail`, `GIFThumbnail`, `Classification` or `VenueEstimate`
+    found:object
+    # that answered; None where no trained weights were needed
+    model:object = field(default=None, repr=False)
     survey:Survey|None = field(default=None, repr=False) # of the clip, where it has a picture
     context:object = field(default=None, repr=False) # what else a picture of the answer needs
     name:ClassVar[str] = '' # of the task
@@ -232,7 +236,8 @@ class ThumbnailAnswer(Answer):
     name = 'thumbnail'
 
     @cached_property
-    def labels(self) -> dict: # topic -> (label, share) of each, the largest first; empty where the model has no labels
+    # topic -> (label, share) of each, the largest first; empty where the model has no labels
+    def labels(self) -> dict:
         "The labels of photographs that spoke for the frame."
         find = getattr(bare(self.model), 'labels_behind', None)
         return find(self.found.image, self.context.index) if find else {}
@@ -266,13 +271,18 @@ class ThumbnailAnswer(Answer):
 # %% ../nbs/answers.ipynb #41169ebe
 def thumbnail(
     path, # a video file, or a survey of one
-    topics=None, # 'dog,beach', words, or words and counts: dictionary, table or CSV; None to choose without a model
-    model=None, # that knows words: file, name or object; if not given, the labels of photographs answer for topics
+    # 'dog,beach', words, or words and counts: dictionary, table or CSV; None to choose without a
+    # model
+    topics=None,
+    # that knows words: file, name or object; if not given, the labels of photographs answer for
+    # topics
+    model=None,
     lam:float=.2, # weight of representativeness (Eq. 9 of AMUSE)
     force:float|None=None, # seconds: take the frame on screen then
     **part, # start, end and stream, as for `survey`
 ) -> Answer: # with the fields of `Thumbnail`: time, index, image, scores
-    "The frame to show for a clip; `MediaError` if there is no picture in it; `ValueError` for a model without topics."
+    """The frame to show for a clip; `MediaError` if there is no picture in it; `ValueError` for a
+    model without topics."""
     from microvid_nb.thumbnail.select import select_thumbnail
     clip, counts = survey(path, **part), None
     if topics is None and isinstance(model, (str, Path, TaskModel)):
@@ -295,7 +305,8 @@ class GIFAnswer(Answer):
 
     @cached_property
     def file(self) -> bytes: # a GIF file
-        "The animated GIF as pages show it: 120 pixels on its short side at most, which keeps pages small."
+        """The animated GIF as pages show it: 120 pixels on its short side at most, which keeps
+        pages small."""
         shots = self.found.shots
         height, width = shots[0].shape[1:3]
         width = min(width, round(120 * max(1, width / height)))
@@ -327,7 +338,8 @@ def gif(
     model=None, # that ranks shots: file, name or object; None to choose without trained weights
     shots:int=3, # how many
     seconds:float|None=None, # of a shot; one, or less in a short clip
-    order:str|None=None, # in which they are shown: 'time', 'score' (the best first), or None for that of the method
+    # in which they are shown: 'time', 'score' (the best first), or None for that of the method
+    order:str|None=None,
     **part, # start, end and stream, as for `survey`
 ) -> Answer: # with the fields of `GIFThumbnail`: times, shots, scores
     "Shots that make a GIF of a clip; `MediaError` if there is no picture in it."
@@ -403,7 +415,8 @@ def attended(
 @dataclass(frozen=True)
 class Seen:
     "What a filmed clip shows."
-    things: pd.DataFrame # thing, label, probability; said and sure: whether thing and label may be named
+    # thing, label, probability; said and sure: whether thing and label may be named
+    things: pd.DataFrame
     attention: np.ndarray # weight of each moment, [T]; sums to 1
     times: np.ndarray # seconds of the moments, [T]
     frames: np.ndarray # their pictures, uint8 [T, H, W, 3]
@@ -427,7 +440,8 @@ class Trained:
     "What answers without a checkpoint."
     trained_on: str # a part of a sentence
 
-_LABELS = Trained('photographs (EfficientNet-Lite0 on ImageNet-1k, which has no label for people; MTCNN for faces)')
+_LABELS = Trained('photographs (EfficientNet-Lite0 on ImageNet-1k, which has no label for people; '
+                  'MTCNN for faces)')
 
 # %% ../nbs/answers.ipynb #7972315d
 class SeenAnswer(Answer):
@@ -447,7 +461,8 @@ class SeenAnswer(Answer):
     def cannot_tell(self) -> str: # the reason, or nothing
         "The reason for which nothing is named."
         if len(self.named): return ''
-        return f'no name is sure enough, the most probable has {self.found.things.probability.max():.0%}'
+        return ('no name is sure enough, the most probable has '
+                f'{self.found.things.probability.max():.0%}')
 
     @property
     def summary(self) -> str: # a line
@@ -470,8 +485,9 @@ def classify(
     path, # a video file, or a survey of one
     model=None, # file, name or object; if not given, labels and faces for a clip that was filmed
     **part, # start, end and stream, as for `survey`
-) -> Answer: # with the fields of `Classification`: scene, behaviour, joint; or things; and attention, times, frames
-    "What a clip shows: things and people, or scene and behaviour; `MediaError` if there is no picture in it."
+) -> Answer: # of a `Classification`: scene, behaviour, joint, or things; attention, times, frames
+    """What a clip shows: things and people, or scene and behaviour; `MediaError` if there is no
+    picture in it."""
     clip = survey(path, **part)
     if model is None and not is_drawn(clip.path):
         return SeenAnswer(clip.path, seen_in(clip), _LABELS, clip)
@@ -545,7 +561,8 @@ def known_sounds(
     end:float|None=None, # seconds
     ears=None, # file of a recogniser, or the recogniser; the one of the package if not given
 ) -> dict|None: # sound -> confidence; empty for nothing that is known, None where there is no sound
-    """The real sounds of a clip, of a long one in its first ten minutes; None where librosa is missing, too.
+    """The real sounds of a clip, of a long one in its first ten minutes; None where librosa is
+    missing, too.
 
     `ValueError` where the file of the recogniser is damaged or holds something else.
     """
@@ -572,11 +589,13 @@ class PlaceAnswer(VenueAnswer):
         return f'{self.found.place} {self.found.probability:.0%}'
 
     def data(self) -> dict: # plain data
-        "Kinds of places with their categories, the one that is sure, sounds, and what the clip lacks."
+        """Kinds of places with their categories, the one that is sure, sounds, and what the clip
+        lacks."""
         return super().data() | {'place': self.found.place, 'categories_of': 'VENUE-188'}
 
     def elements(self) -> list: # elements
-        "The places as bars, the categories of the first, and the sounds; no place where it is too improbable."
+        """The places as bars, the categories of the first, and the sounds; no place where it is too
+        improbable."""
         silent, lacks = 'acoustic' in self.found.missing, self.lacking_elements()
         parts = [] if silent else [heard_element(self.found.concepts)]
         if self.cannot_tell: return [Div(*parts, cls='columns')] if parts else []
@@ -609,7 +628,8 @@ def filmed_place(
     ears=None, # recogniser of sounds, as for `known_sounds`
     **part, # start, end and stream, as for `survey`
 ) -> Answer: # a `PlaceAnswer`
-    "Where a clip was filmed, by labels, title and sounds; `MediaError` where it shows nothing and sounds of nothing."
+    """Where a clip was filmed, by labels, title and sounds; `MediaError` where it shows nothing and
+    sounds of nothing."""
     clip = problem = labels = None
     try: clip = survey(path, **part)
     except MediaError as error: problem = error
@@ -625,8 +645,11 @@ def filmed_place(
 def venue(
     path, # a video or sound file, or a survey of a video
     text:str|None=None, # title, description, tags
-    model=None, # file, name or object; if not given, labels, title and sounds for a clip that was filmed
-    sounds=None, # file of `microvid train sounds`, for a clip that was filmed; the package's recogniser if not given
+    # file, name or object; if not given, labels, title and sounds for a clip that was filmed
+    model=None,
+    # file of `microvid train sounds`, for a clip that was filmed; the package's recogniser if not
+    # given
+    sounds=None,
     **part, # start, end and stream, as for `survey`
 ) -> Answer: # with the fields of `VenueEstimate`: venues, concepts, missing
     "The place where a clip was filmed; `MediaError` where it shows nothing and sounds of nothing."
@@ -661,5 +684,6 @@ def open_world(
     seed:int=0, # of everything in it
     **settings, # of `MicroWorld`, such as gap=2.
 ) -> object: # a `MicroWorld`
-    "A drawn world of micro-videos; [its page](data/00_microworld.ipynb) shows what can be asked of it."
+    """A drawn world of micro-videos; [its page](data/00_microworld.ipynb) shows what can be asked
+    of it."""
     return import_named('microvid_nb.data.microworld.MicroWorld')(seed, **settings)

@@ -26,12 +26,15 @@ from .media.outputs import Outputs, read_mark
 
 # %% ../nbs/batch.ipynb #58a3fb58
 _VIDEO_SUFFIXES = set(
-    '.3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .insv .ivf .lrv .m2t .m2ts .m2v .m4v .mjpeg .mkv '
+    '.3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .h264 .h265 .hevc .insv .ivf .lrv .m2t .m2ts '
+    '.m2v .m4v .mjpeg .mkv '
     '.mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogm .ogv .qt .rm .tod .vob .webm .wmv .wtv .y4m'.split()
 )
 _OTHER_SUFFIXES = set(
-    '.aac .aiff .bmp .c .cfg .csv .db .doc .docx .flac .h .h5 .heic .htm .html .ini .ipynb .jpeg .jpg .js .json .log '
-    '.m4a .m4b .md .mka .mp3 .npy .npz .oga .opus .parquet .pdf .pickle .pkl .pt .py .safetensors .srt .svg .tif .tiff '
+    '.aac .aiff .bmp .c .cfg .csv .db .doc .docx .flac .h .h5 .heic .htm .html .ini .ipynb .jpeg '
+    '.jpg .js .json .log '
+    '.m4a .m4b .md .mka .mp3 .npy .npz .oga .opus .parquet .pdf .pickle .pkl .pt .py .safetensors '
+    '.srt .svg .tif .tiff '
     '.toml .tsv .txt .vtt .wav .wma .xls .xlsx .xml .yaml .yml .zip'.split()
 )
 
@@ -39,7 +42,8 @@ _OTHER_SUFFIXES = set(
 _VIDEO_STARTS = (
     # MP4, MOV, AVIF sequences
     rb'....(ftyp(?!M4A |M4B |M4P |heic|heix|mif1|avif|crx )|moov|mdat|wide|free|skip)'
-    rb'|RIFF....(AVI |WEBPVP8X....[\x02\x03\x06\x07\x0a\x0b\x0e\x0f\x12\x13\x16\x17\x1a\x1b\x1e\x1f\x22\x23\x26\x27'
+    rb'|RIFF....(AVI '
+    rb'|WEBPVP8X....[\x02\x03\x06\x07\x0a\x0b\x0e\x0f\x12\x13\x16\x17\x1a\x1b\x1e\x1f\x22\x23\x26\x27'
     # AVI, WebP with the flag of an animation
     rb'\x2a\x2b\x2e\x2f\x32\x33\x36\x37\x3a\x3b\x3e\x3f])'
     # Matroska, FLV, GIF ... MXF
@@ -115,7 +119,8 @@ def output_names(
     paths:Sequence[Path], # files, each once
     derived:Sequence[str]=('{}',), # names that will be made of a name
 ) -> dict[Path, str]: # for each a name without suffix
-    "Names for the outputs of files: the file's own; where two would clash, with its suffix, its folder, then a number."
+    """Names for the outputs of files: the file's own; where two would clash, with its suffix, its
+    folder, then a number."""
     forms = {path: [path.stem, path.name, f'{path.parent.name}_{path.name}'] for path in paths}
     shared = Counter(form.lower() for choices in forms.values() for form in set(choices))
     names, taken = {}, set()
@@ -133,7 +138,8 @@ def output_names(
 @dataclass
 class Outcome:
     "What became of many files."
-    records:list[dict] = field(default_factory=list) # a record a file, in order; those that failed have an `error`
+    # a record a file, in order; those that failed have an `error`
+    records:list[dict] = field(default_factory=list)
 
     @property
     def failures(self) -> dict[str, str]: # reason by path
@@ -150,13 +156,15 @@ class Outcome:
 def note(
     message # a line for people
 ):
-    "Writes a line to standard error, above any progress bar; control characters are shown as escapes."
+    """Writes a line to standard error, above any progress bar; control characters are shown as
+    escapes."""
     from tqdm import tqdm
     tqdm.write(printable(message), file=sys.stderr)
 
 # %% ../nbs/batch.ipynb #34846e7b
 @contextmanager
-def caught_warnings() -> Iterator[Callable]: # a function that returns the warnings since its last call in this thread
+def caught_warnings(
+) -> Iterator[Callable]: # a function that returns the warnings since its last call in this thread
     "Catches warnings about media files, thread by thread."
     from microvid_nb.media.video import MediaWarning
     caught, main = {}, threading.main_thread().ident
@@ -203,7 +211,8 @@ def in_turn(
     items:Sequence, # any
     workers:int, # threads
 ) -> Iterator: # of results, in order
-    "Results in order, worked out by one or several threads; what is not begun is dropped when the caller stops."
+    """Results in order, worked out by one or several threads; what is not begun is dropped when the
+    caller stops."""
     if workers == 1:
         yield from map(work, items)
         return
@@ -221,7 +230,8 @@ def for_each(
     derived:Sequence[str]=('{}',), # names of outputs that a job makes of a name
     outputs:Outputs|None=None, # whose inputs are these files
 ) -> Outcome: # the record of each file, and the exit status
-    "Does a job for each file, with progress, and prints the results; a file that fails is reported, and others go on."
+    """Does a job for each file, with progress, and prints the results; a file that fails is
+    reported, and others go on."""
     from tqdm import tqdm
     found, outcome = search(paths), Outcome()
     names = output_names(found.files, derived)

@@ -27,7 +27,8 @@ from .tasks import TaskModel, all_tasks, find_task, import_named, load, shipped_
 
 # %% ../nbs/card.ipynb #f3ac6f43
 def card_models(
-    checkpoints:Mapping[str, object]={}, # task -> file or `TaskModel`; the package's where there is none
+    # task -> file or `TaskModel`; the package's where there is none
+    checkpoints:Mapping[str, object]={},
 ) -> dict[str, TaskModel]: # by task
     "A model for each question; `ValueError` names a task that does not exist, or a damaged file."
     for name in checkpoints: find_task(name)
@@ -64,9 +65,11 @@ def models_for(
     models:Mapping[str, object], # task -> file or `TaskModel` of the user
     world:bool=False, # ask models of MicroWorld as well, whatever the clip shows
 ) -> dict[str, TaskModel]: # by task
-    "The models that can know what a clip shows; those of MicroWorld are read only when they are asked."
+    """The models that can know what a clip shows; those of MicroWorld are read only when they are
+    asked."""
     world = world or is_drawn(clip.path)
-    known = card_models(models) if world else {task: load(model, task) for task, model in models.items()}
+    known = card_models(models) if world else {
+        task: load(model, task) for task, model in models.items()}
     return {task: model for task, model in known.items() if world or model.knows_photographs}
 
 # %% ../nbs/card.ipynb #09c3edd4
@@ -78,7 +81,8 @@ def questions_of(
     asked:Mapping[str, TaskModel], # task -> model that knows the clip
     sounds=None, # recogniser of sounds, as for `mv.venue`
 ) -> list: # functions without arguments, in the order of the tasks
-    "The questions that can be answered about a clip: by its models, or by networks that know photographs."
+    """The questions that can be answered about a clip: by its models, or by networks that know
+    photographs."""
     words = shipped_topics() if topics is None and 'thumbnail' in asked else topics
     # words of the user may be unknown to the package's model of MicroWorld
     model = (asked.get('thumbnail')
@@ -95,7 +99,8 @@ def card(
     path, # a video file, or a survey of one
     topics=None, # as for `mv.thumbnail`; for a clip of MicroWorld those of its viewers if not given
     text:str|None=None, # title of the clip
-    models:Mapping[str, object]={}, # task -> checkpoint or loaded model; the package's where there is none
+    # task -> checkpoint or loaded model; the package's where there is none
+    models:Mapping[str, object]={},
     lam:float=.2, # weight of representativeness in the thumbnail
     world:bool=False, # ask models of MicroWorld about any clip, not only about clips of MicroWorld
     sounds=None, # file of a recogniser of your own sounds; the package's if not given
@@ -194,9 +199,12 @@ def _repr_html_(self:Card) -> str: # HTML
 
 # %% ../nbs/card.ipynb #2d8577fa
 _EXPLAINED = (
-    'Thumbnail and GIF at the top are chosen without trained weights: bars in the strip show how much moves, the '
-    'coloured ones are the shots of the GIF, the upright mark is the thumbnail, and below are the candidates with '
-    'their scores. Then the models answer that know what the clip shows, each with its probabilities.'
+    'Thumbnail and GIF at the top are chosen without trained weights: bars in the strip show how '
+    'much moves, the '
+    'coloured ones are the shots of the GIF, the upright mark is the thumbnail, and below are the '
+    'candidates with '
+    'their scores. Then the models answer that know what the clip shows, each with its '
+    'probabilities.'
 )
 
 def card_section(

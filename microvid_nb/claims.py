@@ -36,7 +36,8 @@ def plain_tree(
               if name not in _PROSE and value not in (None, [])}
     if isinstance(fields.get('body'), list) and fields['body'] and is_text(fields['body'][0]):
         fields['body'] = fields['body'][1:]
-    return f'{type(node).__name__}({",".join(f"{name}={plain_tree(value)}" for name, value in fields.items())})'
+    return (f'{type(node).__name__}('
+            f'{",".join(f"{name}={plain_tree(value)}" for name, value in fields.items())})')
 
 # %% ../nbs/claims.ipynb #2a9882c8
 def is_text(
@@ -88,7 +89,8 @@ def imports(
 def read_module(
     root:Path, # folder of the package
     module:str, # dotted name
-) -> tuple[dict, dict]: # name -> statements that define it; name -> dotted name that it was imported from
+    # name -> statements that define it; name -> dotted name that it was imported from
+) -> tuple[dict, dict]:
     "What a module defines and imports; nothing for what is no file of the package."
     path = root.joinpath(*module.split('.')[1:]).with_suffix('.py')
     if not path.is_file(): path = path.with_suffix('')/'__init__.py'
@@ -211,15 +213,19 @@ def adopt(
 @dataclass(frozen=True)
 class Contrast:
     "One comparison that tests a claim."
-    file: str # task, table and data of a result, such as 'venue_table3_microworld'; '' for figures of the paper itself
-    figure: str # a column, or an expression of columns; where there are several by `|`, the first that is there
+    # task, table and data of a result, such as 'venue_table3_microworld'; '' for figures of the
+    # paper itself
+    file: str
+    # a column, or an expression of columns; where there are several by `|`, the first that is there
+    figure: str
     one: object # a method; None for all rows
     other: object # another one; for 'level', 'number' and 'printed' a number
     expect: str = 'above' # what the paper says of one: 'above', 'below' or 'equal'
     by: str = 'method' # the column that names methods; `A + B` for the two columns A and B
     where: str = '' # a query that chooses rows
     test_to_train: float = 0. # as for `corrected_t`
-    kind: str = 'rounds' # or 'items', 'level', 'share', 'early', 'slope', 'click rate', 'number', 'printed'
+    # or 'items', 'level', 'share', 'early', 'slope', 'click rate', 'number', 'printed'
+    kind: str = 'rounds'
     margin: float = 0. # up to which two figures count as equal
     seed: int = 0 # of the world
 
@@ -278,7 +284,8 @@ def read_result(
     folder, # of the results
     name:str, # of a file
 ) -> pd.DataFrame: # with a column `command`
-    "A result; `FileNotFoundError` where it is missing, `ValueError` where it is older than its code."
+    """A result; `FileNotFoundError` where it is missing, `ValueError` where it is older than its
+    code."""
     path = Path(folder)/name
     wrong = age_of(folder, name)
     if not path.exists(): raise FileNotFoundError(f'{path} {wrong}; `microvid reproduce` makes it')
@@ -304,7 +311,8 @@ def rows_of(
     choices = contrast.figure.split('|')
     figure = next((name for name in choices if name in table or '`' in name), None)
     if figure is None or contrast.by and contrast.by not in table:
-        raise ValueError(f'{file_of(contrast)}: expected columns {contrast.figure} and {contrast.by}')
+        raise ValueError(f'{file_of(contrast)}: expected columns {contrast.figure} and '
+                         f'{contrast.by}')
     return (table if figure in table else table.assign(**{figure: table.eval(figure)})), figure
 
 # %% ../nbs/claims.ipynb #bed7d061
@@ -433,7 +441,8 @@ class Claim:
     claim: str # in our words
     tests: tuple = () # of `Contrast`; none for what can't be tested
     found: str = 'can\'t be tested' # the verdict that the reason is for
-    reason: str = '' # why; begins with where it lies: method, training, world, data or the paper itself
+    # why; begins with where it lies: method, training, world, data or the paper itself
+    reason: str = ''
 
 VERDICTS = 'holds', 'holds in part', 'does not hold here', 'can\'t be tested'
 HOLDS, PART, FAILS, OPEN = VERDICTS
@@ -459,7 +468,8 @@ def at_lambda(one, *others, expect='above') -> tuple:
 _AMUSE = (
     Claim('Table 2', 'AMUSE is the most accurate of six methods.',
           posts('AMUSE', 'Random', 'ASBTV', 'DeViSE', 'MTL-VSEM', 'C2AE'), PART,
-          'world: ahead of all methods that learn, of some by less than can be shown; not of ASBTV, whose measures '
+          'world: ahead of all methods that learn, of some by less than can be shown; not of '
+          'ASBTV, whose measures '
           'of a good picture go with what is visible in drawn frames'),
     Claim('section 4.3', 'Choosing at random is worst.',
           sum((posts(name, 'Random') for name in ('ASBTV', 'DeViSE', 'MTL-VSEM', 'C2AE', 'AMUSE')),
@@ -475,7 +485,8 @@ _AMUSE = (
     Claim('section 4.3',
           'MTL-VSEM is ahead of DeViSE, because tasks that are learned together help one another.',
           posts('MTL-VSEM', 'DeViSE'), FAILS,
-          'training: ahead by two points, not shown; its second task has labels that are the same in all frames of a '
+          'training: ahead by two points, not shown; its second task has labels that are the same '
+          'in all frames of a '
           'clip, so it teaches nothing about the choice'),
     Claim('section 4.3', 'C2AE is ahead of DeViSE, because it treats several labels at once.',
           posts('C2AE', 'DeViSE'), FAILS,
@@ -485,7 +496,8 @@ _AMUSE = (
           'data: on pretrained eyes there is little gap to ignore'),
     Claim('Table 3', 'AMUSE is ahead of Variant-I: deep transfer makes it better.',
           posts('AMUSE', 'Variant-I'), FAILS,
-          'method: the penalty is some thousandths of the loss of ranking, so it changes next to nothing'),
+          'method: the penalty is some thousandths of the loss of ranking, so it changes next to '
+          'nothing'),
     Claim('section 3.2', 'MK-MMD reduces the gap between the two domains.', sum((
               contrasts('thumbnail_transfer_microworld', ['measured gap'], 10, [0], 'below',
                         by='mu',
@@ -496,7 +508,9 @@ _AMUSE = (
               contrasts('thumbnail_transfer_microworld', ['target: seen words'], 10, [0], by='mu',
                         where=f'cameras == "{cameras}"')
                         for cameras in ('one camera', 'a camera for each frame')), ()),
-          PART, 'world: shown where one bad camera filmed all frames; with a camera for each there is little to close'),
+          PART,
+          'world: shown where one bad camera filmed all frames; with a camera for each there is '
+          'little to close'),
     Claim('Table 3', 'Seen words choose better than unseen ones.',
           posts('Variant-II-seen', 'Variant-II-unseen'), HOLDS,
           'method: what was learned fits the words that were learned from'),
@@ -517,7 +531,8 @@ _AMUSE_PARTS = (
     Claim('section 3.3', 'The attention of any word can be had: unseen words are seen better, too.',
           (Contrast(_EYES, 'AUC, unseen', 'AMUSE', 'Variant-III'),), FAILS,
           'data: six unseen words are few; the interval holds 0'),
-    Claim('Table 3', 'A common latent space (Variant-IV) is comparable for seen words (within three points).',
+    Claim('Table 3',
+          'A common latent space (Variant-IV) is comparable for seen words (within three points).',
           (*posts('Variant-II-seen', 'Variant-IV', expect='equal', margin=.03),), HOLDS,
           'method: for seen words both rank the frames of a clip by what the same eyes see'),
     Claim('section 4.4', 'Unseen words add accuracy to the seen ones.',
@@ -526,7 +541,8 @@ _AMUSE_PARTS = (
     Claim('section 4.4', 'AMUSE significantly outperforms all its variants.',
           posts('AMUSE', 'Variant-I', 'Variant-II-seen', 'Variant-II-unseen', 'Variant-III',
                 'Variant-IV'), PART,
-          'method: attention and seen words carry it; transfer and the semantic space add nothing that can be shown'),
+          'method: attention and seen words carry it; transfer and the semantic space add nothing '
+          'that can be shown'),
     Claim('section 4.4',
           'Popularity and representativeness should be combined: lambda 0.2 is ahead of 0.',
           at_lambda(.2, 0.), FAILS, 'data: one point more, within chance'),
@@ -543,19 +559,25 @@ _AMUSE_PARTS = (
           (Contrast('thumbnail_search_microworld', 'alpha', None, .5, 'equal', by='', kind='number',
                     margin=.1),),
           HOLDS, 'training: as the paper says; four of five folds choose it, one a margin of 0.25'),
-    Claim('Fig. 8', 'It converges very fast: two of six epochs make over half of the fall of the ranking loss.', (
+    Claim('Fig. 8',
+          'It converges very fast: two of six epochs make over half of the fall of the ranking '
+          'loss.', (
               Contrast('thumbnail_pretrained_convergence_microworld', 'ranking', 2, .5, by='epoch',
                        kind='early',
                        **_WATCHED),), HOLDS, 'training: as the paper says'),
-    Claim('Eq. 6', 'Minimising the equation as printed teaches what frames show: seen words are seen better than by '
+    Claim('Eq. 6',
+          'Minimising the equation as printed teaches what frames show: seen words are seen better '
+          'than by '
           'chance.',
           (Contrast(_DRAWN, 'seen words|AUC, seen', 'Eq. 6 as printed', .55, kind='level'),), FAILS,
-          'the paper itself: with the label\'s own attention on both sides the loss falls without looking'),
+          'the paper itself: with the label\'s own attention on both sides the loss falls without '
+          'looking'),
     Claim('Table 2', 'AMUSE has 30.10 % on posts of Instagram.', (), OPEN,
           'data: neither posts nor features are published'),
     Claim('section 1', 'The more a thumbnail satisfies viewers, the more often a video is clicked.',
           (), OPEN,
-          'data: it needs clicks of real viewers on several thumbnails of one video; in MicroWorld it is put in by '
+          'data: it needs clicks of real viewers on several thumbnails of one video; in MicroWorld '
+          'it is put in by '
           'hand'),
 )
 
@@ -594,7 +616,8 @@ _DATASET = (
           'the paper itself: the measure is not said, and the posts are not published'),
     Claim('section 3.3', 'A million comments give 111 topics; girl is named 29,211 times.',
           (), OPEN,
-          'data: the comments are not published; Table 1 has a count for boy (1,048) that breaks its order'),
+          'data: the comments are not published; Table 1 has a count for boy (1,048) that breaks '
+          'its order'),
     Claim('section 1', '18,279 publishers have 35,148 micro-videos with over 200 clicks.', (), OPEN,
           'data: not published'),
     Claim('section 1', 'About 70 % of the videos that are shared in a day are never watched.',
@@ -635,9 +658,11 @@ _GIF = (
           'the paper itself: the published durations sum to 69.2'),
     Claim('Table 2', 'GEVADEN is ahead of BeautThumb, Hecate and RankNet in PME and PS.',
           gifs('GEVADEN', 'RankNet') + gifs('GEVADEN', 'BeautThumb', 'Hecate', both=False), PART,
-          'method: in PME by far, since a cautious feature is never far from any cell; in PS it is not'),
+          'method: in PME by far, since a cautious feature is never far from any cell; in PS it is '
+          'not'),
     Claim('Table 2', 'GEVADEN is ahead of re-SEQ2SEQ.', gifs('GEVADEN', 're-SEQ2SEQ'), FAILS,
-          'method: PME favours the mean of the right answers, which regression gives; in PS the two are alike'),
+          'method: PME favours the mean of the right answers, which regression gives; in PS the '
+          'two are alike'),
     Claim('section Ablation',
           'Without perceptual loss it is still ahead of re-SEQ2SEQ (by 7.8 % and 6.9 %).',
           gifs('GEVADEN, lambda = 0', 're-SEQ2SEQ'), FAILS, 'method: as for the whole model'),
@@ -650,7 +675,8 @@ _GIF = (
     Claim('section Ablation', 'Perceptual loss makes it better.',
           gifs('GEVADEN', 'GEVADEN, lambda = 0'), FAILS,
           'data: all four differences are within chance'),
-    Claim('Table 2', 'By PME the baselines come in the order re-SEQ2SEQ, RankNet, Hecate, BeautThumb.',
+    Claim('Table 2',
+          'By PME the baselines come in the order re-SEQ2SEQ, RankNet, Hecate, BeautThumb.',
           chain('gif_table2_microworld', ['PME'], ('re-SEQ2SEQ', 'RankNet', 'Hecate', 'BeautThumb'),
                 'below',
                 by='system', where='split == "test"', test_to_train=100/532), PART,
@@ -658,7 +684,8 @@ _GIF = (
     Claim('section Loss', 'A small beta makes the model ignore z: GIFs of one video differ less.',
           (Contrast('gif_study_beta_microworld', 'different GIFs of 100', .03, 1., 'below',
                     **_STUDY),), FAILS,
-          'the paper itself: it is the other way round, since a large beta presses the divergence to nothing'),
+          'the paper itself: it is the other way round, since a large beta presses the divergence '
+          'to nothing'),
     Claim('section Loss',
           'Too large a beta gives a worse match on videos that were not learned from.',
           (Contrast('gif_study_beta_microworld', 'PME', 1., .1, **_STUDY),), FAILS,
@@ -666,9 +693,11 @@ _GIF = (
     Claim('section Annotation', 'Seconds with more comments are likelier to be in an accepted GIF.',
           (Contrast(figure='within 0 s', one='top comments', other='chance', **_REAL),), HOLDS,
           'data: on the real annotations, whose proposals were drawn from peaks of comments'),
-    Claim('abstract', 'GIFs can be made for videos without comments: better than chance in PS without them.',
+    Claim('abstract',
+          'GIFs can be made for videos without comments: better than chance in PS without them.',
           (Contrast(figure='PS', one='GEVADEN', other='chance', **_WORLD),), FAILS,
-          'method: its one vector of a video does not tell seconds apart; RankNet and BeautThumb are above chance'),
+          'method: its one vector of a video does not tell seconds apart; RankNet and BeautThumb '
+          'are above chance'),
 )
 
 # %% ../nbs/claims.ipynb #9f1c7a20
@@ -721,51 +750,75 @@ def fused(one, *others) -> tuple:
     return contrasts(figures=['accuracy'], one=one, others=others, **_FUSED)
 
 # %% ../nbs/claims.ipynb #3f9da1ea
-_CLASSES = (
-    Claim('Table 1', 'The 3D network has the higher training precision.', nets('training precision'), PART,
+_CLASS_NETWORKS = (
+    Claim('Table 1', 'The 3D network has the higher training precision.',
+          nets('training precision'), PART,
           'world: on actions, which no frame shows; on scenes both are right nearly always'),
-    Claim('Table 1', 'The 3D network has the higher validation precision.', nets('validation precision'), PART,
+    Claim('Table 1', 'The 3D network has the higher validation precision.',
+          nets('validation precision'), PART,
           'world: on actions, which no frame shows; on scenes both are right nearly always'),
     Claim('Table 1', 'The 3D network converges sooner.', nets('convergence seconds', 'below'), PART,
-          'world: on scenes, by half a second; on actions the 2D network has nothing to converge to'),
-    Claim('Table 1', 'The 3D network needs less time for a clip.', nets('inference ms', 'below'), FAILS,
-          'method: with as many weights, a cube works harder than a square; the paper does not say how large its '
+          'world: on scenes, by half a second; on actions the 2D network has nothing to converge '
+          'to'),
+    Claim('Table 1', 'The 3D network needs less time for a clip.', nets('inference ms', 'below'),
+          FAILS,
+          'method: with as many weights, a cube works harder than a square; the paper does not say '
+          'how large its '
           'networks are'),
     Claim('section 4.4', 'It outperforms the original 3D convolutional network.',
-          (Contrast('classify_tuned_microworld', 'validation precision', '3D', 'C3D', **_NETS),), HOLDS,
+          (Contrast('classify_tuned_microworld', 'validation precision', '3D', 'C3D', **_NETS),),
+          HOLDS,
           'method: batch norm, with which it learns sooner; that C3D is meant is our reading'),
-    Claim('section 4.4', 'Training precision stays above validation precision, in spite of batch norm and dropout.',
-          (Contrast('classify_table1_microworld', _GAP, '3D', 0, kind='level', where='task == "action"', **_NETS),),
+    Claim('section 4.4',
+          'Training precision stays above validation precision, in spite of batch norm and '
+          'dropout.',
+          (Contrast('classify_table1_microworld', _GAP, '3D', 0, kind='level',
+                    where='task == "action"', **_NETS),),
           HOLDS, 'method: by six hundredths with dropout 0.5'),
-    Claim('Table 2', 'Without dropout the gap between training and validation is larger than with 0.5.',
+    Claim('Table 2',
+          'Without dropout the gap between training and validation is larger than with 0.5.',
           (Contrast(figure=_GAP, one=0., other=.5, **_DROP),), FAILS,
           'training: after twelve epochs so small a network overfits little'),
     Claim('Table 2', 'Validation precision is best with dropout 0.5.',
           contrasts(figures=['validation precision'], one=.5, others=[0., .25, .75], **_DROP), PART,
           'training: better than 0.75 only; where little overfits, less dropout is better'),
-    Claim('section 4.4', 'With more dropout than 0.5 precision falls, in training and in validation.',
-          contrasts(figures=['training precision', 'validation precision'], one=.75, others=[.5], expect='below',
-                    **_DROP), HOLDS, 'method: by nearly a fifth; half of the few units are too few already'),
+    Claim('section 4.4',
+          'With more dropout than 0.5 precision falls, in training and in validation.',
+          contrasts(figures=['training precision', 'validation precision'], one=.75, others=[.5],
+                    expect='below',
+                    **_DROP), HOLDS,
+                    'method: by nearly a fifth; half of the few units are too few already'),
     Claim('Table 2', 'Training precision, too, is highest with dropout 0.5.',
           contrasts(figures=['training precision'], one=.5, others=[0., .25, .75], **_DROP), PART,
-          'the paper itself: units that are switched off make training harder; it is higher than with 0.75 only'),
+          'the paper itself: units that are switched off make training harder; it is higher than '
+          'with 0.75 only'),
     Claim('Tables 1 and 2', 'The 3D network with dropout 0.5 has one validation precision.',
-          (Contrast('', 'validation precision', .882, .762, 'equal', kind='printed', margin=.001),), FAILS,
+          (Contrast('', 'validation precision', .882, .762, 'equal', kind='printed', margin=.001),
+           ), FAILS,
           'the paper itself: 0.762 in one table and at least 0.825 in the other'),
+)
+
+# %% ../nbs/claims.ipynb #3f9da1e0
+_CLASS_FUSION = (
     Claim('section 3.2', 'Several modalities are more accurate than pictures alone.',
           fused(_ALL + 'netvlad', 'visual: netvlad'), HOLDS,
           'data: three points more, which the title brings'),
     Claim('section 3.2', 'All modalities are more accurate than sound alone or titles alone.',
-          fused(_ALL + 'netvlad', 'audio: netvlad', 'title: netvlad'), HOLDS, 'method: as the paper says'),
+          fused(_ALL + 'netvlad', 'audio: netvlad', 'title: netvlad'), HOLDS,
+          'method: as the paper says'),
     Claim('section 3.2', 'Sound adds to pictures, and to pictures with titles.',
-          fused('visual + audio: netvlad', 'visual: netvlad') + fused(_ALL + 'netvlad', 'visual + title: netvlad'),
+          fused('visual + audio: netvlad',
+                'visual: netvlad') + fused(_ALL + 'netvlad', 'visual + title: netvlad'),
           FAILS,
           'method: statistics of the cepstrum name few categories that pictures do not'),
-    Claim('section 3.2', 'Titles add to pictures.', fused('visual + title: netvlad', 'visual: netvlad'), HOLDS,
+    Claim('section 3.2', 'Titles add to pictures.',
+          fused('visual + title: netvlad', 'visual: netvlad'), HOLDS,
           'data: a title says what pictures leave open, worth three points'),
     Claim('section 3.2', 'Attention is ahead of the plain mean, its decayed form.',
-          fused(_ALL + 'attention', _ALL + 'mean'), FAILS, 'world: frames of a short clip in one scene are alike'),
-    Claim('section 3.2', 'NetVLAD before the fusion is ahead of a plain mean.', fused(_ALL + 'netvlad', _ALL + 'mean'),
+          fused(_ALL + 'attention', _ALL + 'mean'), FAILS,
+          'world: frames of a short clip in one scene are alike'),
+    Claim('section 3.2', 'NetVLAD before the fusion is ahead of a plain mean.',
+          fused(_ALL + 'netvlad', _ALL + 'mean'),
           FAILS, 'world: frames of a short clip in one scene are alike'),
 )
 
@@ -793,7 +846,8 @@ def concepts(one, *others, names='visual + acoustic + text') -> tuple:
 # %% ../nbs/claims.ipynb #97ea0022
 _SOUNDLESS, _BOTH = 'visual + acoustic', 'visual + acoustic + text'
 _VENUE = (
-    Claim('Table 2', 'Codes of the autoencoder tell concepts apart better than spectrum or MFCC alone.',
+    Claim('Table 2',
+          'Codes of the autoencoder tell concepts apart better than spectrum or MFCC alone.',
           contrasts('venue_table2_microworld', _F1, 'SDA', _DESCRIPTORS, by='features',
                     test_to_train=1/9), HOLDS,
           'method: but not better than the four together, of which they are made'),
@@ -803,7 +857,8 @@ _VENUE = (
                     'method: as on drawn sounds'),
     Claim('Table 3', 'DARE has the highest Micro-F1 of ten methods.',
           venues('table3', 'DARE', *_BASELINES, figures=['Micro-F1']), PART,
-          'method: AlexNet_0 is as good; with a weight for each modality it is as good in Macro-F1, too'),
+          'method: AlexNet_0 is as good; with a weight for each modality it is as good in '
+          'Macro-F1, too'),
     Claim('Table 3', 'DARE has the highest Macro-F1 of ten methods.',
           venues('table3', 'DARE', *_BASELINES, figures=['Macro-F1']), PART,
           'method: a lead of scale: where AlexNet_0 may weigh its modalities, it is as good'),
@@ -813,13 +868,15 @@ _VENUE = (
           HOLDS,
           'method: as the paper says'),
     Claim('section 5.3',
-          'D3L has the lowest Macro-F1 of the dictionaries, since it does not tell modalities apart.',
+          'D3L has the lowest Macro-F1 of the dictionaries, since it does not tell modalities '
+          'apart.',
           sum((venues('table3', name, 'D3L', figures=['Macro-F1']) for name in ('MDL', 'MTDL')),
               ()), HOLDS,
           'method: as the paper says'),
     Claim('section 5.3', 'TRUMANN is ahead of the dictionaries, since it knows the tree of venues.',
           venues('table3', 'TRUMANN', *_DICTIONARIES, figures=['Micro-F1']), PART,
-          'method: it takes the mean of three regressions, one for each modality; tuned, it is behind one of all'),
+          'method: it takes the mean of three regressions, one for each modality; tuned, it is '
+          'behind one of all'),
     Claim('section 5.3', 'AlexNet with hidden layers is ahead of AlexNet without.',
           sum((venues('table3', name, 'AlexNet_0') for name in _DEEP), ()), FAILS,
           'world: features that were learned on the same world are nearly linear in venues'),
@@ -831,12 +888,14 @@ _VENUE = (
           'data: in the paper\'s order, within chance'),
     Claim('Fig. 4', 'External sounds make DARE better.',
           concepts(64, 0) + concepts(64, 0, names=_SOUNDLESS), FAILS,
-          'data: 3.2 points of Micro-F1 where there is no title, within chance; with a title there is little left to '
+          'data: 3.2 points of Micro-F1 where there is no title, within chance; with a title there '
+          'is little left to '
           'say'),
     Claim('section 5.4', 'The more external concepts, the better.',
           concepts(64, 32) + concepts(32, 16) + concepts(64, 32, names=_SOUNDLESS)
           + concepts(32, 16, names=_SOUNDLESS), PART,
-          'data: one step without titles is shown, of two points of Micro-F1; with titles the curve is flat'),
+          'data: one step without titles is shown, of two points of Micro-F1; with titles the '
+          'curve is flat'),
     Claim('section 5.4',
           'External sounds help the more, the fewer labelled videos there are: with 600 they help.',
           venues('fewer', 'DARE', 'no external sounds',
@@ -847,18 +906,25 @@ _VENUE = (
 # %% ../nbs/claims.ipynb #949d430f
 _VENUE_PARTS = (
     Claim('Table 5', 'J2 makes the rarer half of the venues better.', tuple(
-          Contrast('venue_table5_microworld', 'Micro-F1', 'DARE', 'DARE-sparsity', where=f'group == {group}', **_VENUES)
+          Contrast('venue_table5_microworld', 'Micro-F1', 'DARE', 'DARE-sparsity',
+                   where=f'group == {group}', **_VENUES)
           for group in (2, 3)), FAILS,
-          'training: without J2 our network is right in a quarter of the rarest venues, the paper\'s in 1.7 %'),
+          'training: without J2 our network is right in a quarter of the rarest venues, the '
+          'paper\'s in 1.7 %'),
     Claim('Table 5', 'J2 makes the more frequent half better, too.', tuple(
-          Contrast('venue_table5_microworld', 'Micro-F1', 'DARE', 'DARE-sparsity', where=f'group == {group}', **_VENUES)
+          Contrast('venue_table5_microworld', 'Micro-F1', 'DARE', 'DARE-sparsity',
+                   where=f'group == {group}', **_VENUES)
           for group in (0, 1)), FAILS, 'data: about one point, within chance'),
     Claim('Fig. 5', 'The loss falls quickly within the first ten epochs.',
-          (Contrast('venue_fig5_microworld', 'loss', 10, .5, by='epoch', kind='early', **_VENUES),), HOLDS,
+          (Contrast('venue_fig5_microworld', 'loss', 10, .5, by='epoch', kind='early', **_VENUES),
+           ), HOLDS,
           'training: as the paper says'),
-    Claim('Fig. 5', 'Figures are stable at about 30 epochs (within one point of those five epochs before).',
-          tuple(Contrast('venue_fig5_microworld', figure, 30, 25, 'equal', by='epoch', margin=1., **_VENUES)
-                for figure in _F1), PART, 'data: shown for Micro-F1; of Macro-F1 five rounds cannot say it'),
+    Claim('Fig. 5',
+          'Figures are stable at about 30 epochs (within one point of those five epochs before).',
+          tuple(Contrast('venue_fig5_microworld', figure, 30, 25, 'equal', by='epoch', margin=1.,
+                         **_VENUES)
+                for figure in _F1), PART,
+                'data: shown for Micro-F1; of Macro-F1 five rounds cannot say it'),
     Claim('Fig. 5', 'Dropout 0.1 is best.', venues('fig5d', .1, 0., .3, .5, .7, by='dropout'), PART,
           'training: ahead of 0.7 in Macro-F1 alone; up to 0.5 nothing tells them apart'),
     Claim('section 5.5', 'Without dropout it overfits: figures are lower than with 0.1.',
@@ -870,38 +936,56 @@ _VENUE_PARTS = (
           venues('table4', '1 hidden layer', '2 hidden layers', '3 hidden layers'), FAILS,
           'data: in the paper\'s order by about one point, within chance'),
     Claim('section 1', 'Sound is the weakest of the three modalities.',
-          sum((heard(f'{name}: none', 'acoustic: codes') for name in ('text', 'visual + acoustic')), ()), HOLDS,
+          sum((heard(f'{name}: none', 'acoustic: codes')
+               for name in ('text', 'visual + acoustic')), ()), HOLDS,
           'world: two or three sources at once, in noise'),
-    Claim('abstract', 'Sound can complement pictures.', heard('visual + acoustic: codes', 'visual + acoustic: none'),
+    Claim('abstract', 'Sound can complement pictures.',
+          heard('visual + acoustic: codes', 'visual + acoustic: none'),
           PART,
           'method: Macro-F1 rises, Micro-F1 does not'),
     Claim('abstract', 'Simply adding sound to pictures and titles does not make the result better.',
-          tuple(replace(each, margin=2.) for each in heard(f'{_BOTH}: codes', f'{_BOTH}: none', expect='equal')), FAILS,
-          'data: the mean is within two points, but five rounds cannot say it'),
-    Claim('section 4.1', 'What external sounds teach is what videos lack: with it, sound is as good as a perfect ear.',
           tuple(replace(each, margin=2.) for each in
-                heard(f'{_SOUNDLESS}: codes + external', f'{_SOUNDLESS}: true sources', expect='equal')), FAILS,
-          'method: a linear map of a pooled descriptor cannot take apart sources that play at once'),
+                heard(f'{_BOTH}: codes', f'{_BOTH}: none', expect='equal')), FAILS,
+          'data: the mean is within two points, but five rounds cannot say it'),
+    Claim('section 4.1',
+          'What external sounds teach is what videos lack: with it, sound is as good as a perfect '
+          'ear.',
+          tuple(replace(each, margin=2.) for each in
+                heard(f'{_SOUNDLESS}: codes + external', f'{_SOUNDLESS}: true sources',
+                      expect='equal')), FAILS,
+          'method: a linear map of a pooled descriptor cannot take apart sources that play at '
+          'once'),
+)
+
+# %% ../nbs/claims.ipynb #949d4300
+_VENUE_NUMBERS = (
     Claim('section 5.1', 'Weights are initialised with deviation 1, and the model works.',
-          (Contrast('venue_parts_microworld', 'Macro-F1', 'deviation 1', 'DARE', 'equal', margin=3., **_VENUES),),
+          (Contrast('venue_parts_microworld', 'Macro-F1', 'deviation 1', 'DARE', 'equal',
+                    margin=3., **_VENUES),),
           FAILS,
-          'the paper itself: with deviation 1 the softmax is sure of a venue from the start, and nothing is learned'),
+          'the paper itself: with deviation 1 the softmax is sure of a venue from the start, and '
+          'nothing is learned'),
     Claim('Fig. 6', 'Most of the concepts that are heard in a clip are there.',
           (Contrast('venue_fig6clips_microworld', 'plays', None, .5, by='', kind='share'),), FAILS,
           'data: 24 concepts of four clips are few'),
     Claim('Table 1', 'A concept has 140.15 clips, and a clip 2.99 concepts.',
-          (Contrast('', 'clips a concept', 43868*2.99/313, 140.15, 'equal', kind='printed', margin=1),), FAILS,
+          (Contrast('', 'clips a concept', 43868*2.99/313, 140.15, 'equal', kind='printed',
+                    margin=1),), FAILS,
           'the paper itself: 140.15 is clips over concepts; with 2.99 concepts a clip it is 419'),
     Claim('section 5.1', 'The three parts of the data set have 270,145 videos together.',
           (Contrast('', 'videos', 132370 + 56731 + 81044, 270145, 'equal', kind='printed'),), HOLDS,
           'the paper itself: the published file has one fewer'),
-    Claim('section 1', 'Of 100 micro-videos, sound helps to find the venue in 59, and is not enough in 84.', (), OPEN,
+    Claim('section 1',
+          'Of 100 micro-videos, sound helps to find the venue in 59, and is not enough in 84.', (),
+          OPEN,
           'data: the answers of the five volunteers are not published'),
-    Claim('abstract', 'Of two million micro-videos 1.22 % say where they are from.', (), OPEN, 'data: not published'),
+    Claim('abstract', 'Of two million micro-videos 1.22 % say where they are from.', (), OPEN,
+          'data: not published'),
     Claim('section 3.2', '131 seeds give 313 concepts and 43,868 sounds on Freesound.', (), OPEN,
           'data: the list of seeds is not published, and Freesound has grown since'),
     Claim('Table 3', 'DARE has 31.21 % and 16.66 % on Vine.', (), OPEN,
-          'data: neither the external sounds nor the autoencoder that described the videos are published'),
+          'data: neither the external sounds nor the autoencoder that described the videos are '
+          'published'),
 )
 
 # %% ../nbs/claims.ipynb #485fa0a8
@@ -909,8 +993,8 @@ _PAPERS = {
     'AMUSE': _AMUSE + _AMUSE_PARTS,
     'thumbnail data set': _DATASET,
     'GEVADEN': _GIF + _GIF_CLICKS,
-    '3D-CNN': _CLASSES,
-    'DARE': _VENUE + _VENUE_PARTS,
+    '3D-CNN': _CLASS_NETWORKS + _CLASS_FUSION,
+    'DARE': _VENUE + _VENUE_PARTS + _VENUE_NUMBERS,
 }
 _MAKERS = {
     'candidates_real_clips': 'microvid_nb.media.candidates.candidate_frames',
@@ -920,8 +1004,8 @@ _MAKERS = {
 }  # of results that `reproduce_microworld` of their task does not make
 
 _NEEDED = {
-    file_of(test): _MAKERS.get(test.file,
-                               f'microvid_nb.{test.file.split("_")[0]}.experiments.reproduce_microworld')
+    file_of(test): _MAKERS.get(test.file, f'microvid_nb.{test.file.split("_")[0]}.experiments'
+                                          '.reproduce_microworld')
     for claims in _PAPERS.values() for claim in claims for test in claim.tests if test.file
 }  # results that the ledger reads -> what makes them
 
@@ -937,7 +1021,9 @@ def verdict_of(
 def compare_all(
     tests:Iterable[Contrast], # of all claims
     folder, # of the results
-) -> dict: # comparison -> (what came out, p after Holm's correction over its file, its data set, its command)
+    # comparison -> (what came out, p after Holm's correction over its file, its data set, its
+    # command)
+) -> dict:
     "All comparisons, each once."
     tables, found, by_file = {}, {}, {}
     for test in dict.fromkeys(tests):
@@ -967,7 +1053,8 @@ def ledger_row(
     verdict = verdict_of(how.values())
     row = {'claim': f'{paper} {number}', 'paper': paper, 'place': claim.place, 'text': claim.claim,
            'verdict': verdict}
-    row['reason'] = ('' if verdict == claim.found else f'(found for the verdict "{claim.found}") ') + claim.reason
+    row['reason'] = ('' if verdict == claim.found
+                     else f'(found for the verdict "{claim.found}") ') + claim.reason
     if not claim.tests: return row
     weakest = max(claim.tests, key=lambda test: evidence(test, results[test][0], how[test]))
     found, p, _, command = results[weakest]
@@ -1060,7 +1147,8 @@ def say_counts(
     "The line for the home page."
     holds, part, fails, untested = count_verdicts(ledger).values()
     opposite = int((ledger[ledger.verdict == FAILS].reversed.fillna(0) > 0).sum())
-    return (f'Of {len(ledger)} claims {holds} hold here, {part} hold in part, {fails} do not (of {opposite} the '
+    return (f'Of {len(ledger)} claims {holds} hold here, {part} hold in part, {fails} do not (of '
+            f'{opposite} the '
             f'opposite is shown, the others are not shown), {untested} can\'t be tested.')
 
 # %% ../nbs/claims.ipynb #c40c5a72
@@ -1109,7 +1197,8 @@ class LedgerPart:
 def part_of(
     paper:str, # 'AMUSE', 'thumbnail data set', 'GEVADEN', '3D-CNN' or 'DARE'
     folder=None, # as for `read_ledger`
-    table:str='', # only claims that this result tests, such as 'venue_table3_microworld'; all if not given
+    # only claims that this result tests, such as 'venue_table3_microworld'; all if not given
+    table:str='',
 ) -> LedgerPart: # shows itself
     "What holds of a paper; `ValueError` names the papers that there are."
     if paper not in _PAPERS: raise ValueError(f'no paper {paper!r}; there are {", ".join(_PAPERS)}')

@@ -47,7 +47,8 @@ class Commands(TyperGroup):
 _USER_ERROR = typer.BadParameter.__mro__[2]
 
 def _closed_pipe() -> int: # exit status
-    "The reader of the output has gone, as in `microvid probe clips | head`: nothing more is written."
+    """The reader of the output has gone, as in `microvid probe clips | head`: nothing more is
+    written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
@@ -74,7 +75,9 @@ def _show_version(wanted:bool):
         print(f'microvid_nb {version("microvid_nb")}')
         raise typer.Exit
 
-Version = Annotated[bool, typer.Option('--version', is_eager=True, callback=_show_version, help='Show the version.')]
+Version = Annotated[bool,
+                    typer.Option('--version', is_eager=True, callback=_show_version,
+                                 help='Show the version.')]
 
 @app.callback()
 def microvid(version:Version=False):
@@ -102,7 +105,8 @@ def _number(
 _LONGEST = 10 * 365 * 86400 # seconds; no clip is longer
 
 Paths = Annotated[
-    list[str], typer.Argument(help='Files, folders (searched for videos) and patterns.', metavar='PATHS...')
+    list[str],
+    typer.Argument(help='Files, folders (searched for videos) and patterns.', metavar='PATHS...')
 ]
 Out = Annotated[Path, typer.Option(help='Folder to write to; it is made.')]
 OptionalOut = Annotated[Path | None, typer.Option(help='Folder to write to as well; it is made.')]
@@ -111,15 +115,23 @@ Json = (
 )
 Start = Annotated[float | None, _number('Second at which the part to look at begins.', 0, _LONGEST)]
 End = Annotated[float | None, _number('Second at which it ends.', 0, _LONGEST)]
-Stream = Annotated[int | None, _number('Number of the video stream in the file; the default one if not given.', 0, 999)]
+Stream = Annotated[int | None,
+                   _number('Number of the video stream in the file; the default one if not given.',
+                           0, 999)]
 Workers = Annotated[int, _number('Files that are worked on at a time.', 1, 1024)]
-Force = Annotated[bool, typer.Option('--force', help='Replace files that exist, whoever wrote them; never an input.')]
+Force = Annotated[bool,
+                  typer.Option('--force',
+                               help='Replace files that exist, whoever wrote them; never an '
+                                    'input.')]
 Lam = Annotated[float, _number('Weight of representativeness against attractiveness.', 0, 1e6)]
 Model = Annotated[
     str | None,
-    typer.Option(help='Checkpoint from `microvid train`, or the name of a task for the model of the package.'),
+    typer.Option(help='Checkpoint from `microvid train`, or the name of a task for the model of '
+                      'the package.'),
 ]
-Topics = Annotated[str | None, typer.Option(help='What viewers like: words such as dog,beach, or a CSV of word,count.')]
+Topics = Annotated[str | None,
+                   typer.Option(help='What viewers like: words such as dog,beach, or a CSV of '
+                                     'word,count.')]
 
 # %% ../nbs/cli.ipynb #5def30b6
 @contextmanager
@@ -165,8 +177,10 @@ def part_of(
 
 # %% ../nbs/cli.ipynb #acf27999
 def known_topics(
-    topics:str|None, # words with commas, or a CSV of word,count; the list of the package if not given
-    model, # a `TaskModel` of the task thumbnail; None for the labels of photographs, which know any word
+    # words with commas, or a CSV of word,count; the list of the package if not given
+    topics:str|None,
+    # a `TaskModel` of the task thumbnail; None for the labels of photographs, which know any word
+    model,
 ): # counts by word
     "A list of topics; `ValueError` names the file and the word that the model does not know."
     given = import_named('microvid_nb.answers.named_topics')(topics or shipped_topics())
@@ -182,7 +196,8 @@ def known_topics(
 def title_beside(
     file:Path, # a clip
 ) -> str|None: # its title and description
-    "What a file of the same name, ending in .txt or .json, says of a clip; None where there is none."
+    """What a file of the same name, ending in .txt or .json, says of a clip; None where there is
+    none."""
     from microvid_nb.features.extractors import read_title, sidecar
     return read_title(file) if sidecar(file).is_file() else None
 
@@ -207,7 +222,8 @@ def save_explanation(
 ) -> str: # the same path
     "Writes a picture of the topics that decided."
     import matplotlib.pyplot as plt
-    figure = import_named('microvid_nb.thumbnail.popularity.explain')(answer.found, answer.context, answer.survey)
+    figure = import_named('microvid_nb.thumbnail.popularity.explain')(
+        answer.found, answer.context, answer.survey)
     with output(outputs, path, source) as temporary:
         figure.savefig(temporary, format='png', dpi=120)
     plt.close(figure)
@@ -236,8 +252,10 @@ def check_crop(
 def best_frames(
     answer, # a thumbnail of a clip
     count:int, # frames
-) -> list[tuple]: # (seconds, uint8 RGB [H, W, 3]), the chosen one first; fewer where the clip has fewer frames
-    "Frames at full size that are good and differ; where candidates are too few, other frames of the clip join them."
+    # (seconds, uint8 RGB [H, W, 3]), the chosen one first; fewer where the clip has fewer frames
+) -> list[tuple]:
+    """Frames at full size that are good and differ; where candidates are too few, other frames of
+    the clip join them."""
     import numpy as np
 
     from microvid_nb.media.sprites import diverse_frames
@@ -310,18 +328,18 @@ def described(
 @app.command()
 def thumbnail(
     paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None,
-    json:Json=False,
-    workers:Workers=1, force:Force=False, lam:Lam=.2,
-    time:Annotated[float | None, _at]=None,
-    count:Annotated[int, _number('How many frames, the best first; they differ from one another.', 1, 100)]=1,
+    json:Json=False, workers:Workers=1, force:Force=False, lam:Lam=.2,
+    time:Annotated[float | None, _at]=None, count:Annotated[int, _number(
+        'How many frames, the best first; they differ from one another.', 1, 100)]=1,
     format:PictureFormat='jpg',
     size:Annotated[int | None, _number('Pixels of the longer side at most.', 1, 16384)]=None,
     crop:Crop=None,
-    trim:Annotated[bool, typer.Option('--trim', help='Cut off bars that the whole clip has.')]=False,
-    cover:Annotated[bool, typer.Option('--cover', help='Take the cover picture of a file that has one.')]=False,
-    topics:Topics=None,
-    model:Model=None,
-    explain:Annotated[bool, typer.Option('--explain', help='Write a picture of the topics that decided.')]=False,
+    trim:Annotated[bool, typer.Option(
+        '--trim', help='Cut off bars that the whole clip has.')]=False,
+    cover:Annotated[bool, typer.Option(
+        '--cover', help='Take the cover picture of a file that has one.')]=False,
+    topics:Topics=None, model:Model=None, explain:Annotated[bool, typer.Option(
+        '--explain', help='Write a picture of the topics that decided.')]=False,
 ):
     "Choose and write the thumbnail of each clip."
     from microvid_nb.answers import thumbnail as choose
@@ -374,19 +392,26 @@ def gif(
     json:Json=False,
     workers:Workers=1, force:Force=False,
     fps:Annotated[float, _number('Frames a second, sampled from the clip.', .1, 50)]=8,
-    width:Annotated[int, _number('Pixels, sampled from the clip; never wider than it.', 1, 4096)]=320,
-    seconds:Annotated[float | None, _number('Length of a shot; a second, less in a short clip.', .05, 600)]=None,
+    width:Annotated[int,
+                    _number('Pixels, sampled from the clip; never wider than it.', 1, 4096)]=320,
+    seconds:Annotated[float | None,
+                      _number('Length of a shot; a second, less in a short clip.', .05, 600)]=None,
     shots:Annotated[int, _number('How many shots.', 1, 100)]=3,
-    order:Annotated[str | None, typer.Option(help='time, or score: the best first; the order of the method.')]=None,
+    order:Annotated[str | None,
+                    typer.Option(help='time, or score: the best first; the order of the '
+                                      'method.')]=None,
     format:Annotated[str, typer.Option(help='gif, webp, mp4 or apng.')]='gif',
-    max_kb:Annotated[float | None, _number('Most kilobytes: quality, colours, fps, width give way.', .05, 1e7)]=None,
+    max_kb:Annotated[float | None,
+                     _number('Most kilobytes: quality, colours, fps, width give way.', .05,
+                             1e7)]=None,
     loop:Annotated[int, _number('How often it is shown; 0 without end.', 0, 65535)]=0,
     crossfade:Annotated[float, _number('Seconds that neighbouring shots share.', 0, 10)]=0,
     crop:Crop=None,
     dither:Annotated[str, typer.Option(help='none, bayer or floyd.')]='floyd',
     model:Model=None,
 ):
-    "Choose shots of each clip and write them as an animation; without --model, no trained weights are needed."
+    """Choose shots of each clip and write them as an animation; without --model, no trained weights
+    are needed."""
     from microvid_nb.answers import gif as choose
     from microvid_nb.media.animation import write_animation
     from microvid_nb.tasks import load
@@ -423,7 +448,8 @@ def sprites(
     paths:Paths, out:Out=Path('out'), start:Start=None, end:End=None, stream:Stream=None,
     json:Json=False,
     workers:Workers=1, force:Force=False,
-    seconds:Annotated[float | None, _number('How long a picture stands; a hundred in a clip.', .01, 1e5)]=None,
+    seconds:Annotated[float | None,
+                      _number('How long a picture stands; a hundred in a clip.', .01, 1e5)]=None,
     width:Annotated[int, _number('Pixels of a picture.', 1, 4096)]=160,
     columns:Annotated[int, _number('Pictures in a row.', 1, 100)]=10,
     rows:Annotated[int, _number('Rows of a sheet; with one row it is a filmstrip.', 1, 100)]=10,
@@ -453,7 +479,8 @@ def classify(
     json:Json=False,
     workers:Workers=1, force:Force=False, model:Model=None,
 ):
-    "Name what each clip shows: things and people, or with a model scene and behaviour; --out keeps the moments."
+    """Name what each clip shows: things and people, or with a model scene and behaviour; --out
+    keeps the moments."""
     with one_line():
         from microvid_nb.answers import classify as answer_question
         from microvid_nb.tasks import load
@@ -473,18 +500,22 @@ def classify(
 # %% ../nbs/cli.ipynb #89e17aa6
 Sounds = Annotated[
     Path | None,
-    typer.Option(help='Recogniser from `microvid train sounds`, to say what is heard in filmed clips.'),
+    typer.Option(help='Recogniser from `microvid train sounds`, to say what is heard in filmed '
+                      'clips.'),
 ]
 
 @app.command()
 def venue(
     paths:Paths,
-    text:Annotated[str | None, typer.Option(help='Title; else NAME.txt or NAME.json beside the clip is read.')]=None,
+    text:Annotated[str | None,
+                   typer.Option(help='Title; else NAME.txt or NAME.json beside the clip is '
+                                     'read.')]=None,
     out:OptionalOut=None, start:Start=None, end:End=None, stream:Stream=None, json:Json=False,
     workers:Workers=1,
     force:Force=False, model:Model=None, sounds:Sounds=None,
 ):
-    "Name the place where each clip was filmed, and the sounds in it, by its pictures, its sound and its title."
+    """Name the place where each clip was filmed, and the sounds in it, by its pictures, its sound
+    and its title."""
     with one_line():
         from microvid_nb.answers import venue as answer_question
         from microvid_nb.tasks import load
@@ -504,7 +535,8 @@ def venue(
 # %% ../nbs/cli.ipynb #2ad82816
 OptionalPaths = Annotated[
     list[str] | None,
-    typer.Argument(help='Files, folders and patterns; three clips are made if none is given.', metavar='[PATHS...]'),
+    typer.Argument(help='Files, folders and patterns; three clips are made if none is given.',
+                   metavar='[PATHS...]'),
 ]
 
 @app.command()
@@ -512,14 +544,17 @@ def card(
     paths:OptionalPaths=None, out:Out=Path('out'), start:Start=None, end:End=None,
     stream:Stream=None, json:Json=False,
     workers:Workers=1, force:Force=False, lam:Lam=.2, topics:Topics=None,
-    world:Annotated[bool, typer.Option('--world', help='Ask models of MicroWorld about any clip.')]=False,
+    world:Annotated[bool,
+                    typer.Option('--world', help='Ask models of MicroWorld about any clip.')]=False,
     thumbnail:Annotated[Path | None, typer.Option(help='Your checkpoint for thumbnails.')]=None,
     gif:Annotated[Path | None, typer.Option(help='Your checkpoint for GIFs.')]=None,
-    classify:Annotated[Path | None, typer.Option(help='Your checkpoint for scenes and behaviours.')]=None,
+    classify:Annotated[Path | None,
+                       typer.Option(help='Your checkpoint for scenes and behaviours.')]=None,
     venue:Annotated[Path | None, typer.Option(help='Your checkpoint for venues.')]=None,
     sounds:Sounds=None,
 ):
-    "Answer all four questions about each clip on one page: thumbnail, GIF, what is seen, where it was filmed."
+    """Answer all four questions about each clip on one page: thumbnail, GIF, what is seen, where it
+    was filmed."""
     import time
     with one_line():
         from microvid_nb.card import write_cards
@@ -554,7 +589,8 @@ def models_and_topics(
     yours:dict, # task -> checkpoint
     topics:str|None, # words with commas, or a CSV of word,count
 ) -> tuple: # models by task, counts by word or None
-    "Your models, loaded once; `ValueError` for a damaged file or a topic that your model does not know."
+    """Your models, loaded once; `ValueError` for a damaged file or a topic that your model does not
+    know."""
     from microvid_nb.tasks import load
     models = {task: load(file, task) for task, file in yours.items()}
     return models, topics and known_topics(topics, models.get('thumbnail'))
@@ -580,7 +616,8 @@ def demo_splice(
     photographs, # names
     seed:int, # of the ways of the camera
 ) -> Path: # the file
-    "A clip that pans over those photographs whose packages are installed; scikit-learn's are always there."
+    """A clip that pans over those photographs whose packages are installed; scikit-learn's are
+    always there."""
     from microvid_nb.data.splices import read_photograph, splice
     found = {}
     for name in photographs:
@@ -623,16 +660,23 @@ def named_values(
 # %% ../nbs/cli.ipynb #10a5c2e6
 Settings = Annotated[
     list[str] | None,
-    typer.Option('--set', help='A setting of the extractor or the training, such as batch=512.', metavar='NAME=VALUE'),
+    typer.Option('--set', help='A setting of the extractor or the training, such as batch=512.',
+                 metavar='NAME=VALUE'),
 ]
 
 @app.command()
 def features(
     paths:Paths,
-    out:Annotated[Path, typer.Option(help='Folder of the feature store; it is made, or resumed.')]=Path('out/features'),
-    extractor:Annotated[str, typer.Option(help='visual, acoustic, text, quality or histogram.')]='visual',
+    out:Annotated[Path,
+                  typer.Option(help='Folder of the feature store; it is made, or '
+                                    'resumed.')]=Path('out/features'),
+    extractor:Annotated[str,
+                        typer.Option(help='visual, acoustic, text, quality or '
+                                          'histogram.')]='visual',
     json:Json=False, workers:Workers=1,
-    scheduler:Annotated[str | None, typer.Option(help='Address of a Dask scheduler, to use its machines.')]=None,
+    scheduler:Annotated[str | None,
+                        typer.Option(help='Address of a Dask scheduler, to use its '
+                                          'machines.')]=None,
     retry:Annotated[bool, typer.Option('--retry', help='Try again what failed before.')]=False,
     settings:Settings=None,
 ):
@@ -673,7 +717,8 @@ def candidates(
 
     def describe(record):
         lines = [
-            f'  {row["time"]:8.2f} s  stands for {row["representativeness"]:4.0%}  {row.get("image", "")}'.rstrip()
+            f'  {row["time"]:8.2f} s  stands for {row["representativeness"]:4.0%}  '
+            f'{row.get("image", "")}'.rstrip()
             for row in record['candidates']
         ]
         return '\n'.join([f'{record["path"]}  {len(lines)} candidates', *map(printable, lines)])
@@ -684,7 +729,8 @@ def candidates(
 def probe(
     paths:Paths, out:OptionalOut=None, json:Json=False, workers:Workers=1, force:Force=False,
 ):
-    "Say what each file is: length, size as displayed, rate, codec, sound; --out writes a JSON file for each."
+    """Say what each file is: length, size as displayed, rate, codec, sound; --out writes a JSON
+    file for each."""
     from microvid_nb.media.video import probe as probe_video
     outputs = Outputs(force)
 
@@ -701,8 +747,10 @@ def probe(
         size, sound = (f'{record["width"]} x {record["height"]}', 'sound' if record['has_audio']
                        else 'no sound')
         rate = f'{record["fps"]:.4g} fps, {record["codec"]}'
-        colour = f', HDR ({record["transfer"]})' if record['hdr'] else record['profile'] and f', {record["profile"]}'
-        return f'{record["path"]}  {record["duration"]:.2f} s, {size}, {rate}, {sound}{turned}{printable(colour)}'
+        colour = (f', HDR ({record["transfer"]})' if record['hdr'] else record['profile']
+                  and f', {record["profile"]}')
+        return (f'{record["path"]}  {record["duration"]:.2f} s, {size}, {rate}, '
+                f'{sound}{turned}{printable(colour)}')
     raise typer.Exit(for_each(paths, job, describe, json, workers, ['{}.json'], outputs).status)
 
 # %% ../nbs/cli.ipynb #73666835
@@ -730,7 +778,8 @@ def installed_models() -> list[dict]: # name, for, trained_on, licence, source, 
 def models(
     json:Json=False,
 ):
-    "List the models that there are: what they were trained on, their licence and source, and what is installed."
+    """List the models that there are: what they were trained on, their licence and source, and what
+    is installed."""
     found = installed_models()
     if json: print(as_json(found))
     for record in [] if json else found:
@@ -745,8 +794,12 @@ def synth(
     out:Annotated[Path, typer.Option(help='Folder to write to; it is made.')],
     videos:Annotated[int, _number('How many videos.', 1, 10_000_000)]=100,
     seed:Annotated[int, _number('Of everything in the world.', 0, 2**63 - 1)]=0,
-    gap:Annotated[float, _number('How far the videos look from clean pictures: 0 not at all, 3 far.', 0, 10)]=1.,
-    workers:Annotated[int | None, _number('Videos drawn at a time; one for each core if not given.', 1, 1024)]=None,
+    gap:Annotated[float,
+                  _number('How far the videos look from clean pictures: 0 not at all, 3 far.', 0,
+                          10)]=1.,
+    workers:Annotated[int | None,
+                      _number('Videos drawn at a time; one for each core if not given.', 1,
+                              1024)]=None,
 ):
     "Write micro-videos of MicroWorld: files, thumbnails, and tables of posts, comments and truth."
     with one_line():
@@ -757,22 +810,28 @@ def synth(
 
 # %% ../nbs/cli.ipynb #f64a7867
 Scale = Annotated[
-    str, typer.Option(help="'tiny' to try it out, 'small' for a laptop, 'full' for the paper's sizes on a GPU.")
+    str,
+    typer.Option(help="'tiny' to try it out, 'small' for a laptop, 'full' for the paper's sizes on "
+                      "a GPU.")
 ]
 Seed = Annotated[int, _number('Of the world, the weights and the first round.', 0, 2**63 - 1)]
 TaskName = Annotated[
     str,
-    typer.Argument(help='thumbnail (amuse), gif (gevaden), classify, venue (dare); real, for all real data; or claims.')
+    typer.Argument(help='thumbnail (amuse), gif (gevaden), classify, venue (dare); real, for all '
+                        'real data; or claims.')
 ]
 
 # %% ../nbs/cli.ipynb #2d236d3a
-_TRAINED = 10 # times the size of a checkpoint in half precision: the model, its state in training and the best weights
+# times the size of a checkpoint in half precision: the model, its state in training and the best
+# weights
+_TRAINED = 10
 
 def check_room(
     path:Path, # file that will be written
     size:int, # bytes
 ):
-    "Passes if a file of this size can be written; else an `OSError` names the folder and the reason."
+    """Passes if a file of this size can be written; else an `OSError` names the folder and the
+    reason."""
     if path.is_dir(): raise IsADirectoryError(f'{path} is a folder; name a file for the model')
     from microvid_nb.media.render import atomic_path
     class Enough(Exception): pass
@@ -793,7 +852,9 @@ def is_model_of(
     name:str, # of a task, or 'sounds'
 ) -> bool: # False where it is anything else
     "Whether a file is a model that `microvid train` has trained for a task."
-    try: return f'microvid train {name} ' in import_named('microvid_nb.training.load_checkpoint')(path)[1].note
+    try:
+        load_checkpoint = import_named('microvid_nb.training.load_checkpoint')
+        return f'microvid train {name} ' in load_checkpoint(path)[1].note
     except (OSError, ValueError): return False
 
 # %% ../nbs/cli.ipynb #bb8a2a8b
@@ -805,25 +866,42 @@ def check_model_file(
 ):
     "Passes if a model can be written; else an error says why not."
     if out.exists() and not force and not is_model_of(out, name):
-        raise ValueError(f'{out} exists and is no model of this task: name another file, or give --force')
+        raise ValueError(f'{out} exists and is no model of this task: name another file, or give '
+                         '--force')
     check_room(out, size)
 
 # %% ../nbs/cli.ipynb #0cf957d6
 @app.command()
 def train(
-    task:Annotated[str, typer.Argument(help='thumbnail, gif, classify or venue; or sounds, with --data.')],
-    out:Annotated[Path, typer.Option(help='Checkpoint to write; with --source the folder of the run.')],
+    task:Annotated[str,
+                   typer.Argument(help='thumbnail, gif, classify or venue; or sounds, with '
+                                       '--data.')],
+    out:Annotated[Path,
+                  typer.Option(help='Checkpoint to write; with --source the folder of the run.')],
     scale:Scale='small', seed:Seed=0,
-    half:Annotated[bool, typer.Option('--half', help='Keep weights as float16, in half the space.')]=False,
+    half:Annotated[bool,
+                   typer.Option('--half',
+                                help='Keep weights as float16, in half the space.')]=False,
     force:Force=False,
-    data:Annotated[Path | None, typer.Option(help='Your clips or sounds: a folder a class, or labels.csv.')]=None,
-    source:Annotated[Path | None, typer.Option(help='For amuse: folder of Open Images, to train on photographs.')]=None,
-    target:Annotated[Path | None, typer.Option(help='With --source: folder of your own videos and pictures.')]=None,
-    vectors:Annotated[Path | None, typer.Option(help='With --source: word vectors, such as glove.6B.300d.txt.')]=None,
-    weights:Annotated[str, typer.Option(help="With --source: 'published', 'none' or a file of weights.")]='published',
+    data:Annotated[Path | None,
+                   typer.Option(help='Your clips or sounds: a folder a class, or '
+                                     'labels.csv.')]=None,
+    source:Annotated[Path | None,
+                     typer.Option(help='For amuse: folder of Open Images, to train on '
+                                       'photographs.')]=None,
+    target:Annotated[Path | None,
+                     typer.Option(help='With --source: folder of your own videos and '
+                                       'pictures.')]=None,
+    vectors:Annotated[Path | None,
+                      typer.Option(help='With --source: word vectors, such as '
+                                        'glove.6B.300d.txt.')]=None,
+    weights:Annotated[str,
+                      typer.Option(help="With --source: 'published', 'none' or a file of "
+                                        "weights.")]='published',
     settings:Settings=None,
 ):
-    "Train a model, on MicroWorld, clips of yours (--data) or Open Images (AMUSE); its file is safe to open."
+    """Train a model, on MicroWorld, clips of yours (--data) or Open Images (AMUSE); its file is
+    safe to open."""
     with one_line():
         if source or target or vectors:
             if not (source and target and vectors):
@@ -894,15 +972,19 @@ def typed_settings(
 @app.command()
 def reproduce(
     task:TaskName,
-    data:Annotated[str, typer.Option(help='Data set: microworld, or a published one of the task.')]='microworld',
+    data:Annotated[str,
+                   typer.Option(help='Data set: microworld, or a published one of the '
+                                     'task.')]='microworld',
     folder:Annotated[Path | None, typer.Option(help='Where a published data set is.')]=None,
     features:Annotated[
-        Path | None, typer.Option(help='Features for gif_thumbnails: a folder with KEY.npy [seconds, width].')
+        Path | None,
+        typer.Option(help='Features for gif_thumbnails: a folder with KEY.npy [seconds, width].')
     ]=None,
     scale:Scale='small', seed:Seed=0,
     out:Annotated[Path, typer.Option(help='Folder to write to.')]=Path('results'),
 ):
-    "Make the tables of a paper anew, five rounds each, as CSV; or of all results the ledger of what holds."
+    """Make the tables of a paper anew, five rounds each, as CSV; or of all results the ledger of
+    what holds."""
     with one_line():
         from microvid_nb.reproduce import reproduce as make_tables
         written = make_tables(task, data, scale, seed, out, folder, sys.stderr.isatty(), features)

@@ -21,7 +21,8 @@ def new_model(
     make:Callable, # without arguments; returns a module with random weights
     seed:int, # of the weights
 ): # the module
-    "A model whose initial weights depend on the seed alone; the global generators stay as they were."
+    """A model whose initial weights depend on the seed alone; the global generators stay as they
+    were."""
     import torch
 
     from microvid_nb.training import separate_randomness
@@ -34,7 +35,8 @@ def one_cycle_factor(
     epoch:int, # from 0
     epochs:int, # in all
 ) -> float: # of the largest rate
-    "The factor of a learning rate that rises for a quarter of the epochs and then falls to 0 along a cosine."
+    """The factor of a learning rate that rises for a quarter of the epochs and then falls to 0
+    along a cosine."""
     rise = max(1, epochs//4)
     if epoch < rise: return (epoch + .5)/rise
     return .5 + .5*math.cos(math.pi*(epoch - rise)/(epochs - rise + 1e-6))
@@ -51,7 +53,8 @@ def learning_rates(
     if schedule == 'cosine': return CosineAnnealingLR(optimizer, epochs)
     if schedule == 'one cycle':
         return LambdaLR(optimizer, lambda epoch: one_cycle_factor(epoch, epochs))
-    raise ValueError(f'no schedule {schedule!r}; there are cosine and one cycle, and None for a constant rate')
+    raise ValueError(f'no schedule {schedule!r}; there are cosine and one cycle, and None for a '
+                     'constant rate')
 
 # %% ../nbs/experiments.ipynb #6c6dcd18
 def fit_scheduled(
@@ -71,7 +74,8 @@ def fit_scheduled(
     from microvid_nb.training import fit
     trained = [p for p in model.parameters() if p.requires_grad]
     stepper = getattr(torch.optim, optimizer)(trained, rate, weight_decay=weight_decay)
-    if 'mixed_precision' not in options and torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+    if ('mixed_precision' not in options and torch.cuda.is_available()
+        and torch.cuda.is_bf16_supported()):
         options['mixed_precision'] = 'bf16'
     return fit(
         model, loader, loss, stepper, epochs, scheduler=learning_rates(schedule, stepper, epochs),
@@ -103,7 +107,8 @@ def fit_labels(
 def limit_threads(
     count:int=1, # threads of PyTorch's operations
 ) -> Iterator[None]:
-    "A block, or as a decorator a function, that computes with so many threads; the number before is restored."
+    """A block, or as a decorator a function, that computes with so many threads; the number before
+    is restored."""
     import torch
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -162,15 +167,18 @@ def write_items(
 def results_folder() -> str: # a folder, or the address of one
     "Where results are: in the repository that this is, or else on GitHub."
     homes = (home for home in Path.cwd().resolve().parents if (home/'settings.ini').exists())
-    return f"{next(homes, 'https://raw.githubusercontent.com/microvid-nb/microvid_nb/main')}/results"
+    return (f"{next(homes, 'https://raw.githubusercontent.com/microvid-nb/microvid_nb/main')}"
+            '/results')
 
 # %% ../nbs/experiments.ipynb #2ba6d429
 def mean_sd(
     table:pd.DataFrame, # figures; the methods are in a column or in a level of the index
     digits:int=2, # after the point
     by:str='method', # name of that column or level
-) -> pd.DataFrame: # a method a row, a figure a column, text such as '25.34 ± 0.09'; of one round its figure alone
-    "Mean and standard deviation of each figure over rounds, in the order in which the methods appear."
+    # a method a row, a figure a column, text such as '25.34 ± 0.09'; of one round its figure alone
+) -> pd.DataFrame:
+    """Mean and standard deviation of each figure over rounds, in the order in which the methods
+    appear."""
     groups = table.groupby(by, sort=False)
     mean, deviation = groups.mean(), groups.std()
     def text(m, s):
@@ -183,14 +191,19 @@ def mean_sd(
 # %% ../nbs/experiments.ipynb #e61c957c
 def beside_paper(
     rows:pd.DataFrame, # a row a round and method, with the column `round`
-    figures:Sequence[str]|Mapping[str, int], # columns to show; a mapping gives the digits after the point
+    # columns to show; a mapping gives the digits after the point
+    figures:Sequence[str]|Mapping[str, int],
     paper:pd.DataFrame|None, # the paper's figures, a row a method; None where it prints none
     data:str, # data set of `rows`
     paper_data:str='', # data set of the paper
     by:str='method', # the column that names methods
-    methods:Sequence|None=None, # rows of the table in their order; all methods of `rows` if not given
-) -> pd.DataFrame: # a row a method: mean ± standard deviation over rounds, then the paper's; columns name their data
-    "A table as the paper prints it; empty where one of the two has no figure. `KeyError` where a column is missing."
+    # rows of the table in their order; all methods of `rows` if not given
+    methods:Sequence|None=None,
+    # a row a method: mean ± standard deviation over rounds, then the paper's; columns name their
+    # data
+) -> pd.DataFrame:
+    """A table as the paper prints it; empty where one of the two has no figure. `KeyError` where a
+    column is missing."""
     digits = figures if isinstance(figures, Mapping) else dict.fromkeys(figures, 2)
     ours = rows.set_index(['round', by])
     table = pd.concat([mean_sd(ours[[name]], places, by) for name, places in digits.items()],
@@ -215,7 +228,8 @@ def corrected_t(
     differences, # one method minus another, a number a round, [k]
     test_to_train:float, # n2 / n1 of rounds that resplit one pool; 0 where rounds are independent
 ) -> Comparison: # with k pairs
-    "The corrected resampled t-test (Nadeau and Bengio, 2003); `ValueError` for fewer than two rounds or a bad ratio."
+    """The corrected resampled t-test (Nadeau and Bengio, 2003); `ValueError` for fewer than two
+    rounds or a bad ratio."""
     from scipy.stats import t as student
     d = np.asarray(differences, float)
     if d.ndim != 1 or len(d) < 2 or not np.isfinite(d).all():
@@ -237,7 +251,8 @@ def compare_rounds(
     test_to_train:float, # as for `corrected_t`
     by:str='method', # the column that names methods
 ) -> Comparison: # of one minus other
-    "A corrected t-test over the rounds of two methods; `ValueError` where a figure is missing in a round."
+    """A corrected t-test over the rounds of two methods; `ValueError` where a figure is missing in
+    a round."""
     wide = rows[rows[by].isin([one, other])].pivot(index='round', columns=by, values=figure)
     absent = [method for method in (one, other) if method not in wide or wide[method].isna().any()]
     if absent: raise ValueError(f'{figure}: not in every round for {", ".join(map(str, absent))}')
@@ -256,7 +271,8 @@ def bootstrap_means(
 
 # %% ../nbs/experiments.ipynb #fe2c1620
 def compare_items(
-    items:pd.DataFrame, # an outcome a row, with the column `item`; the rounds of an item are averaged
+    # an outcome a row, with the column `item`; the rounds of an item are averaged
+    items:pd.DataFrame,
     one, # of the methods
     other, # another one
     figure:str, # a column
@@ -264,13 +280,15 @@ def compare_items(
     draws:int=10_000, # of the bootstrap
     seed:int=0, # of the bootstrap
 ) -> Comparison: # of one minus other, over the items that both have
-    "A paired bootstrap and Wilcoxon's test over items; `ValueError` where the methods share fewer than two items."
+    """A paired bootstrap and Wilcoxon's test over items; `ValueError` where the methods share fewer
+    than two items."""
     from scipy.stats import wilcoxon
     chosen = items[items[by].isin([one, other])]
-    wide = chosen.groupby(['item', by],
-                          observed=True)[figure].mean().unstack().reindex(columns=[one, other]).dropna()
+    wide = (chosen.groupby(['item', by], observed=True)[figure].mean().unstack()
+            .reindex(columns=[one, other]).dropna())
     if len(wide) < 2:
-        raise ValueError(f'{figure}: {one} and {other} share {len(wide)} items, a test needs two or more')
+        raise ValueError(f'{figure}: {one} and {other} share {len(wide)} items, a test needs two '
+                         'or more')
     d = (wide[one] - wide[other]).to_numpy(float)
     if not d.any(): return Comparison(0., 0., 0., math.nan, len(d))
     low, high = np.quantile(bootstrap_means(d, draws, seed), [.025, .975])
@@ -280,7 +298,8 @@ def compare_items(
 def holm(
     p, # p-values of one family; NaN where there was nothing to test, [m]
 ) -> np.ndarray: # adjusted, NaN as before, [m]
-    "Holm's adjusted p-values: reject those up to .05, and the chance of any false claim is at most .05."
+    """Holm's adjusted p-values: reject those up to .05, and the chance of any false claim is at
+    most .05."""
     p = np.asarray(p, float)
     order = np.argsort(p)[:np.isfinite(p).sum()]
     adjusted = np.full(len(p), np.nan)
@@ -289,9 +308,11 @@ def holm(
 
 # %% ../nbs/experiments.ipynb #fa6c2b33
 def comparison_table(
-    comparisons:Mapping[tuple, Comparison], # by labels: a tuple for each, such as (method, other method, figure)
+    # by labels: a tuple for each, such as (method, other method, figure)
+    comparisons:Mapping[tuple, Comparison],
     names:Sequence[str], # of the labels
-) -> pd.DataFrame: # labels, difference, low, high (of the 95 % interval), p, p (Holm) over the whole table, pairs
+    # labels, difference, low, high (of the 95 % interval), p, p (Holm) over the whole table, pairs
+) -> pd.DataFrame:
     "Comparisons as the rows of a table; all of them are one family."
     rows = [(*labels, *comparison) for labels, comparison in comparisons.items()]
     table = pd.DataFrame(rows, columns=[*names, *Comparison._fields])
@@ -308,9 +329,11 @@ def p_text(
 # %% ../nbs/experiments.ipynb #5d1f7a06
 def shown_differences(
     table:pd.DataFrame, # of `comparison_table`
-    by:str='', # a label whose values get columns of their own, such as the measure; none if not given
+    # a label whose values get columns of their own, such as the measure; none if not given
+    by:str='',
     digits:int=2, # after the point, of the differences
-) -> pd.DataFrame: # a comparison a row: difference (95 % interval), p (Holm), shown: 'above', 'below' or 'no'
+    # a comparison a row: difference (95 % interval), p (Holm), shown: 'above', 'below' or 'no'
+) -> pd.DataFrame:
     "Differences as text; shown is what has a p of at most .05 after Holm's correction."
     values = zip(table.difference, table.low, table.high)
     texts = [f'{middle:+.{digits}f} ({low:.{digits}f} to {high:.{digits}f})'

@@ -27,7 +27,8 @@ def missing_extra(
 ) -> str: # one line
     "What to install so that an import works."
     package = error if isinstance(error, str) else (error.name or '').split('.')[0]
-    extra = extra or next((name for name, packages in _EXTRAS.items() if package in packages.split()), None)
+    extra = extra or next((name for name,
+                           packages in _EXTRAS.items() if package in packages.split()), None)
     what = f'microvid_nb[{extra}]' if extra else package or 'microvid_nb[all]'
     return f'this needs {package or "a package"}, which is not installed: pip install "{what}"'
 

@@ -41,10 +41,12 @@ _CLIP_FILES = ('.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.gif', '.mpg', 
 def listed_clips(
     table:Path, # labels.csv
 ) -> pd.DataFrame: # path, label, title
-    "The clips of a table; `ValueError` names what is wrong with it, `FileNotFoundError` a file that is not there."
+    """The clips of a table; `ValueError` names what is wrong with it, `FileNotFoundError` a file
+    that is not there."""
     clips = read_table(table, ['path', 'label'])
     if unknown := set(clips) - {'path', 'label', 'title'}:
-        raise ValueError(f'{table.name}: unknown column {min(unknown)}, expected path, label and perhaps title')
+        raise ValueError(f'{table.name}: unknown column {min(unknown)}, expected path, label and '
+                         'perhaps title')
     if len(twice := clips.path[clips.path.duplicated()]):
         raise ValueError(f'{table.name}, row {twice.index[0] + 2}: {twice.iloc[0]} is listed twice')
     paths = [table.parent/path for path in clips.path]
@@ -74,10 +76,12 @@ def labelled_clips(
              for label in clips.label]
     sizes = pd.Series([w for each in words for w in each], dtype=object).value_counts()
     if len(sizes) < 2:
-        raise ValueError(f'{folder}: expected clips of two classes or more, a folder for each or a labels.csv with the '
+        raise ValueError(f'{folder}: expected clips of two classes or more, a folder for each or a '
+                         'labels.csv with the '
                          f'columns path and label; found {len(sizes)}')
     if sizes.iloc[-1] < _FEWEST:
-        raise ValueError(f'{folder}: class {sizes.index[-1]!r} has one clip, expected {_FEWEST} or more')
+        raise ValueError(f'{folder}: class {sizes.index[-1]!r} has one clip, expected {_FEWEST} or '
+                         'more')
     return clips.assign(words=words)
 
 # %% ../nbs/own_clips.ipynb #c11b00b5
@@ -197,7 +201,8 @@ def probabilities(self:ClipClassifier,
 _FOLDS, _RIGHT = 5, .8 # at most; share of judgements that should be right
 
 def left_out(
-    task:str, classes:Sequence[str], descriptions:Sequence[dict], labels:Sequence[int], seed:int, # of the training
+    # of the training
+    task:str, classes:Sequence[str], descriptions:Sequence[dict], labels:Sequence[int], seed:int,
 ) -> pd.DataFrame: # confidence, correct: a row a clip, the surest first
     "Judgements about clips by models that have not seen them."
     from sklearn.model_selection import StratifiedKFold
@@ -218,7 +223,8 @@ def least_confidence(
     trials:pd.DataFrame, # of `left_out`
 ) -> float: # 1 where no border is good enough
     "The probability from which enough judgements were right."
-    good = trials.confidence[(trials.correct.cumsum()/np.arange(1, len(trials) + 1)).to_numpy() >= _RIGHT]
+    good = trials.confidence[(trials.correct.cumsum()/np.arange(1, len(trials) + 1))
+                             .to_numpy() >= _RIGHT]
     return float(good.min()) if len(good) else 1.
 
 # %% ../nbs/own_clips.ipynb #c11b0185
@@ -234,7 +240,8 @@ class ClipEstimate:
     frames: np.ndarray # their pictures, uint8 [T, H, W, 3]
 
     @property
-    def things(self) -> pd.DataFrame: # thing, label, probability, named, label_named; the most probable first
+    def things(self
+    ) -> pd.DataFrame: # thing, label, probability, named, label_named; the most probable first
         "The classes, as answers to what is to be seen."
         names, chances = self.venues.venue, self.venues.probability
         said = [not self.cannot_tell and k == 0 for k in range(len(names))]
@@ -326,7 +333,8 @@ def train_on_clips(
     from tqdm.auto import tqdm
     task = find_task(task).name
     if task == 'gif':
-        raise ValueError('shots of a GIF have no classes: --data goes with classify, venue and thumbnail')
+        raise ValueError('shots of a GIF have no classes: --data goes with classify, venue and '
+                         'thumbnail')
     clips = labelled_clips(folder, task == 'thumbnail')
     names = sorted({word for words in clips.words for word in words})
     pairs = tqdm(zip(clips.path, clips.title), total=len(clips), disable=not progress, desc='clips')
@@ -340,6 +348,7 @@ def train_on_clips(
         trials = left_out(task, names, found, labels, seed)
         right = trials.correct.mean()
         model = train_classifier(task, names, found, labels, seed, least_confidence(trials))
-    note = (f'{len(clips)} labelled clips of {len(names)} classes, microvid train {task} --data FOLDER --seed {seed}; '
+    note = (f'{len(clips)} labelled clips of {len(names)} classes, microvid train {task} --data '
+            f'FOLDER --seed {seed}; '
             f'{right:.0%} of the clips are right when they are left out')
     return save_checkpoint(out, model, model.settings, note, half)

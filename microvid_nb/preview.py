@@ -48,7 +48,8 @@ def make_preview(
     gif_path, # file to write the GIF to
     lam:float=.2 # weight of representativeness in the thumbnail
 ) -> Preview: # what was chosen and written
-    "Chooses and writes the thumbnail and the GIF of a clip; `MediaError` if there is no picture in it"
+    """Chooses and writes the thumbnail and the GIF of a clip; `MediaError` if there is no picture
+    in it"""
     started = time.perf_counter()
     survey = as_survey(path)
     survey.candidates  # both choices start from these
@@ -155,7 +156,8 @@ def timeline(
     def percent(seconds): return f'{100 * seconds / (survey.end - start):.2f}%'
     heights = 8 + 84 * shots.motion / max(shots.motion.max(), 1e-9)
     def bar(time, chosen, height):
-        place = f'left:{percent(time - start)};width:{percent(.94 * survey.shot_length)};height:{height:.0f}%'
+        place = (f'left:{percent(time - start)};width:{percent(.94 * survey.shot_length)};'
+                 f'height:{height:.0f}%')
         return I(cls='shown' if chosen else None, title=f'{time:.1f} s', style=place)
     mark = B(style=f'left:{percent(thumbnail.time - start)}',
              title=f'thumbnail, {thumbnail.time:.2f} s')
@@ -174,7 +176,8 @@ def candidate_strip(
                           if name not in ('time', 'score'))
         return Div(
             picture(survey.candidates.images[i], width, f'candidate at {row.time:.2f} s'),
-            Div(cls='bar', style=f'width:{100 * max(row.score, 0) / max(scores.score.max(), 1e-9):.0f}%'),
+            Div(cls='bar',
+                style=f'width:{100 * max(row.score, 0) / max(scores.score.max(), 1e-9):.0f}%'),
             Small(Span(f'{row.time:.2f} s'), Strong(f'{row.score:.2f}')),
             title=parts,
             cls='chosen' if i == thumbnail.index else None,
@@ -188,7 +191,8 @@ def facts(
     "Length, size, rate, codec and sound of a clip."
     info, length = survey.frames.info, survey.end - survey.frames.times[0]
     sound = 'sound' if info.has_audio else 'no sound'
-    return f'{length:.1f} s · {info.width} x {info.height} · {info.fps:.4g} fps · {info.codec} · {sound}'
+    return (f'{length:.1f} s · {info.width} x {info.height} · {info.fps:.4g} fps · {info.codec} · '
+            f'{sound}')
 
 # %% ../nbs/preview.ipynb #03d125e4
 def preview_section(
@@ -217,8 +221,10 @@ def preview_section(
 
 # %% ../nbs/preview.ipynb #32474324
 _HOW_TO_READ = (
-    'The strip under each pair is the clip from left to right: bars show how much moves, the coloured ones are the '
-    'shots of the GIF, and the upright mark is where the thumbnail comes from. Below it are the candidate frames with '
+    'The strip under each pair is the clip from left to right: bars show how much moves, the '
+    'coloured ones are the '
+    'shots of the GIF, and the upright mark is where the thumbnail comes from. Below it are the '
+    'candidate frames with '
     'their scores; rest the mouse on one to see the parts of its score.'
 )
 

@@ -42,7 +42,8 @@ def shown_share(
     times:Iterable[float], # seconds at which the shots begin
     seconds:float, # of a shot
 ) -> float: # 0 to 1
-    "How good the shots of a GIF look: the mean over their middles, as a share of the clip's best rating."
+    """How good the shots of a GIF look: the mean over their middles, as a share of the clip's best
+    rating."""
     return float(np.mean([share_of_best(ratings, time + seconds/2) for time in times]))
 
 # %% ../nbs/rated_gifs.ipynb #a2e5c201
@@ -131,7 +132,8 @@ def eyes_round(
     seen:Mapping, # path of a clip -> features of its shots
     scale:GIFScale, # sizes
     seed:int, # of the split, the weights and the order
-) -> tuple: # measures on MicroWorld (a row a system), and the GIFs: (clip, system) -> times and seconds
+    # measures on MicroWorld (a row a system), and the GIFs: (clip, system) -> times and seconds
+) -> tuple:
     "GEVADEN and RankNet, trained on drawn videos and asked about real ones."
     order = np.random.default_rng(seed).permutation(len(videos))
     train, test = order[:-scale.other], order[-scale.other:]

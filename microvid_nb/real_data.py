@@ -34,8 +34,10 @@ from .venue.zero_shot import _PLACES
 # %% ../nbs/real_data.ipynb #3b81ac4b
 def visible_things(
     folder, # with the clips and `frame_ratings*.csv`
-) -> dict[str, dict[str, float]]: # clip -> thing -> share of the frames that show it; the larger of the viewers'
-    "What is plainly visible in clips; `FileNotFoundError` without a file, `ValueError` where it lacks a column."
+    # clip -> thing -> share of the frames that show it; the larger of the viewers'
+) -> dict[str, dict[str, float]]:
+    """What is plainly visible in clips; `FileNotFoundError` without a file, `ValueError` where it
+    lacks a column."""
     found = {}
     for notes in read_notes(folder, {'clip', 'things'}):
         for clip, part in notes.groupby('clip'):
@@ -174,7 +176,8 @@ def right_names(
     kinds = {name.name: set(name.classes) for name in names if name.level == 'kind'}
     def words(name):
         inside = {kind for kind, classes in kinds.items() if classes <= set(name.classes)}
-        return inside | {synonym.split()[-1] for i in name.classes for synonym in labels[i].split(', ')}
+        return inside | {synonym.split()[-1] for i in name.classes
+                         for synonym in labels[i].split(', ')}
     return np.array([bool(near) or bool(words(name) & set(seen))
                      for near, name in zip(alike.tolist(), names)])
 
@@ -240,7 +243,8 @@ def names_said(
 def names_of_pairs(
     clips:Mapping[str, Looked], # by name
 ) -> pd.DataFrame: # method, clip, other, names, right
-    "How many names are said of two joined clips, and how many of them are right, as one clip and shot by shot."
+    """How many names are said of two joined clips, and how many of them are right, as one clip and
+    shot by shot."""
     torch, rows = require('torch', 'models'), []
     for (clip, one), (other, two) in combinations(clips.items(), 2):
         if footage(clip) == footage(other): continue
@@ -259,7 +263,8 @@ def reproduce_things(
     sizes=None, # not used: the notes have one size
     seed:int=0, # not used: nothing is drawn
     progress:bool=True, # show a bar
-) -> dict: # 'things': whether one of five names is right; 'said' and 'pairs': names said, right ones
+    # 'things': whether one of five names is right; 'said' and 'pairs': names said, right ones
+) -> dict:
     "The tables of things, for `microvid reproduce classify --data things`"
     from tqdm.auto import tqdm
     things, space = visible_things(folder), SentenceSpace()

@@ -45,10 +45,12 @@ def save_result(
     """
     path = result_path(out, task, table, data, scale, seed)
     folder = '' if data == 'microworld' else ' --folder FOLDER'
-    command = f'microvid reproduce {task} --data {data}{folder} --scale {scale} --seed {seed}{options}'
+    command = (f'microvid reproduce {task} --data {data}{folder} --scale {scale} --seed '
+               f'{seed}{options}')
     labelled = result.assign(data=data, scale=scale, seed=seed, command=command)
     if path.exists() and b'microvid reproduce' not in path.read_bytes():
-        raise ValueError(f'{path} exists and is no table of this tool: name another folder with --out')
+        raise ValueError(f'{path} exists and is no table of this tool: name another folder with '
+                         '--out')
     if path.suffix == '.parquet': write_items(path, labelled)
     else:
         with atomic_path(path) as temporary:
@@ -105,21 +107,26 @@ def real_tables(
     found = [(task, data, (Path(folder)/notes).parent) for task, data, notes in _REAL
              if (Path(folder)/notes).is_file()]
     if not found:
-        raise ValueError(f'{folder}: holds none of {", ".join(dict.fromkeys(notes for *_, notes in _REAL))}')
+        raise ValueError(f'{folder}: holds none of '
+                         f'{", ".join(dict.fromkeys(notes for *_, notes in _REAL))}')
     return found
 
 # %% ../nbs/reproduce.ipynb #d7156b9f
 def reproduce(
-    task:str, # name of a task, or of its method; 'real' for all on real clips and sounds; 'claims' for the ledger
+    # name of a task, or of its method; 'real' for all on real clips and sounds; 'claims' for the
+    # ledger
+    task:str,
     data:str='microworld', # the data set; `find_task(task).data` lists them
-    scale:str='small', # 'tiny' to try it out, 'small' for a laptop, 'full' for the paper's sizes on a GPU
+    # 'tiny' to try it out, 'small' for a laptop, 'full' for the paper's sizes on a GPU
+    scale:str='small',
     seed:int=0, # of the world and of the first round
     out='results', # folder to write to
     folder=None, # where a published data set is
     progress:bool=True, # show bars
     features=None, # folder of features of the videos of gif_thumbnails, a file KEY.npy each
 ) -> list: # of the files written
-    "Makes the tables of a paper anew, or the ledger; `ValueError` names what there is no experiment for."
+    """Makes the tables of a paper anew, or the ledger; `ValueError` names what there is no
+    experiment for."""
     if task == 'claims': return [write_ledger(out)]
     if task == 'real':
         tables = real_tables(folder)
@@ -127,7 +134,8 @@ def reproduce(
                 for path in reproduce(name, of, scale, seed, out, place, progress)]
     task = find_task(task)
     if data not in task.data:
-        raise ValueError(f'{task.name} has no experiments on {data!r}; there are {", ".join(task.data)}')
+        raise ValueError(f'{task.name} has no experiments on {data!r}; there are '
+                         f'{", ".join(task.data)}')
     if data != 'microworld' and folder is None:
         raise ValueError(f'{data}: say in which folder the published files are')
     if features is not None and data != 'gif_thumbnails':

@@ -50,7 +50,8 @@ class Task:
     def load(self,
         path=None, # checkpoint; None for the one that comes with the package
     ) -> 'TaskModel': # ready for use
-        "The model in a checkpoint; `ValueError` where the file is damaged, hostile, or holds another model."
+        """The model in a checkpoint; `ValueError` where the file is damaged, hostile, or holds
+        another model."""
         file = Path(path or self.checkpoint)
         about = import_named('microvid_nb.training.load_checkpoint')(file)[1]
         loader = _OWN_LOADER if is_own(about, self.name) else self.loader
@@ -144,10 +145,12 @@ def shipped_topics() -> Path: # CSV of word,count
 
 # %% ../nbs/tasks.ipynb #2beedf9c
 def load(
-    checkpoint, # file of a trained model, or the name of a task for the model that comes with the package
+    # file of a trained model, or the name of a task for the model that comes with the package
+    checkpoint,
     task:str|None=None, # name of the task that it should answer; None to take the one of the file
 ) -> 'TaskModel': # the model, its task and what it was trained on
-    "A trained model; `ValueError` where the file is damaged, hostile, or holds a model of another task."
+    """A trained model; `ValueError` where the file is damaged, hostile, or holds a model of another
+    task."""
     if isinstance(checkpoint, TaskModel): return checkpoint
     named = [each for each in _TASKS if str(checkpoint) in (each.name, each.method.lower())]
     if named and not Path(checkpoint).is_file(): return named[0].load()
@@ -156,7 +159,8 @@ def load(
     for each in _TASKS:
         if is_own(about, each.name) or about.model in _MODEL_CLASSES[each.name]:
             return each.load(checkpoint)
-    raise ValueError(f'{checkpoint}: holds a {about.model}, which answers none of the four questions by itself')
+    raise ValueError(f'{checkpoint}: holds a {about.model}, which answers none of the four '
+                     'questions by itself')
 
 # %% ../nbs/tasks.ipynb #f3c9a1d0
 _MODEL_CLASSES = {

@@ -42,10 +42,12 @@ from .media.sniff import wrong_file
 def named_parts(
     result:Tensor|Mapping, # what a loss function returned
 ) -> dict[str, Tensor]: # scalars by name, 'loss' among them
-    "The scalars of a loss by name; `ValueError` where there is no 'loss' or something is no scalar tensor."
+    """The scalars of a loss by name; `ValueError` where there is no 'loss' or something is no
+    scalar tensor."""
     parts = dict(result) if isinstance(result, Mapping) else {'loss': result}
     if 'loss' not in parts:
-        raise ValueError(f"a loss that returns several values names the one to minimise 'loss'; found {list(parts)}")
+        raise ValueError("a loss that returns several values names the one to minimise 'loss'; "
+                         f"found {list(parts)}")
     for name, part in parts.items():
         if not isinstance(part, Tensor) or part.numel() != 1:
             found = f'shape {list(part.shape)}' if isinstance(part, Tensor) else type(part).__name__
@@ -78,7 +80,8 @@ class Precision:
         parameters:Iterable[Tensor], # of the model
         clip:float|None, # largest norm of their gradient
     ):
-        "One gradient step; the gradients of fp16 are scaled up on the way, so that small ones do not become zero."
+        """One gradient step; the gradients of fp16 are scaled up on the way, so that small ones do
+        not become zero."""
         accelerator.backward(loss if self.scaler is None else self.scaler.scale(loss))
         inner = optimizer.optimizer
         if clip is not None:
@@ -127,7 +130,8 @@ def set_random_state(
     np.random.set_state(state['numpy'])
     torch.set_rng_state(state['torch'])
     if state['device'] is not None:
-        torch.get_device_module(torch.accelerator.current_accelerator()).set_rng_state(state['device'])
+        torch.get_device_module(
+            torch.accelerator.current_accelerator()).set_rng_state(state['device'])
 
 # %% ../nbs/training.ipynb #6325cb34
 @contextmanager
@@ -142,7 +146,8 @@ def separate_randomness():
 def evaluating(
     model:nn.Module, # in any mode
 ) -> Iterator[nn.Module]: # the same, in evaluation mode
-    "A block in which a model is in evaluation mode; afterwards each layer has its mode back, also after an error."
+    """A block in which a model is in evaluation mode; afterwards each layer has its mode back, also
+    after an error."""
     modes = [(module, module.training) for module in model.modules()]
     try: yield model.eval()
     finally:
@@ -190,10 +195,12 @@ def refuse_bad_numbers(
     tensors:dict[str, Tensor], # by name
     path:str|Path, # their file, for the error
 ):
-    "Passes where all tensors are of common types and finite; else a `ValueError` names the first that is not."
+    """Passes where all tensors are of common types and finite; else a `ValueError` names the first
+    that is not."""
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES:
-            raise ValueError(f'{path}: {name} is of type {tensor.dtype}, which no model of this project has')
+            raise ValueError(f'{path}: {name} is of type {tensor.dtype}, which no model of this '
+                             'project has')
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f'{path}: {name} holds NaN or infinity')
 
@@ -201,7 +208,8 @@ def refuse_bad_numbers(
 def sort_metadata(
     path:str|Path, # a safetensors file, changed in place
 ):
-    "Puts the descriptions in a file's header into alphabetical order, so that equal models have equal bytes."
+    """Puts the descriptions in a file's header into alphabetical order, so that equal models have
+    equal bytes."""
     with open(path, 'r+b') as file:
         size = int.from_bytes(file.read(8), 'little')
         header = json.loads(file.read(size))
@@ -229,7 +237,8 @@ def write_tensors(
     with atomic_path(path) as temporary:
         try: save_file(tensors, temporary,
                        metadata={'microvid_nb': text, 'sha256': checksum(tensors, text)})
-        except SafetensorError as error: raise OSError(f'{path}: cannot be written ({error})') from None
+        except SafetensorError as error: raise OSError(f'{path}: cannot be written '
+                                                       f'({error})') from None
         sort_metadata(temporary)
 
 # %% ../nbs/training.ipynb #3071867e
@@ -247,18 +256,22 @@ def read_tensors(
         with safe_open(path, framework='pt', device='cpu') as file:
             metadata = file.metadata() or {}
             if 'microvid_nb' not in metadata: # before a byte of the tensors is read
-                raise LookupError(f'{path}: refused, it is a safetensors file but no checkpoint of microvid_nb')
+                raise LookupError(f'{path}: refused, it is a safetensors file but no checkpoint of '
+                                  'microvid_nb')
             # a clone, so that the file may be replaced
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
     except LookupError as error: raise ValueError(str(error.args[0])) from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f'{path}: refused, it is damaged, cut off, or no safetensors file ({error})') from None
+        raise ValueError(f'{path}: refused, it is damaged, cut off, or no safetensors file '
+                         f'({error})') from None
     refuse_bad_numbers(tensors, path)
     if checksum(tensors, metadata['microvid_nb']) != metadata.get('sha256'):
-        raise ValueError(f'{path}: refused, its content does not fit its checksum: it was damaged or changed')
+        raise ValueError(f'{path}: refused, its content does not fit its checksum: it was damaged '
+                         'or changed')
     try: return tensors, dict(json.loads(metadata['microvid_nb']))
     except (ValueError, TypeError, RecursionError):
-        raise ValueError(f'{path}: refused, its description is not JSON as microvid_nb writes it') from None
+        raise ValueError(f'{path}: refused, its description is not JSON as microvid_nb writes '
+                         'it') from None
 
 # %% ../nbs/training.ipynb #90dfb7b4
 @dataclass(frozen=True)
@@ -284,7 +297,8 @@ def save_checkpoint(
     note:str='', # for people: data set, command, seed, figures
     half:bool=False, # keep weights as float16, in half the space; loaded, they are float32 again
 ) -> Path: # the file
-    "Writes a model's weights and settings; `ValueError` where a weight is not finite, or too large for float16."
+    """Writes a model's weights and settings; `ValueError` where a weight is not finite, or too
+    large for float16."""
     weights = model.state_dict()
     if half: weights = {name: halved(weight) for name, weight in weights.items()}
     write_tensors(
@@ -302,7 +316,8 @@ def save_checkpoint(
 def load_checkpoint(
     path:str|Path, # a file of `save_checkpoint`
 ) -> tuple[dict[str, Tensor], CheckpointInfo]: # weights by name, and what they are
-    "The weights and settings of a saved model; `ValueError` where the file is damaged, hostile or something else."
+    """The weights and settings of a saved model; `ValueError` where the file is damaged, hostile or
+    something else."""
     weights, about = read_tensors(path)
     kinds = {'model': str, 'settings': dict, 'version': str, 'note': str}
     if (
@@ -311,7 +326,8 @@ def load_checkpoint(
         or not all(isinstance(about[name], kind) for name, kind in kinds.items())
     ):
         raise ValueError(
-            f'{path}: refused, it is a checkpoint of microvid_nb but not a model that was saved by save_checkpoint'
+            f'{path}: refused, it is a checkpoint of microvid_nb but not a model that was saved by '
+            'save_checkpoint'
         )
     return weights, CheckpointInfo(**about)
 
@@ -321,7 +337,8 @@ def check_weights(
     model:nn.Module, # what they should fit
     path:str|Path, # the file, for the error
 ):
-    "Passes where names, shapes and types are those of the model; else a `ValueError` says all differences."
+    """Passes where names, shapes and types are those of the model; else a `ValueError` says all
+    differences."""
     expected = model.state_dict()
     both = [(name, weights[name], tensor) for name, tensor in expected.items() if name in weights]
     differences = {
@@ -344,7 +361,8 @@ def check_weights(
         if names
     ]
     if problems:
-        raise ValueError(f'{path}: these are not the weights of this {type(model).__name__}: {"; ".join(problems)}')
+        raise ValueError(f'{path}: these are not the weights of this {type(model).__name__}: '
+                         f'{"; ".join(problems)}')
 
 # %% ../nbs/training.ipynb #87acffc5
 def is_of_type(
@@ -375,7 +393,8 @@ def check_bounds(
     value, # of it: a number, text, or a tuple of them
     where:str, # file and class, for the error
 ):
-    "Passes where all numbers of a setting are believable; else a `ValueError` names the field and its bounds."
+    """Passes where all numbers of a setting are believable; else a `ValueError` names the field and
+    its bounds."""
     low, high = _BOUNDS.get(name, _ANY)
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, (int, float)) and not low <= number <= high:
@@ -387,12 +406,14 @@ def rebuild_settings(
     values:dict, # its fields as JSON has them
     path:str|Path, # the file, for the error
 ): # an instance of the dataclass
-    "Settings from a file; `ValueError` where a field is missing, unknown, of another type or out of bounds."
+    """Settings from a file; `ValueError` where a field is missing, unknown, of another type or out
+    of bounds."""
     def tuples(value): return tuple(map(tuples, value)) if isinstance(value, list) else value
     expected, values = (typing.get_type_hints(kind),
                         {name: tuples(value) for name, value in values.items()})
     if values.keys() != expected.keys():
-        raise ValueError(f'{path}: {kind.__name__} has the fields {list(expected)}, the file has {list(values)}')
+        raise ValueError(f'{path}: {kind.__name__} has the fields {list(expected)}, the file has '
+                         f'{list(values)}')
     for name, value in values.items():
         inner = [each for each in (expected[name], *typing.get_args(expected[name]))
                  if is_dataclass(each)]
@@ -400,7 +421,8 @@ def rebuild_settings(
             values[name] = value = rebuild_settings(inner[0], value, path)
         if not is_of_type(value, expected[name]):
             found = reprlib.repr(value)
-            raise ValueError(f'{path}: {name} of {kind.__name__} should be {expected[name]}, found {found}')
+            raise ValueError(f'{path}: {name} of {kind.__name__} should be {expected[name]}, found '
+                             f'{found}')
         check_bounds(name, value, f'{path}: {kind.__name__}')
     try: return kind(**values)
     except ValueError as error: raise ValueError(f'{path}: {error}') from None
@@ -408,7 +430,9 @@ def rebuild_settings(
 # %% ../nbs/training.ipynb #73797d01
 def with_older(
     values:Mapping, # settings as a file has them
-    older:Mapping, # settings that files of older versions do not name, and their values there; nested as in the file
+    # settings that files of older versions do not name, and their values there; nested as in the
+    # file
+    older:Mapping,
 ) -> dict: # with all names
     "Settings of a file, filled up with those that were not known when it was written."
     inner = {name: with_older(values[name], value) for name, value in older.items()
@@ -434,7 +458,8 @@ def load_model(
     try:
         with torch.device('meta'): outline = kind(settings)
     except Exception as error:
-        raise ValueError(f'{path}: no {info.model} can be built from its settings: {error}') from error
+        raise ValueError(f'{path}: no {info.model} can be built from its settings: '
+                         f'{error}') from error
     check_weights(weights, outline, path)
     model = kind(settings)
     model.load_state_dict(weights)
@@ -446,7 +471,8 @@ def split_tensors(
     tensors:dict[str, Tensor], # gets the tensors
     name:str='', # where in the tree this is
 ): # what JSON can say; {'tensor': name} stands for a tensor
-    "Takes a tree apart into JSON and named tensors; `ValueError` where there is something else in it."
+    """Takes a tree apart into JSON and named tensors; `ValueError` where there is something else in
+    it."""
     if isinstance(tree, Tensor):
         tensors[name] = tree
         return {'tensor': name}
@@ -504,7 +530,8 @@ class TrainingRun:
         self.history, self.best, self.losses, self.precision = [], None, losses, precision
         if accelerator.num_processes > 1 and not isinstance(loader, DataLoader):
             raise ValueError(
-                f'several processes share the batches of a DataLoader, not those of a {type(loader).__name__}'
+                'several processes share the batches of a DataLoader, not those of a '
+                f'{type(loader).__name__}'
             )
         self.loader = accelerator.prepare(loader) if isinstance(loader, DataLoader) else loader
         self.objectives, self.stepper = (
@@ -518,14 +545,16 @@ def step(self:TrainingRun,
     batch, # of the loader, on the run's device
     where:str, # epoch and batch, for the error
 ) -> dict[str, float]: # 'loss', 'loss_1', 'loss_2', ... where there are several, and all parts
-    "One gradient step for each loss; `FloatingPointError` before the step where a loss is not finite."
+    """One gradient step for each loss; `FloatingPointError` before the step where a loss is not
+    finite."""
     row = {'loss': 0.}
     for k in range(len(self.losses)):
         parts = self.objectives(k, batch)
         values = {name: float(part.detach()) for name, part in parts.items()}
         if not all(map(math.isfinite, values.values())):
             raise FloatingPointError(
-                f'{where}: the loss is not finite: {", ".join(f"{name} {value:.4g}" for name, value in values.items())}'
+                f'{where}: the loss is not finite: '
+                f'{", ".join(f"{name} {value:.4g}" for name, value in values.items())}'
             )
         self.stepper.zero_grad()
         self.precision.step(parts['loss'], self.accelerator, self.stepper, self.model.parameters(),
@@ -594,7 +623,8 @@ def step_scheduler(
     scheduler, # of torch.optim.lr_scheduler
     row:dict, # figures of the epoch
 ):
-    "Moves a schedule on; one that waits for a plateau watches 'val_loss' where `validate` gives it, else 'loss'."
+    """Moves a schedule on; one that waits for a plateau watches 'val_loss' where `validate` gives
+    it, else 'loss'."""
     if isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step(row.get('val_loss', row['loss']))
     else: scheduler.step()
@@ -604,11 +634,13 @@ def step_scheduler(
 def keep_best(self:TrainingRun,
     row:dict, # of this epoch
 ):
-    "Keeps the weights where the watched figure is better than before; `ValueError` where there is no such figure."
+    """Keeps the weights where the watched figure is better than before; `ValueError` where there is
+    no such figure."""
     name, choose = self.best_by
     if name not in row: raise ValueError(f'best watches {name!r}, and the history has {list(row)}')
     if math.isnan(row[name]): return
-    if self.best is None or row[name] != self.best.value and choose(row[name], self.best.value) == row[name]:
+    if (self.best is None or row[name] != self.best.value
+        and choose(row[name], self.best.value) == row[name]):
         self.best = Best(
             row[name], {key: tensor.detach().to('cpu', copy=True)
                         for key, tensor in self.model.state_dict().items()}
@@ -673,7 +705,8 @@ def write(self:TrainingRun,
 def resume(self:TrainingRun,
     path:Path, # a file of `write`
 ):
-    "Puts the run where it was; `ValueError` where the file is damaged or of another plan, before anything is changed."
+    """Puts the run where it was; `ValueError` where the file is damaged or of another plan, before
+    anything is changed."""
     tensors, about = read_tensors(path)
     try: plan, state = dict(about['plan']), join_tensors(about['state'], tensors)
     except (KeyError, TypeError, ValueError):
@@ -684,7 +717,8 @@ def resume(self:TrainingRun,
     ]
     if other:
         raise ValueError(
-            f'{path}: is of another run ({"; ".join(other)}): go on with the same plan, or name another folder'
+            f'{path}: is of another run ({"; ".join(other)}): go on with the same plan, or name '
+            'another folder'
         )
     check_weights(state['model'], self.model, path)
     self.model.load_state_dict(state['model'])
@@ -718,7 +752,8 @@ _run_folder = ContextVar('run_folder', default=None)
 def resumable(
     folder:str|Path, # of states; it is deleted when the block ends without an error
 ):
-    """A block in which every `fit` keeps its state in a folder, so that the same block goes on after it was stopped.
+    """A block in which every `fit` keeps its state in a folder, so that the same block goes on
+    after it was stopped.
 
     The trainings of the block must be the same, in the same order, each time.
     """
@@ -730,22 +765,23 @@ def resumable(
 # %% ../nbs/training.ipynb #23fbdb4a
 def fit(
     model:nn.Module, # trained in place; afterwards on the training device and in eval mode
-    loader:Iterable, # a DataLoader or a list of batches: tensors, or (named) tuples, lists and dictionaries of tensors
-    loss:Callable|Sequence[Callable], # (model, batch) -> scalar, or dictionary with 'loss'; several: a step for each
+    loader:Iterable, # a DataLoader or a list of batches: tensors, tuples, lists, dictionaries
+    loss:Callable|Sequence[Callable], # (model, batch) -> scalar, or dictionary with 'loss'
     optimizer:torch.optim.Optimizer, # of the model's parameters
     epochs:int, # in all, those of a checkpoint included
-    validate:Callable|None=None, # model -> figures by name, after each epoch, in eval mode and without gradients
-    checkpoint:str|Path|None=None, # folder of `training.safetensors`; a run that finds one there goes on from it
-    scheduler=None, # of torch.optim.lr_scheduler; a step after each epoch (ReduceLROnPlateau: by val_loss, or loss)
+    validate:Callable|None=None, # model -> figures by name, after each epoch, without gradients
+    checkpoint:str|Path|None=None, # folder of `training.safetensors`, from which a run goes on
+    scheduler=None, # a step after each epoch (ReduceLROnPlateau: by val_loss, or loss)
     clip:float|None=None, # gradients are scaled down to this L2 norm
     mixed_precision:str|None=None, # 'bf16' or 'fp16' for GPUs; full precision if not given
-    best:tuple[str, Callable]|None=None, # such as ('accuracy', max): keep the weights of the best epoch by this column
+    best:tuple[str, Callable]|None=None, # ('accuracy', max): keep the best epoch by this column
     seed:int=0, # of dropout, shuffling and whatever else draws from the global generators
     progress:bool=True, # show a bar where training takes more than two seconds
-) -> pd.DataFrame: # an epoch a row: epoch, loss, its parts, figures of `validate`, learning_rate, seconds
+) -> pd.DataFrame: # a row an epoch: loss, its parts, figures of `validate`, rate, seconds
     """The history of a training; the model is trained in place.
 
-    `FloatingPointError` names epoch and batch where a loss is not finite, `ValueError` a checkpoint of another plan.
+    `FloatingPointError` names epoch and batch where a loss is not finite, `ValueError` a checkpoint
+    of another plan.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.utils import set_seed
@@ -764,7 +800,8 @@ def fit(
                           precision, seed)
         if file and file.is_file(): run.resume(file)
         if len(run.history) > epochs:
-            raise ValueError(f'{file}: has {len(run.history)} epochs already, more than the {epochs} asked for')
+            raise ValueError(f'{file}: has {len(run.history)} epochs already, more than the '
+                             f'{epochs} asked for')
         batches = run.plan['batches']
         with tqdm(
             total=batches and batches * epochs,

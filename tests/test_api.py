@@ -257,7 +257,8 @@ def test_says_what_it_takes_and_gives(name):
         f'{each}.{field.target.id}'
         for each, node in page.public.items()
         for field in fields(node)
-        if '#' not in page.lines[field.end_lineno - 1]
+        if '#' not in page.lines[field.end_lineno - 1]  # or a line of its own before, which docments reads, too
+        and not page.lines[field.lineno - 2].lstrip().startswith('# ')
     ]
     wrong += [
         label + part

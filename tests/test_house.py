@@ -2,8 +2,10 @@
 fit.
 """
 import ast
+import io
 import json
 import re
+import tokenize
 from collections import Counter
 from pathlib import Path
 
@@ -79,6 +81,26 @@ def shown_lines(path: Path) -> list[str]:
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: str(path.relative_to(ROOT / 'nbs')))
 def test_shown_code_fits_the_column(path):
     assert not [line for line in shown_lines(path) if len(line) > SHOWN]
+
+
+def unbreakable(source: str) -> set[int]:
+    """The lines of a table that is one string, or of a long word such as a hash."""
+    found = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        (first, _), (last, _) = token.start, token.end
+        if token.type == tokenize.STRING and (first < last or ' ' not in token.string and len(token.string) > 50):
+            found |= set(range(first, last + 1))
+    for node in ast.walk(ast.parse(source)):  # docstrings can be broken
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
+            found -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return found
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
+def test_exported_code_fits_the_column(path):
+    wide = [line for source in exported_cells(path) for number, line in enumerate(source.splitlines(), 1)
+            if len(line) > SHOWN and number not in unbreakable(source)]
+    assert not wide, wide[:5]
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)

@@ -116,7 +116,9 @@ def with_fields(markdown: str) -> str:
         if isinstance(field, ast.AnnAssign)
     ]
     if not fields: return markdown
-    lines = source.splitlines()[fields[0].lineno - 1:fields[-1].end_lineno]
+    written, first = source.splitlines(), fields[0].lineno - 1
+    while written[first - 1].lstrip().startswith('# '): first -= 1  # what is said of the first field
+    lines = written[first:fields[-1].end_lineno]
     return markdown.replace(empty[0], '\n'.join([f'class {empty[1]}(NamedTuple):', *lines]))
 
 

@@ -36,7 +36,8 @@ def without_repetitions(
     frames:Iterable[tuple[float, np.ndarray]], # (seconds, uint8 [S, S, 3])
     level:int=8, # grey levels: less is noise
     least:float=.005, # share of pixels that must have changed by more
-) -> Iterator[tuple[float, np.ndarray]]: # those that differ from the one before them in this sequence
+    # those that differ from the one before them in this sequence
+) -> Iterator[tuple[float, np.ndarray]]:
     "Frames without those that show nothing new; the first is always there."
     last = None
     for time, image in frames:
@@ -50,7 +51,8 @@ def continuous_actions(
     frames:Iterable[tuple[float, np.ndarray]], # (seconds, uint8 [S, S, 3])
     longest:float=10., # seconds of an action
 ) -> Iterator[list[tuple[float, np.ndarray]]]: # the frames of each action
-    "Frames in groups that end at cuts, and after `longest` seconds; a cut is known some frames later."
+    """Frames in groups that end at cuts, and after `longest` seconds; a cut is known some frames
+    later."""
     finder, group, known = CutFinder(), [], 0
     for time, image in frames:
         finder.see(time, image)
@@ -93,7 +95,8 @@ def read_actions(
     fps:float=50., # looks a second
     longest:float=10., # seconds of an action
 ) -> Iterator[ActionFrames]: # one after the other
-    "The actions of a video as clips for a network; `MediaError` if there is no picture in the file."
+    """The actions of a video as clips for a network; `MediaError` if there is no picture in the
+    file."""
     looks = ((time, middle_square(image)) for time, image in iter_frames(path, fps, size))
     for action in continuous_actions(without_repetitions(looks), longest):
         yield even_subset(action, frames)
@@ -224,7 +227,8 @@ def shift_channels(
 
 # %% ../../nbs/classify/03_conv3d.ipynb #72bfc50c
 class ShiftedClassifier(Conv2DClassifier):
-    "The traditional network with shifted channels before each convolution: sees frames and their neighbours."
+    """The traditional network with shifted channels before each convolution: sees frames and their
+    neighbours."""
     def features(self,
         x:Tensor, # normalised clips, [B, 3, T, H, W]
     ) -> Tensor: # [B, channels]
@@ -249,7 +253,8 @@ def count_weights(
 def flat_settings(
     settings:ConvSettings, # of a 3D network
 ) -> ConvSettings: # of the 2D network that has nearly as many weights
-    "The same sizes but for more channels, all by one factor between 1 and 3, near the square root of 3."
+    """The same sizes but for more channels, all by one factor between 1 and 3, near the square root
+    of 3."""
     def widened(factor):
         return replace(settings, channels=tuple(round(c*factor) for c in settings.channels))
     def size(factor): return count_weights(Conv2DClassifier, widened(factor))

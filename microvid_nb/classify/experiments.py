@@ -109,7 +109,8 @@ def tried_trainings(
     scale:ClassifyScale, # sizes
     seed:int, # of weights and order
     progress:bool=True, # show a bar
-) -> pd.DataFrame: # network, dropout, rate, accuracy, chosen; of equally good ones the first is chosen
+    # network, dropout, rate, accuracy, chosen; of equally good ones the first is chosen
+) -> pd.DataFrame:
     "How good each network is with each dropout and rate."
     plan = [(name, training) for name in NETWORKS for training in trainings(scale)]
     found = in_parallel(accuracy_of, [(data, *each, scale, seed) for each in plan],
@@ -147,7 +148,8 @@ def clip_round(
     chosen:dict, # name of a network -> `Training`
     seed:int, # of this round
 ) -> dict: # tables; `tuned` says whether a network's settings were chosen for it
-    "Tables 1 and 2 and the curves for one split: the paper's networks with its dropouts, and all with their own."
+    """Tables 1 and 2 and the curves for one split: the paper's networks with its dropouts, and all
+    with their own."""
     usual = Training(scale.network.dropout, scale.rate)
     plan = {('3D', usual._replace(dropout=dropout)): {False} for dropout in DROPOUTS}
     plan['2D', usual] = {False}
@@ -202,7 +204,8 @@ def world_round(
     chosen:dict, # name of a network -> `Training`
     seed:int, # of this round
 ) -> dict: # tables
-    "One round on MicroWorld: actions with all networks and dropouts, scenes with the 3D and the 2D network."
+    """One round on MicroWorld: actions with all networks and dropouts, scenes with the 3D and the
+    2D network."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(clips.clips)))
     train, other = order[:scale.train], order[scale.train:]
     def data(labels, names, mirrored):
@@ -290,10 +293,11 @@ def reproduce_microworld(
 def printed_tables(
     tables:dict, # of `clip_round`, all rounds
 ) -> dict: # 'table1', 'table2', 'tuned', 'curves', 'classes', 'confusion'
-    """The rows of all networks as the paper's two tables, the first of the dropout that both networks have.
+    """The rows of all networks as the paper's two tables, the first of the dropout that both
+    networks have.
 
-    Those with settings of their own are a table by themselves. Also the confusions over all rounds, without those
-    that never happened.
+    Those with settings of their own are a table by themselves. Also the confusions over all rounds,
+    without those that never happened.
     """
     paper, networks = [tables['networks'][tables['networks'].tuned == tuned].drop(columns='tuned')
                        for tuned in (False, True)]
@@ -320,7 +324,8 @@ def longest_action(
     frames:int, # T
     size:int, # S, pixels
 ) -> np.ndarray: # uint8 [3, T, S, S]
-    "The clip of the longest continuous action in a video; `MediaError` if there is no picture in the file."
+    """The clip of the longest continuous action in a video; `MediaError` if there is no picture in
+    the file."""
     return max(read_actions(path, frames, size),
                key=lambda action: action.times[-1] - action.times[0]).clip.numpy()
 
@@ -397,7 +402,8 @@ def inner_split(
     folder, # as above
     clips:pd.DataFrame, # of `prepare_ucf101`
 ) -> ClipSet: # the last sixth of the groups is for validation
-    "The training list of the first split, parted by groups, since clips of a group are of one video."
+    """The training list of the first split, parted by groups, since clips of a group are of one
+    video."""
     names = read_class_names(Path(folder)/'ucfTrainTestlist'/'classInd.txt')
     rows = read_ucf101_split(Path(folder)/'ucfTrainTestlist', SPLITS[0]).join(clips, on='path')
     rows = rows[(rows.problem == '') & (rows.split == 'train')]
@@ -414,7 +420,8 @@ def reproduce_real(
     seed:int=0, # added to the number of the split, for weights and order
     progress:bool=True, # show bars
 ) -> dict: # name of the table -> DataFrame
-    "Tables 1 and 2, curves and classes on the three splits of UCF101, and the videos left out; `round` is the split."
+    """Tables 1 and 2, curves and classes on the three splits of UCF101, and the videos left out;
+    `round` is the split."""
     clips, parts = prepare_ucf101(folder, scale, progress), []
     tried = tried_trainings(inner_split(folder, clips), scale, seed, progress)
     for number in tqdm(SPLITS, disable=not progress, unit='split'):

@@ -76,13 +76,15 @@ def check_item(
     dims:dict[str, int], # width of each modality's features
     name:str, # of the video, for errors
 ):
-    "Passes a video that has a modality, and features of the right width; else a `ValueError` says what is wrong."
+    """Passes a video that has a modality, and features of the right width; else a `ValueError` says
+    what is wrong."""
     for modality, x in item.features.items():
         if modality not in dims:
             raise ValueError(f'{name} has a modality {modality!r}, expected {", ".join(dims)}')
         if x is None: continue
         if x.ndim != 2 or x.shape[1] != dims[modality]:
-            raise ValueError(f'{name}: expected {modality} features [L, {dims[modality]}], found {list(x.shape)}')
+            raise ValueError(f'{name}: expected {modality} features [L, {dims[modality]}], found '
+                             f'{list(x.shape)}')
         if not x.isfinite().all():
             raise ValueError(f'{name}: its {modality} features are not all finite')
     if not any(x is not None and len(x) for x in item.features.values()):
@@ -90,7 +92,8 @@ def check_item(
 
 # %% ../../nbs/classify/02_fusion.ipynb #afe1c101
 def padded(
-    rows:Sequence[Tensor|None], # features [L, D] of one modality, a video each; None where a video hasn't got it
+    # features [L, D] of one modality, a video each; None where a video hasn't got it
+    rows:Sequence[Tensor|None],
     dim:int, # D
 ) -> tuple[Tensor, Tensor]: # float [b, L, D], padded with zeros; bool [b, L], which rows are real
     "One modality of a batch."
@@ -103,7 +106,8 @@ def multimodal_batch(
     items:Sequence[MultimodalItem], # videos
     dims:dict[str, int], # width of each modality's features
 ) -> MultimodalBatch: # of these videos
-    "Videos padded to a batch; `ValueError` names the one that doesn't fit or has no modality at all."
+    """Videos padded to a batch; `ValueError` names the one that doesn't fit or has no modality at
+    all."""
     for k, item in enumerate(items): check_item(item, dims, f'video {k}')
     pairs = {name: padded([item.features.get(name) for item in items], dim)
              for name, dim in dims.items()}
@@ -114,14 +118,16 @@ def multimodal_batch(
 @dataclass(frozen=True)
 class MultimodalSettings:
     "Sizes of the fusion classifier; the paper gives none of them."
-    modalities: tuple[str, ...] = ('visual', 'audio', 'title') # in the order of the attention's rows
+    # in the order of the attention's rows
+    modalities: tuple[str, ...] = ('visual', 'audio', 'title')
     dims: tuple[int, ...] = (4096, 1104, 100) # width of each modality's local features
     classes: int = 12 # outputs
     pooling: str = 'netvlad' # of frames, sounds and words: netvlad, attention or mean
     clusters: int = 8 # K of NetVLAD
     intra: bool = False # normalised NetVLAD? The paper's is plain
     hidden: int = 128 # H, width of a modality's vector
-    dropout: float = .5 # share of v that is switched off in training; 0.5 is the best in the paper's Table 2
+    # share of v that is switched off in training; 0.5 is the best in the paper's Table 2
+    dropout: float = .5
 
 # %% ../../nbs/classify/02_fusion.ipynb #3546d237
 class ModalityEncoder(nn.Module):
@@ -192,7 +198,8 @@ def start_from_kmeans(self:MultimodalClassifier,
     batch:MultimodalBatch, # some hundred training videos
     seed:int=0, # of k-means
 ) -> MultimodalClassifier: # the same
-    "Gives the NetVLAD of each modality the centres of what is there; other poolings stay as they are."
+    """Gives the NetVLAD of each modality the centres of what is there; other poolings stay as they
+    are."""
     for name, encoder in self.encoders.items():
         if isinstance(encoder.pool, NetVLAD):
             encoder.pool.start_from_kmeans(batch.features[name][batch.masks[name]], seed)
@@ -202,7 +209,8 @@ def start_from_kmeans(self:MultimodalClassifier,
 class AttentionWeights(NamedTuple):
     "What a classifier attended to."
     modalities: Tensor # [b, modalities]; rows sum to 1
-    elements: dict     # name -> [b, L], rows sum to 1, or 0 where there is nothing; empty with NetVLAD
+    # name -> [b, L], rows sum to 1, or 0 where there is nothing; empty with NetVLAD
+    elements: dict
 
 # %% ../../nbs/classify/02_fusion.ipynb #a16e7201
 @patch

@@ -39,7 +39,8 @@ def top_joint(
     "What most probably happens where; `ValueError` where names and feature don't fit."
     a, s = len(behaviours), len(scenes)
     if joint.shape != (a*s,):
-        raise ValueError(f'{a} behaviours in {s} scenes need a feature of {a*s} numbers, found {list(joint.shape)}')
+        raise ValueError(f'{a} behaviours in {s} scenes need a feature of {a*s} numbers, found '
+                         f'{list(joint.shape)}')
     share, place = (joint/joint.sum()).topk(min(count, len(joint)))
     named = [(behaviours[k // s], scenes[k % s]) for k in place.tolist()]
     return pd.DataFrame(named, columns=['behaviour', 'scene']).assign(share=share.tolist())
@@ -50,11 +51,13 @@ class SceneSettings:
     "Sizes of the scene network; `ValueError` for sizes that can't be."
     scenes: int = 12 # N_s; MicroWorld's
     backbones: tuple[str, ...] = ('vgg16', 'vgg19') # whose features are fused
-    width: float = 1. # factor for channels and hidden units: 1 is the paper's, 1/8 trains on a laptop
+    # factor for channels and hidden units: 1 is the paper's, 1/8 trains on a laptop
+    width: float = 1.
 
     def __post_init__(self):
         if not (1 <= self.scenes <= 100_000 and 0 < self.width <= 16):
-            raise ValueError(f'expected scenes from 1 to 100,000 and a width above 0 up to 16, found {self}')
+            raise ValueError('expected scenes from 1 to 100,000 and a width above 0 up to 16, '
+                             f'found {self}')
 
 # %% ../../nbs/classify/00_joint.ipynb #bb26e401
 class SceneNetwork(nn.Module):
@@ -94,7 +97,8 @@ def start_from_imagenet(
 ) -> nn.Module: # the same
     """The same network with ImageNet's weights in all layers but the last.
 
-    `FileNotFoundError` says what to download where there is no network, `ValueError` is for another width.
+    `FileNotFoundError` says what to download where there is no network, `ValueError` is for another
+    width.
     """
     if network.settings.width != 1:
         raise ValueError(f'published weights are of width 1, not {network.settings.width}')
@@ -116,7 +120,8 @@ class TwoStreamSettings:
     def __post_init__(self):
         if not (1 <= self.actions <= 100_000 and 1 <= self.length <= 1000 and 0 < self.width <= 16):
             raise ValueError(
-                f'expected actions from 1 to 100,000, a length from 1 to 1000 and a width up to 16, found {self}'
+                'expected actions from 1 to 100,000, a length from 1 to 1000 and a width up to '
+                f'16, found {self}'
             )
 
 # %% ../../nbs/classify/00_joint.ipynb #5900e301

@@ -47,12 +47,14 @@ class NetVLAD(nn.Module):
 def only_real(
     x:Tensor, # [b, L, D]
     mask:Tensor|None, # bool [b, L], or None for all
-) -> tuple[Tensor, Tensor]: # features with zeros for what isn't real, whatever stood there; and the mask
+    # features with zeros for what isn't real, whatever stood there; and the mask
+) -> tuple[Tensor, Tensor]:
     "Features whose padding can't hurt; `ValueError` where shapes don't fit."
     if x.ndim != 3: raise ValueError(f'expected features [b, L, D], found {list(x.shape)}')
     if mask is None: return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
-        raise ValueError(f'expected a bool mask {list(x.shape[:2])}, found {mask.dtype} {list(mask.shape)}')
+        raise ValueError(f'expected a bool mask {list(x.shape[:2])}, found {mask.dtype} '
+                         f'{list(mask.shape)}')
     return x.masked_fill(~mask[..., None], 0), mask
 
 # %% ../../nbs/classify/01_netvlad.ipynb #21225aa7
@@ -94,7 +96,8 @@ def steepness(
     features:Tensor, # of training frames, [n, N]
     centres:Tensor, # [K, N]
 ) -> float: # alpha
-    "The steepness for which the second-nearest centre of a typical frame has a hundredth of the weight of the nearest."
+    """The steepness for which the second-nearest centre of a typical frame has a hundredth of the
+    weight of the nearest."""
     if len(centres) == 1: return 1.  # nothing to choose between
     squared = torch.cdist(features, centres).square().sort(1).values
     return -math.log(.01)/float((squared[:, 1] - squared[:, 0]).mean())

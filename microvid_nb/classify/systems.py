@@ -55,12 +55,15 @@ class ClassifyScale:
     scene_epochs: int = 10 # for scenes, which are learned sooner
     posts: int = 20000 # of MicroWorld, to learn the fusion from
     other_posts: int = 2000 # to judge it by
-    post: tuple[int, int, float] = (8, 224, 6.) # frames of a post, their side in pixels, seconds of sound
+    # frames of a post, their side in pixels, seconds of sound
+    post: tuple[int, int, float] = (8, 224, 6.)
     words: int = 50 # width of word vectors
-    fusion: MultimodalSettings = field(default_factory=MultimodalSettings) # dims and classes follow from the data
+    # dims and classes follow from the data
+    fusion: MultimodalSettings = field(default_factory=MultimodalSettings)
     fusion_rate: float = 1e-3 # of AdamW
     fusion_epochs: int = 30 # passes over the posts
-    video: VideoToClassSettings = field(default_factory=VideoToClassSettings) # from a file to an answer
+    # from a file to an answer
+    video: VideoToClassSettings = field(default_factory=VideoToClassSettings)
     training: VideoTraining = field(default_factory=VideoTraining) # how that learns
     judged: int = 1000 # videos to judge it by
     rounds: int = 5 # with other splits and weights
@@ -177,9 +180,11 @@ def mean_precision(
 class Clips(Dataset):
     "Clips and their classes, each mirrored or not by chance."
     def __init__(self,
-        source:Sequence, # clips, uint8 [3, T, S, S] each: a tensor, or anything with a length and numbers
+        # clips, uint8 [3, T, S, S] each: a tensor, or anything with a length and numbers
+        source:Sequence,
         labels:Tensor, # int64 [n]
-        mirrored:Tensor|None=None, # int64 [classes], the class of a mirrored clip; no clip is mirrored if None
+        # int64 [classes], the class of a mirrored clip; no clip is mirrored if None
+        mirrored:Tensor|None=None,
     ):
         self.source, self.labels, self.mirrored = source, labels, mirrored
 
@@ -247,7 +252,8 @@ def train_network(
     epochs:int, # passes over the training clips
     seed:int, # of weights, order, mirrors and dropout
     progress:bool=False, # show a bar
-) -> tuple[ClipClassifier, pd.DataFrame]: # trained; epoch, precision and loss of both parts, seconds
+    # trained; epoch, precision and loss of both parts, seconds
+) -> tuple[ClipClassifier, pd.DataFrame]:
     "A network and its history."
     kind = NETWORKS[name]
     model = new_model(lambda: kind(settings if issubclass(kind, Conv3DClassifier)
@@ -279,7 +285,9 @@ def train_network(
         validate=judge, seed=seed,
         progress=progress,
     )
-    return model, history[['epoch', *(f'{part} {what}' for what in ('precision', 'loss') for part in parts)]].assign(
+    return model, history[['epoch',
+                           *(f'{part} {what}' for what in ('precision', 'loss')
+                             for part in parts)]].assign(
         seconds=np.cumsum(times)
     )
 
@@ -288,7 +296,8 @@ def convergence(
     history:pd.DataFrame, # of `train_network`
 ) -> dict: # epochs and seconds
     "When the validation precision is first within 5 % of its best."
-    there = history[history['validation precision'] >= .95*history['validation precision'].max()].iloc[0]
+    there = history[history['validation '
+                            'precision'] >= .95*history['validation precision'].max()].iloc[0]
     return {'convergence epochs': int(there.epoch), 'convergence seconds': float(there.seconds)}
 
 # %% ../../nbs/classify/05_systems.ipynb #7a38e501
@@ -498,7 +507,8 @@ def fusion_figures(
     model:MultimodalClassifier, # trained
     items:Sequence[MultimodalItem], # to judge by
 ) -> dict: # precision, recall, accuracy
-    "How well categories are found; a post without any of the model's modalities gets the category of the zero vector."
+    """How well categories are found; a post without any of the model's modalities gets the category
+    of the zero vector."""
     names = model.settings.modalities
     there = torch.tensor([any(item.features[name] is not None for name in names) for item in items])
     nothing = model.classify(torch.zeros_like(model.attention.w)).argmax().cpu()

@@ -53,8 +53,10 @@ class VideoToClassSettings:
     behaviours: tuple[str, ...] = tuple(ACTIONS) # names of the behaviours, N_a
     scene: SceneSettings = field(default_factory=SceneSettings) # the two VGGs
     streams: TwoStreamSettings = field(default_factory=TwoStreamSettings) # appearance and motion
-    clip: ConvSettings | None = field(default_factory=lambda: ConvSettings(len(ACTIONS))) # the 3D network, or none
-    shares: tuple[float, ...] = (.5, .5, 0.) # of appearance, motion and 3D in a behaviour; so it is Eq. 4
+    # the 3D network, or none
+    clip: ConvSettings | None = field(default_factory=lambda: ConvSettings(len(ACTIONS)))
+    # of appearance, motion and 3D in a behaviour; so it is Eq. 4
+    shares: tuple[float, ...] = (.5, .5, 0.)
     camera: str = 'similarity' # what is taken off the flow, or 'mean'
     fps: float = 25. # frames a second that are read
     side: int = 224 # pixels; the networks see squares
@@ -63,12 +65,16 @@ class VideoToClassSettings:
 
     def __post_init__(self):
         if not (0 < self.fps <= 1000 and 16 <= self.side <= 4096):
-            raise ValueError(f'expected fps above 0 up to 1000 and a side from 16 to 4096, found {self}')
+            raise ValueError('expected fps above 0 up to 1000 and a side from 16 to 4096, found '
+                             f'{self}')
         if not (1 <= self.hop <= 100_000 and 1 <= self.moments <= 10_000):
-            raise ValueError(f'expected a hop from 1 to 100,000 and moments from 1 to 10,000, found {self}')
+            raise ValueError('expected a hop from 1 to 100,000 and moments from 1 to 10,000, '
+                             f'found {self}')
         named = STREAMS[:2 if self.clip is None else 3]
-        if len(self.shares) != len(named) or min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-3:
-            raise ValueError(f'expected shares of {", ".join(named)} that sum to 1, found {self.shares}')
+        if (len(self.shares) != len(named) or min(self.shares) < 0
+            or abs(sum(self.shares) - 1) > 1e-3):
+            raise ValueError(f'expected shares of {", ".join(named)} that sum to 1, found '
+                             f'{self.shares}')
 
 # %% ../../nbs/classify/04_video.ipynb #4e739299
 def thinned(
@@ -151,9 +157,11 @@ def read_moments(
 # %% ../../nbs/classify/04_video.ipynb #fcc598f5
 class LocalFeatures(NamedTuple):
     "What the five networks say about moments; a leading axis for videos where there are several."
-    x: Tensor # rows of X: the five features side by side, divided by the root of their number, [L, D]
+    # rows of X: the five features side by side, divided by the root of their number, [L, D]
+    x: Tensor
     scene: Tensor # scores of the scenes, [L, Ns]
-    behaviour: Tensor # scores of the behaviours by appearance, motion and 3D, [L, 3, Na]; 2 without a 3D network
+    # scores of the behaviours by appearance, motion and 3D, [L, 3, Na]; 2 without a 3D network
+    behaviour: Tensor
 
 # %% ../../nbs/classify/04_video.ipynb #2e250191
 def feature_and_scores(
@@ -169,7 +177,8 @@ def feature_and_scores(
 class VideoToClass(nn.Module):
     """Scene network, two streams, 3D network and attention over moments.
 
-    `ValueError` where there are not as many names as classes. Without `clip` in the settings there is no 3D network.
+    `ValueError` where there are not as many names as classes. Without `clip` in the settings there
+    is no 3D network.
     """
     def __init__(self,
         settings:VideoToClassSettings=VideoToClassSettings(), # names and sizes
@@ -188,7 +197,8 @@ class VideoToClass(nn.Module):
         self.attention = AttentionPooling(width)
 
     def networks(self) -> list: # of `Backbone`
-        "The networks for pictures and flow in the order of their features: the scene's, appearance, motion."
+        """The networks for pictures and flow in the order of their features: the scene's,
+        appearance, motion."""
         return [*self.scene.branches.values(), *self.streams.branches.values()]
 
     def local_features(self,
@@ -226,7 +236,8 @@ def mixed(
 class Classification(NamedTuple):
     "What a video shows."
     scene: pd.DataFrame # scene, probability (f^s); the most probable first
-    behaviour: pd.DataFrame # behaviour, appearance, motion, 3D (probabilities of the streams), probability (of all)
+    # behaviour, appearance, motion, 3D (probabilities of the streams), probability (of all)
+    behaviour: pd.DataFrame
     joint: pd.DataFrame # behaviour, scene, share: the five largest cells of Eq. 6
     attention: np.ndarray # weight of each moment, [L]; sums to 1
     times: np.ndarray # seconds of the moments, [L]
@@ -293,7 +304,8 @@ def attention_strip(
     found:Classification, # of a video
     count:int=8, # frames
 ) -> object: # matplotlib Axes
-    "The frames that the attention weighed most, in order of time, with their weights; the heaviest has a frame."
+    """The frames that the attention weighed most, in order of time, with their weights; the
+    heaviest has a frame."""
     chosen = np.sort(np.argsort(-found.attention, kind='stable')[:count])
     return filmstrip(
         [found.frames[k] for k in chosen],
@@ -630,8 +642,10 @@ def answers_of(
 def video_outcomes(
     model:VideoToClass, # trained
     stories:Sequence[StoryMoments], # on which it wasn't
-) -> pd.DataFrame: # a row a video and pooling: item, pooling, is the scene right and each behaviour (0 or 1), nats
-    "Which videos are right with attention and with the mean, and the negative log-likelihood of the truth."
+    # a row a video and pooling: item, pooling, is the scene right and each behaviour (0 or 1), nats
+) -> pd.DataFrame:
+    """Which videos are right with attention and with the mean, and the negative log-likelihood of
+    the truth."""
     batch, parts = video_batch(model, stories), []
     for name, weights in {
         'mean': batch.mask / batch.mask.sum(1, keepdim=True),

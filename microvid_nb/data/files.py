@@ -36,11 +36,13 @@ def require_file(
     what:str, # what it holds, in a few words
     published:str, # the address where it is published
 ) -> Path: # the same path
-    "`path`, which is there; `FileNotFoundError` says what is missing, where it is published and where to put it."
+    """`path`, which is there; `FileNotFoundError` says what is missing, where it is published and
+    where to put it."""
     path = Path(path)
     if path.exists(): return path
     raise FileNotFoundError(
-        f'{path}: {what} is not here; it is published at {published}: download it and put it at this path'
+        f'{path}: {what} is not here; it is published at {published}: download it and put it at '
+        'this path'
     )
 
 # %% ../../nbs/data/01_files.ipynb #30d92011
@@ -55,7 +57,8 @@ def read_text(
     try: return Path(path).read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as error:
         raise ValueError(
-            f'{path}: expected text in UTF-8, found byte {error.object[error.start]:#04x} at position {error.start}'
+            f'{path}: expected text in UTF-8, found byte {error.object[error.start]:#04x} at '
+            f'position {error.start}'
         ) from None
 
 # %% ../../nbs/data/01_files.ipynb #30d92001
@@ -70,7 +73,8 @@ def read_rows(
 # %% ../../nbs/data/01_files.ipynb #6c8a8dd4
 def read_json(
     path:str|Path, # a JSON file in UTF-8
-    pairs:Callable=dict, # what an object becomes, from its (key, value) pairs; `tuple` keeps repeated keys
+    # what an object becomes, from its (key, value) pairs; `tuple` keeps repeated keys
+    pairs:Callable=dict,
 ) -> object: # numbers, texts, lists and objects
     "What a JSON file says; `ValueError` where it is not JSON."
     text = read_text(path)

@@ -39,7 +39,8 @@ def freesound_token() -> str: # as the environment variable FREESOUND_TOKEN has 
             'and put it into the environment variable FREESOUND_TOKEN'
         )
     if not re.fullmatch('[!-~]+', token):
-        raise ValueError('FREESOUND_TOKEN holds characters that no token has (its value is not shown here)')
+        raise ValueError('FREESOUND_TOKEN holds characters that no token has (its value is not '
+                         'shown here)')
     return token
 
 # %% ../../nbs/data/10_freesound.ipynb #01cfb211
@@ -83,7 +84,8 @@ def network_errors(
     token:str='', # blotted out of what the server says
     now:float=0. # seconds since 1970
 ):
-    "Turns what the network does into `FreesoundError`, or `PassingError` where another try may help"
+    """Turns what the network does into `FreesoundError`, or `PassingError` where another try may
+    help"""
     try: yield
     except HTTPError as error:
         message = f'{what}: status {error.code}, {detail(error)}'
@@ -92,7 +94,8 @@ def network_errors(
         wait = retry_after(error, now)
         raise PassingError(message, 60. if wait is None and error.code == 429 else wait) from None
     except (OSError, HTTPException) as error:
-        raise PassingError(f'{what}: {getattr(error, "reason", None) or error or type(error).__name__}') from None
+        reason = getattr(error, 'reason', None) or error or type(error).__name__
+        raise PassingError(f'{what}: {reason}') from None
 
 # %% ../../nbs/data/10_freesound.ipynb #cc1b9352
 PIECE = 2**16  # bytes
@@ -119,7 +122,8 @@ def pieces_of(
             received += len(piece)
             yield piece
         if announced not in (None, received):
-            raise PassingError(f'{what}: the answer broke off after {received} of {announced} bytes')
+            raise PassingError(f'{what}: the answer broke off after {received} of {announced} '
+                               'bytes')
 
 # %% ../../nbs/data/10_freesound.ipynb #cc1b9301
 def read_piece(
@@ -203,7 +207,8 @@ def persist(
     self:Freesound,
     action:Callable # asks for something
 ) -> object: # its result
-    "What an action returns, tried again where that can help; `FreesoundError` says how often it was tried"
+    """What an action returns, tried again where that can help; `FreesoundError` says how often it
+    was tried"""
     for attempt in range(TRIES):
         try: return action()
         except PassingError as error:
@@ -276,7 +281,8 @@ def request(
         'utf-8', 'replace'
     )
     try: answer = json.loads(body.replace(token, '(token)'))
-    except ValueError: raise PassingError('the server answered something that is not JSON') from None
+    except ValueError: raise PassingError('the server answered something that is not '
+                                          'JSON') from None
     return checked_page(answer)
 
 # %% ../../nbs/data/10_freesound.ipynb #57dc479f
@@ -292,7 +298,8 @@ def clip_record(
     "One clip as a flat record; `FreesoundError` names what is missing"
     missing = [name for name in FIELDS.split(',') if name not in result]
     if missing:
-        raise FreesoundError(f'clip {result.get("id", "without id")} comes without {", ".join(missing)}')
+        raise FreesoundError(f'clip {result.get("id", "without id")} comes without '
+                             f'{", ".join(missing)}')
     if not str(result['id']).isdecimal():
         raise FreesoundError(f'the id of a clip is a whole number, not {str(result["id"])[:40]!r}')
     record = {name: result[name] for name in FIELDS.split(',') if name != 'previews'}
@@ -305,7 +312,8 @@ def search(
     concept:str, # words, all of which must occur in a clip's tags, name or description
     limit:int=500 # clips at most
 ) -> list[dict]: # records, the best match first
-    "Clips for a concept; `FreesoundError` where the server refuses, `ValueError` for a concept without a word"
+    """Clips for a concept; `FreesoundError` where the server refuses, `ValueError` for a concept
+    without a word"""
     words = re.sub(r'[\s_"+-]+', ' ', concept).strip()   # quotes, + and - are operators there
     if not words: raise ValueError(f'a concept to search for needs a word, found {concept!r}')
     query, done, clips = (urlencode({'query': words, 'fields': FIELDS, 'page_size': PAGE_SIZE}),
@@ -344,7 +352,8 @@ def fetch(
     url:str, # of a file
     path:Path # where it goes
 ):
-    "Streams a file to disk; nothing is there unless all of it came; `FreesoundError` where there is no preview"
+    """Streams a file to disk; nothing is there unless all of it came; `FreesoundError` where there
+    is no preview"""
     if not isinstance(url, str): raise FreesoundError('the clip has no preview')
     with atomic_path(path) as temporary, temporary.open('wb') as file:
         for piece in pieces_of(url, self.timeout, now=self.clock()): file.write(piece)

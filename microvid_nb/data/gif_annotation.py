@@ -14,7 +14,8 @@ PEAK_MARGIN = .05 # part of the video at its start and end whose peaks don't cou
 def comment_peaks(
     counts:np.ndarray, # comments per second, [n]
 ) -> np.ndarray: # int64 [peaks], seconds in order
-    "The seconds with more comments than both neighbours, without start and end; `ValueError` for another shape."
+    """The seconds with more comments than both neighbours, without start and end; `ValueError` for
+    another shape."""
     counts = np.asarray(counts)
     if counts.ndim != 1:
         raise ValueError(f'counts must be one number a second, [n], not of shape {counts.shape}')
@@ -32,7 +33,8 @@ def gif_proposals(
     rng:np.random.Generator, # source of chance
     shots:int=3, # shots of a GIF
 ) -> np.ndarray: # int64 [n, shots], seconds at which shots start, in the order of the GIF
-    "GIFs of disjoint shots sampled from the peaks by their comments; `ValueError` for too few seconds."
+    """GIFs of disjoint shots sampled from the peaks by their comments; `ValueError` for too few
+    seconds."""
     counts = np.asarray(counts)
     if len(counts) < shots:
         raise ValueError(f'{shots} disjoint shots need as many seconds, not {len(counts)}')

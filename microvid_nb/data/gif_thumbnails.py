@@ -34,7 +34,8 @@ def as_dict(
     where:str, # its place, for the error
     fields:Sequence[str]=(), # keys that it must have
 ) -> dict: # key -> value
-    "The pairs as a dictionary; `ValueError` for no object, a key given twice or unprintable, or a missing field."
+    """The pairs as a dictionary; `ValueError` for no object, a key given twice or unprintable, or a
+    missing field."""
     if type(pairs) is not tuple:
         raise ValueError(f'{where}: expected an object in braces, found {pairs!r:.80}')
     twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
@@ -44,7 +45,8 @@ def as_dict(
         raise ValueError(f'{where}: expected keys that can be printed, found {odd[0]!r:.80}')
     missing = [field for field in fields if field not in found]
     if missing:
-        raise ValueError(f'{where}: expected the fields {", ".join(fields)}, found no {missing[0]!r}')
+        raise ValueError(f'{where}: expected the fields {", ".join(fields)}, found no '
+                         f'{missing[0]!r}')
     return found
 
 # %% ../../nbs/data/02_gif_thumbnails.ipynb #bcd4ccc1
@@ -53,13 +55,15 @@ def whole_numbers(
     where:str, # its place, for the error
     least:int=0, # the smallest allowed
 ) -> np.ndarray: # int64 [n]
-    "The numbers as an array; `ValueError` names the first that is not a whole number from `least` up."
+    """The numbers as an array; `ValueError` names the first that is not a whole number from `least`
+    up."""
     if type(values) is not list:
         raise ValueError(f'{where}: expected a list of numbers, found {values!r:.80}')
     for i, value in enumerate(values):
         if type(value) not in (int, float) or not least <= value < 2**31 or value != int(value):
             raise ValueError(
-                f'{where}: expected whole numbers from {least} to {2**31 - 1}, found {value!r:.80} at position {i}'
+                f'{where}: expected whole numbers from {least} to {2**31 - 1}, found {value!r:.80} '
+                f'at position {i}'
             )
     return np.array(values, np.int64)
 
@@ -106,7 +110,8 @@ def shot_seconds(
 def read_annotations(
     folder:str|Path, # holds annotated_data.json
 ) -> tuple[pd.DataFrame, pd.DataFrame]: # videos and gifs, as in `GIFThumbnails`
-    "The annotated videos and their GIFs, in the order of the file; `ValueError` names a malformed video or GIF."
+    """The annotated videos and their GIFs, in the order of the file; `ValueError` names a malformed
+    video or GIF."""
     path = Path(folder)/'annotated_data.json'
     require_file(path, 'the annotated GIFs of the GIF thumbnail data', GIF_THUMBNAILS_PAGE)
     videos, gifs = {}, []
@@ -181,7 +186,8 @@ class GIFThumbnails:
 def load_gif_thumbnails(
     folder:str|Path, # holds annotated_data.json and annotated_dm_count.json as published
 ) -> GIFThumbnails: # tables of videos, GIFs, comments and problems
-    "The published annotations, checked and unchanged; `ValueError` names the video and GIF that is malformed."
+    """The published annotations, checked and unchanged; `ValueError` names the video and GIF that
+    is malformed."""
     videos, gifs = read_annotations(folder)
     counts = read_comment_counts(folder)
     both = ((videos.index, 'annotated_data.json', 'annotations'),
@@ -219,7 +225,8 @@ def split_videos(
 def load_unannotated_videos(
     folder:str|Path, # holds unannotated_data.json
 ) -> pd.DataFrame: # index key; duration s, url
-    "The videos of the pilot application, in the order of the file; `ValueError` names the one that is malformed."
+    """The videos of the pilot application, in the order of the file; `ValueError` names the one
+    that is malformed."""
     path = require_file(
         Path(folder) / 'unannotated_data.json',
         'the pilot application videos of the GIF thumbnail data',
@@ -230,7 +237,8 @@ def load_unannotated_videos(
         where = f'{path}, video {key}'
         video = as_dict(entry, where, ('seconds', 'video_url'))
         if type(video['video_url']) is not str:
-            raise ValueError(f'{where}: expected a video_url in quotes, found {video["video_url"]!r:.80}')
+            raise ValueError(f'{where}: expected a video_url in quotes, found '
+                             f'{video["video_url"]!r:.80}')
         rows[key] = (float(whole_numbers([video['seconds']], f'{where}, seconds', 1)[0]),
                      video['video_url'])
     return pd.DataFrame.from_dict(rows, orient='index',
@@ -238,7 +246,8 @@ def load_unannotated_videos(
 
 # %% ../../nbs/data/02_gif_thumbnails.ipynb #7787c9da
 class ShotFeatures(Mapping):
-    "Arrays of a folder by the key of their video, each float32 [seconds, width], read when asked for."
+    """Arrays of a folder by the key of their video, each float32 [seconds, width], read when asked
+    for."""
     def __init__(self,
         paths:dict[str, Path], # key -> a .npy file
         width:int|None=None, # that all must have; that of the first if not given
@@ -253,13 +262,15 @@ class ShotFeatures(Mapping):
             raise ValueError(f'{path}: no array of NumPy ({error})') from None
         if array.ndim > 2 and max(array.shape[2:]) == 1: array = array.reshape(array.shape[:2])
         if array.ndim != 2 or not len(array) or array.dtype.kind not in 'fiu':
-            raise ValueError(f'{path}: expected numbers [seconds, width], found {array.dtype} {list(array.shape)}')
+            raise ValueError(f'{path}: expected numbers [seconds, width], found {array.dtype} '
+                             f'{list(array.shape)}')
         return array.astype(np.float32)
 
     def __getitem__(self, key):
         array = self._read(key)
         if array.shape[1] != self.width:
-            raise ValueError(f'{self.paths[key]}: expected features of width {self.width}, found {array.shape[1]}')
+            raise ValueError(f'{self.paths[key]}: expected features of width {self.width}, found '
+                             f'{array.shape[1]}')
         return array
 
     def __contains__(self, key): return key in self.paths
@@ -273,12 +284,14 @@ def read_shot_features(
     folder:str|Path, # holds a file KEY.npy for each video, perhaps in folders below
     keys:Iterable[str], # of the videos
 ) -> ShotFeatures: # of the videos that have a file
-    "Features of the shots of videos from a folder; `ValueError` where no video has a file, or one has two."
+    """Features of the shots of videos from a folder; `ValueError` where no video has a file, or one
+    has two."""
     keys, paths = set(keys), {}
     for path in sorted(Path(folder).rglob('*.npy')):
         if path.stem in paths:
             raise ValueError(f'{folder}: {paths[path.stem]} and {path} are of one video')
         if path.stem in keys: paths[path.stem] = path
     if not paths:
-        raise ValueError(f'{folder}: expected a file KEY.npy for each video, such as {min(keys)}.npy, found none')
+        raise ValueError(f'{folder}: expected a file KEY.npy for each video, such as '
+                         f'{min(keys)}.npy, found none')
     return ShotFeatures(paths)

@@ -41,7 +41,8 @@ def checked_numbers(
     "The table; `ValueError` if a column is missing, or a number is missing or negative"
     missing = [name for name in columns if name not in table]
     if missing:
-        raise ValueError(f'{what}: no column {", ".join(missing)}; found {", ".join(map(str, table.columns))}')
+        raise ValueError(f'{what}: no column {", ".join(missing)}; found '
+                         f'{", ".join(map(str, table.columns))}')
     for name in (name for name, number in columns.items() if number):
         wrong = ~(pd.to_numeric(table[name], errors='coerce') >= 0)
         if wrong.any():
@@ -75,7 +76,8 @@ def nearest_candidate(
     thumbnail:np.ndarray, # uint8 RGB [H, W, 3], as posted
     candidates:Iterable[np.ndarray] # uint8 RGB [H, W, 3] each, of any size
 ) -> tuple[int, float]: # its place among the candidates; similarity, 0 to 1
-    "The candidate most like a posted thumbnail (thumbnail data set paper, section 3.2); `ValueError` without any"
+    """The candidate most like a posted thumbnail (thumbnail data set paper, section 3.2);
+    `ValueError` without any"""
     features = [pyramid_histogram(image) for image in candidates]
     if not features: raise ValueError('there are no candidates to compare the thumbnail with')
     similarity = np.stack(features) @ pyramid_histogram(thumbnail)
@@ -248,7 +250,8 @@ def count_words(
     texts:Iterable[str], # may be an iterator
     most:int=MOST_WORDS # different words kept
 ) -> WordCounts: # of all texts
-    "Counts the words of many texts, in memory of a fixed size; `ValueError` names a text that is none"
+    """Counts the words of many texts, in memory of a fixed size; `ValueError` names a text that is
+    none"""
     if isinstance(texts, str):
         raise ValueError('expected many texts, found one: put it into a list')
     counts = WordCounts()
@@ -327,14 +330,15 @@ def checked_topics(
     topics:pd.DataFrame, # word, count
     path:Path # of the file, for messages
 ) -> pd.DataFrame: # word (text), count (int64)
-    ("Topics; `ValueError` names the row of the file without a word, with a count that is no whole number, "
-     "or with a word listed twice, in whatever case")
+    """Topics; `ValueError` names the row of the file without a word, with a count that is no whole
+    number, or with a word listed twice, in whatever case"""
     text = pd.DataFrame({name: topics[name].astype(object).map(str) for name in ('word', 'count')})
     plain = text.word.str.strip().str.casefold()
     for wrong, problem in ((plain == '', 'is empty'), (plain.duplicated(), 'is listed twice')):
         if wrong.any():
             raise ValueError(
-                f'{path.name}, row {wrong.to_numpy().argmax() + 2}: word {text.word[wrong].iloc[0]!r} {problem}'
+                f'{path.name}, row {wrong.to_numpy().argmax() + 2}: word '
+                f'{text.word[wrong].iloc[0]!r} {problem}'
             )
     return text.assign(count=whole_column(text, 'count', path, 0, 999_999_999))
 
@@ -354,7 +358,8 @@ def write_topics(
 def read_topics(
     path # CSV file with columns word, count
 ) -> pd.DataFrame: # word (text), count (int64)
-    "Topics from a file; `ValueError` names the row that is wrong, or says what a list of topics looks like"
+    """Topics from a file; `ValueError` names the row that is wrong, or says what a list of topics
+    looks like"""
     try: table = read_table(Path(path), ['word', 'count'])
     except ValueError as error:
         raise ValueError(

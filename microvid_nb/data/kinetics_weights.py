@@ -35,7 +35,8 @@ def resnet3d50_shapes(
 def refuse_uncovered_kinds(
     path:str|Path, # a downloaded file
 ):
-    "Passes for the zip and pickle files of `torch.save`; `ValueError` for kinds that `weights_only` cannot guard."
+    """Passes for the zip and pickle files of `torch.save`; `ValueError` for kinds that
+    `weights_only` cannot guard."""
     if tarfile.is_tarfile(path): raise ValueError('it is a tar archive')
     if not zipfile.is_zipfile(path): return
     with zipfile.ZipFile(path) as archive:
@@ -45,8 +46,10 @@ def refuse_uncovered_kinds(
 # %% ../../nbs/data/12_kinetics_weights.ipynb #5bc3979c
 def load_tensors_only(
     path:str|Path, # a file that `torch.save` wrote
-) -> object: # tensors, numbers, text and containers of them; memory-mapped where the file is of the zip kind
-    "What a checkpoint holds, with nothing of it executed; `ValueError` where it asks for more than data or is damaged."
+    # tensors, numbers, text and containers of them; memory-mapped where the file is of the zip kind
+) -> object:
+    """What a checkpoint holds, with nothing of it executed; `ValueError` where it asks for more
+    than data or is damaged."""
     path = require_file(path, 'a 3D-ResNet-50 checkpoint',
                         'https://github.com/kenshohara/3D-ResNets-PyTorch')
     try:
@@ -71,7 +74,8 @@ def unwrap_state_dict(
     checkpoint:object, # what the file holds
     path:str|Path, # the file, for errors
 ) -> dict[str, torch.Tensor]: # weights by name, without `module.` and without batch counters
-    "The weights inside a checkpoint; `ValueError` where there are none, or where one is not made of real numbers."
+    """The weights inside a checkpoint; `ValueError` where there are none, or where one is not made
+    of real numbers."""
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
         found = (f'keys {list(checkpoint)[:5]}' if isinstance(checkpoint, dict)
                  else f'a {type(checkpoint).__name__}')
@@ -96,7 +100,8 @@ def check_resnet3d50(
     weights:dict[str, torch.Tensor], # by name
     path:str|Path, # the file, for errors
 ):
-    "Passes for weights of a 3D-ResNet-50; else a `ValueError` names what is missing, unexpected, or of another form."
+    """Passes for weights of a 3D-ResNet-50; else a `ValueError` names what is missing, unexpected,
+    or of another form."""
     bias = weights.get('fc.bias', torch.zeros(400))
     expected = resnet3d50_shapes(bias.numel())
     problems = {
@@ -122,14 +127,16 @@ def check_resnet3d50(
 @dataclass(frozen=True)
 class KineticsWeights:
     "The weights of a 3D-ResNet-50, ready for `load_state_dict`"
-    backbone: dict[str, torch.Tensor]    # all but the classifier, by name, as `conv1.weight` [64, 3, 7, 7, 7]
+    # all but the classifier, by name, as `conv1.weight` [64, 3, 7, 7, 7]
+    backbone: dict[str, torch.Tensor]
     classifier: dict[str, torch.Tensor]  # `fc.weight` [classes, 2048] and `fc.bias` [classes]
 
 # %% ../../nbs/data/12_kinetics_weights.ipynb #10efbc01
 def read_kinetics_weights(
     path:str|Path, # such as r3d50_K_200ep.pth
 ) -> KineticsWeights: # tensors on the CPU, the classifier kept apart
-    "The weights of a 3D-ResNet-50 checkpoint; `ValueError` where it is hostile, damaged, or another network's."
+    """The weights of a 3D-ResNet-50 checkpoint; `ValueError` where it is hostile, damaged, or
+    another network's."""
     weights = unwrap_state_dict(load_tensors_only(path), path)
     check_resnet3d50(weights, path)
     return KineticsWeights(

@@ -28,7 +28,8 @@ from ..media.outputs import DRAWN
 from ..media.render import atomic_path, write_jpeg, write_video
 
 # %% ../../nbs/data/00_microworld.ipynb #adafa887
-# streams of the seed: micro-videos, longer videos, source images, target frames, what people do, publishers, and clips
+# streams of the seed: micro-videos, longer videos, source images, target frames, what people do,
+# publishers, and clips
 # of one action
 MICRO, LONG, SOURCE, TARGET, LIFE, PUBLISHER, ACTION = range(7)
 
@@ -99,7 +100,8 @@ class Reception(NamedTuple):
 class LongReception(NamedTuple):
     "What people did with a longer video."
     seen: Seen # what could be noticed, moment by moment: hidden
-    interest: np.ndarray # of each second to the crowd, mean 0, deviation 1: hidden, float64 [seconds]
+    # of each second to the crowd, mean 0, deviation 1: hidden, float64 [seconds]
+    interest: np.ndarray
     counts: np.ndarray # comments per second, int64 [seconds]
     gifs: np.ndarray # accepted GIFs, seconds at which their shots start, int64 [gifs, 3]
 
@@ -228,11 +230,13 @@ def _make(world:MicroWorld, i:int, folder:Path) -> tuple:
 
 # %% ../../nbs/data/00_microworld.ipynb #ec1b1463
 def claim_folder(world:MicroWorld, folder:Path):
-    "Notes the world in its folder; `ValueError` if the folder holds another one, or a note that cannot be read."
+    """Notes the world in its folder; `ValueError` if the folder holds another one, or a note that
+    cannot be read."""
     note, settings = folder/'world.json', json.loads(json.dumps(asdict(world)))
     if note.exists() and read_json(note) != settings:
         raise ValueError(
-            f'{folder} holds another world ({note.name} has other settings): name another folder, or empty it'
+            f'{folder} holds another world ({note.name} has other settings): name another folder, '
+            'or empty it'
         )
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(note) as temporary: temporary.write_text(json.dumps(settings, indent=1))

@@ -32,14 +32,16 @@ OPEN_IMAGES_PAGE = 'https://storage.googleapis.com/openimages/web/download_v7.ht
 def read_class_descriptions(
     path:str|Path, # such as oidv7-class-descriptions.csv, with or without its header
 ) -> pd.Series: # display names, by class id such as /m/0bt9lr
-    "The names of the classes; `ValueError` names the line that is not an id and a name, or repeats an id."
+    """The names of the classes; `ValueError` names the line that is not an id and a name, or
+    repeats an id."""
     names = {}
     for line, row in read_rows(require_file(path, 'the class descriptions of Open Images',
                                             OPEN_IMAGES_PAGE)):
         if line == 1 and row[:1] == ['LabelName'] or not row: continue
         place = f'{path}, line {line}'
         if len(row) != 2 or not row[0].startswith('/') or not row[1]:
-            raise ValueError(f'{place}: expected a class id and a name such as "/m/0bt9lr,Dog", found {row}')
+            raise ValueError(f'{place}: expected a class id and a name such as "/m/0bt9lr,Dog", '
+                             f'found {row}')
         if row[0] in names:
             raise ValueError(f'{place}: the class {row[0]} was there before, as {names[row[0]]!r}')
         names[row[0]] = row[1]
@@ -51,7 +53,8 @@ def read_class_descriptions(
 def find_classes(
     words:Sequence[str], # such as popular topics
     classes:pd.Series, # display names by class id
-) -> tuple[pd.DataFrame, list[str]]: # word, class_id, class_name of each match; words without a class
+    # word, class_id, class_name of each match; words without a class
+) -> tuple[pd.DataFrame, list[str]]:
     "The classes that words name, and the words that are unseen."
     named = {}
     for class_id, name in classes.items():
@@ -67,8 +70,10 @@ def csv_blocks(
     columns:Sequence[str], # names of the columns that must be there
     what:str, # what the file holds, for the error where it is missing
     optional:Sequence[str]=(), # names of columns that some releases lack
-) -> Iterator[tuple[int, pa.RecordBatch]]: # row of the block's first line (the header is row 1), the columns as text
-    "A CSV file in blocks of a quarter of a megabyte; `ValueError` names the missing column or the malformed row."
+    # row of the block's first line (the header is row 1), the columns as text
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """A CSV file in blocks of a quarter of a megabyte; `ValueError` names the missing column or the
+    malformed row."""
     path = require_file(path, what, OPEN_IMAGES_PAGE)
     # one thread knows its row
     options = dict(read_options=ReadOptions(use_threads=False, block_size=2**18),
@@ -77,7 +82,8 @@ def csv_blocks(
     try:
         with open_csv(str(path), **options) as reader: found = reader.schema.names
         if missing := [name for name in columns if name not in found]:
-            raise ValueError(f'lacks the columns {", ".join(missing)}; found {", ".join(found)[:80]}')
+            raise ValueError(f'lacks the columns {", ".join(missing)}; found '
+                             f'{", ".join(found)[:80]}')
         wanted = [*columns, *(name for name in optional if name in found)]
         as_text = ConvertOptions(include_columns=wanted,
                                  column_types={name: pa.string() for name in wanted})
@@ -115,17 +121,20 @@ def refuse(
 ):
     "A `ValueError` that names the first wrong row, if there is one."
     if bad.any():
-        raise ValueError(f'row {row + bad.argmax()}: expected {expected}, found {texts[int(bad.argmax())].as_py()!r}')
+        raise ValueError(f'row {row + bad.argmax()}: expected {expected}, found '
+                         f'{texts[int(bad.argmax())].as_py()!r}')
 
 # %% ../../nbs/data/05_open_images.ipynb #2bd2bd77
 def decode_labels(
     row:int, # row of the block's first line
     block:pa.RecordBatch, # ImageID, Source, LabelName, Confidence as text
-    column_of:dict[str, int], # column of each wanted class id; -1 for a class that exists but is not wanted
+    # column of each wanted class id; -1 for a class that exists but is not wanted
+    column_of:dict[str, int],
     min_confidence:float, # from which a label counts as present
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # image uint64 [k], column int32 [k], present bool [k] (else absent)
-    ("The labels of a block that are wanted and sure; `ValueError` names the row with an unknown class, "
-     "a confidence outside [0, 1] or an id that is not hexadecimal.")
+    # image uint64 [k], column int32 [k], present bool [k] (else absent)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The labels of a block that are wanted and sure; `ValueError` names the row with an unknown
+    class, a confidence outside [0, 1] or an id that is not hexadecimal."""
     column = of_distinct(block['LabelName'], lambda name: column_of.get(name, -2))
     refuse(column == -2, row, block['LabelName'], 'a LabelName of the class descriptions')
     confidence = of_distinct(block['Confidence'], number_of)
@@ -172,12 +181,16 @@ def conflicts(
 
 # %% ../../nbs/data/05_open_images.ipynb #139aa801
 def read_open_images(
-    paths:str|Path|Sequence[str|Path], # one file of image labels or several, as by people and by machines
+    # one file of image labels or several, as by people and by machines
+    paths:str|Path|Sequence[str|Path],
     classes:pd.Series, # display names by class id, of all classes that exist
-    class_ids:Sequence[str]=None, # the classes that are wanted, in the order of the columns; None for all
-    min_confidence:float=1., # from which a label counts as present; 1 takes only what people verified
+    # the classes that are wanted, in the order of the columns; None for all
+    class_ids:Sequence[str]=None,
+    # from which a label counts as present; 1 takes only what people verified
+    min_confidence:float=1.,
 ) -> OpenImages: # the images with at least one label that was kept
-    "Image labels as a compact table, read as a stream; `ValueError` names file, row and value of what is wrong."
+    """Image labels as a compact table, read as a stream; `ValueError` names file, row and value of
+    what is wrong."""
     if not 0 < min_confidence <= 1:
         raise ValueError(f'min_confidence must be above 0 and at most 1, not {min_confidence}')
     class_ids = list(classes.index if class_ids is None else dict.fromkeys(class_ids))
@@ -211,10 +224,13 @@ IMAGE_COLUMNS = {'Subset': 'subset', 'OriginalURL': 'url', 'License': 'license',
 
 
 def read_image_list(
-    path:str|Path, # such as train-images-with-labels-with-rotation.csv, or a list of V3 without rotations
+    # such as train-images-with-labels-with-rotation.csv, or a list of V3 without rotations
+    path:str|Path,
     image_ids:Collection[str]=None, # the images that are wanted; None for all
-) -> pd.DataFrame: # by image_id: subset, url, license, author, title, rotation (degrees counter-clockwise or NaN)
-    "Where images come from and how to turn them; `ValueError` names file, row and value of what is wrong."
+    # by image_id: subset, url, license, author, title, rotation (degrees counter-clockwise or NaN)
+) -> pd.DataFrame:
+    """Where images come from and how to turn them; `ValueError` names file, row and value of what
+    is wrong."""
     wanted, parts = None if image_ids is None else set(image_ids), []
     columns = ['ImageID', *IMAGE_COLUMNS]
     for row, block in csv_blocks(path, columns, 'an image list of Open Images',
@@ -232,7 +248,8 @@ def read_image_list(
     table = pd.concat(parts).rename(columns=IMAGE_COLUMNS
                                     | {'ImageID': 'image_id'}).set_index('image_id')
     if table.index.has_duplicates:
-        raise ValueError(f'{path}: the image {table.index[table.index.duplicated()][0]} is there more than once')
+        raise ValueError(f'{path}: the image {table.index[table.index.duplicated()][0]} is there '
+                         'more than once')
     return table
 
 # %% ../../nbs/data/05_open_images.ipynb #a112bd5a
@@ -271,12 +288,13 @@ def open_image(
 
 # %% ../../nbs/data/05_open_images.ipynb #0476bfbf
 class OpenImagesDataset(Dataset):
-    ("Pictures with their labels: (picture, present float32 [C], known bool [C]); "
-     "images whose file is missing are left out and named in `missing`")
+    """Pictures with their labels: (picture, present float32 [C], known bool [C]); images whose file
+    is missing are left out and named in `missing`"""
     def __init__(self,
         labels:OpenImages, # of n images and C classes
         folder:str|Path, # holds {ImageID}.jpg
-        rotation:pd.Series=None, # degrees counter-clockwise by image id, of `read_image_list`; or none
+        # degrees counter-clockwise by image id, of `read_image_list`; or none
+        rotation:pd.Series=None,
         transform:Callable=None, # from an upright RGB Pillow picture to what training needs
     ):
         files = labels.image_paths(folder)

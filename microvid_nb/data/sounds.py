@@ -44,11 +44,14 @@ def checked_clip(
     missing = [key for key in ('id', 'name', 'tags', 'duration', 'license', 'username')
                if key not in record]
     if missing:
-        raise ValueError(f'clip {record.get("id", "without id")} found for {concept!r} has no {", ".join(missing)}')
+        raise ValueError(f'clip {record.get("id", "without id")} found for {concept!r} has no '
+                         f'{", ".join(missing)}')
     if isinstance(record['tags'], str):
-        raise ValueError(f'clip {record["id"]}: tags should be a list of words, found the text {record["tags"]!r}')
+        raise ValueError(f'clip {record["id"]}: tags should be a list of words, found the text '
+                         f'{record["tags"]!r}')
     if not 0 <= float(record['duration']) < math.inf:
-        raise ValueError(f'clip {record["id"]}: duration should be seconds, found {record["duration"]}')
+        raise ValueError(f'clip {record["id"]}: duration should be seconds, found '
+                         f'{record["duration"]}')
     return {
         **record,
         'id': str(record['id']),
@@ -60,8 +63,10 @@ def gather_clips(
     concepts:Iterable[str], # words to search for
     search:Callable, # (concept, limit) -> records
     limit:int # clips for a concept
-) -> pd.DataFrame: # index id; name, tags (tuple), duration, license, username and whatever else the searcher gives
-    "All clips found for some concepts, each once, in the order found; `ValueError` where nothing is found"
+    # index id; name, tags (tuple), duration, license, username and whatever else the searcher gives
+) -> pd.DataFrame:
+    """All clips found for some concepts, each once, in the order found; `ValueError` where nothing
+    is found"""
     records = {}
     for concept in tqdm(list(concepts), unit='concept', disable=None):
         for record in islice(search(concept, limit), limit):
@@ -75,7 +80,8 @@ def tag_counts(
     clips:pd.DataFrame # with a column tags
 ) -> pd.Series: # tag -> number of clips, the most frequent first, ties by alphabet
     "How many clips each tag is on"
-    return clips.tags.explode().dropna().value_counts().sort_index().sort_values(ascending=False, kind='stable')
+    return (clips.tags.explode().dropna().value_counts().sort_index()
+            .sort_values(ascending=False, kind='stable'))
 
 # %% ../../nbs/data/09_sounds.ipynb #7a994d75
 SYNONYMS = [line.split()
@@ -180,7 +186,8 @@ def at_least(
     "Names with enough clips; `ValueError` with the most frequent one if there are none"
     enough = counts[counts >= least]
     if enough.empty:
-        raise ValueError(f'no {what} has {least} clips; the most frequent, {counts.idxmax()!r}, has {counts.max()}')
+        raise ValueError(f'no {what} has {least} clips; the most frequent, {counts.idxmax()!r}, '
+                         f'has {counts.max()}')
     return enough
 
 # %% ../../nbs/data/09_sounds.ipynb #fa5167ad
@@ -188,7 +195,8 @@ def choose_concepts(
     seeds:Iterable[str], # concepts to begin with; the paper has 131
     search:Callable, # (concept, limit) -> records
     settings:SoundSetSettings=SoundSetSettings() # thresholds
-) -> tuple[dict[str, str], str, list[tuple]]: # tag -> concept; what knew the synonyms; step, concepts, clips
+    # tag -> concept; what knew the synonyms; step, concepts, clips
+) -> tuple[dict[str, str], str, list[tuple]]:
     "Steps 1 to 4 of DARE, section 3.2: concepts from the tags of what the seeds find"
     seeds = list(dict.fromkeys(map(normal_tag, seeds)))
     found = gather_clips(seeds, search, settings.seed_limit)
@@ -271,7 +279,8 @@ def whole_column(
 # %% ../../nbs/data/09_sounds.ipynb #eb30446f
 def read_esc50(
     folder # with meta/esc50.csv and audio/
-) -> pd.DataFrame: # index filename; fold 1 to 5, target, category, esc10, src_file, take, path, present
+    # index filename; fold 1 to 5, target, category, esc10, src_file, take, path, present
+) -> pd.DataFrame:
     "The clips of ESC-50 in its published form; `ValueError` names a row that breaks its rules"
     path = require_file(
         Path(folder) / 'meta' / 'esc50.csv', 'the table of ESC-50',
@@ -289,7 +298,8 @@ def read_esc50(
         if (several < 2).all(): continue
         found = table[other][table[one] == several.idxmax()].unique()
         raise ValueError(
-            f'{path.name}: {one} {several.idxmax()} goes with {" and ".join(map(str, found))}, expected one {other}'
+            f'{path.name}: {one} {several.idxmax()} goes with {" and ".join(map(str, found))}, '
+            f'expected one {other}'
         )
     return with_files(table.set_index('filename', drop=False), path,
                       Path(folder) / 'audio').drop(columns='filename')
@@ -345,7 +355,8 @@ def files_by_table(
 _FEWEST = 4 # sounds of a class
 
 def sounds_by_class(
-    data # folder of one sub-folder for each class, or with a labels.csv; or such a CSV of path,label
+    # folder of one sub-folder for each class, or with a labels.csv; or such a CSV of path,label
+    data
 ) -> pd.DataFrame: # label, path, fold: a row for each sound
     "Labelled sounds to train on; `FileNotFoundError` or `ValueError` says what they lack"
     data = Path(data)
@@ -354,10 +365,12 @@ def sounds_by_class(
     clips = files_by_table(table) if table.is_file() else files_by_class(table)
     sizes = clips.label.value_counts()
     if len(sizes) < 2:
-        raise ValueError(f'{data}: expected sounds of two classes or more, one sub-folder each or a labels.csv with '
+        raise ValueError(f'{data}: expected sounds of two classes or more, one sub-folder each or '
+                         'a labels.csv with '
                          f'the columns path and label; found {len(sizes)}')
     if sizes.iloc[-1] < _FEWEST:
-        raise ValueError(f'{data}: class {sizes.index[-1]} has {sizes.iloc[-1]} sounds, expected {_FEWEST} or more')
+        raise ValueError(f'{data}: class {sizes.index[-1]} has {sizes.iloc[-1]} sounds, expected '
+                         f'{_FEWEST} or more')
     if 'fold' not in clips: clips['fold'] = clips.groupby('label').cumcount() % 4
     if clips.fold.nunique() < 2: raise ValueError(f'{data}: expected two folds or more, found one')
     return clips

@@ -21,7 +21,8 @@ from ..media.render import check_image, write_video
 from ..media.video import probe, read_frames
 
 # %% ../../nbs/data/13_splices.ipynb #a3844462
-# name of the picture: package to install, module, file in it, and where in the picture its thing is, as shares
+# name of the picture: package to install, module, file in it, and where in the picture its thing
+# is, as shares
 _PHOTOGRAPHS = {
     'temple': ('scikit-learn', 'sklearn', 'datasets/images/china.jpg', (.5, .5)),
     'flower': ('scikit-learn', 'sklearn', 'datasets/images/flower.jpg', (.5, .5)),
@@ -36,14 +37,16 @@ _PHOTOGRAPHS = {
 def read_photograph(
     name:str, # temple, flower, astronaut, cat, coffee, rocket or motorcycle
 ) -> np.ndarray: # uint8 RGB [H, W, 3]
-    "A photograph out of a Python package; `ValueError` for another name, `ModuleNotFoundError` names the package."
+    """A photograph out of a Python package; `ValueError` for another name, `ModuleNotFoundError`
+    names the package."""
     if name not in _PHOTOGRAPHS:
         raise ValueError(f'there is no photograph {name!r}: choose from {", ".join(_PHOTOGRAPHS)}')
     package, module, file, _ = _PHOTOGRAPHS[name]
     found = find_spec(module)
     path = Path(found.origin).parent/file if found else None
     if not path or not path.exists():
-        raise ModuleNotFoundError(f'the photograph {name!r} comes with {package}: pip install {package}')
+        raise ModuleNotFoundError(f'the photograph {name!r} comes with {package}: pip install '
+                                  f'{package}')
     return np.array(Image.open(path).convert('RGB'))
 
 # %% ../../nbs/data/13_splices.ipynb #b2393248
@@ -53,7 +56,8 @@ def _draw_edge(
     thing:float|None, # where the thing is, as a share of the length
     rng:np.random.Generator, # draws
 ) -> np.ndarray: # pixels [n]
-    "Where the part that is seen begins: anywhere, or so that the thing is in its middle half if possible."
+    """Where the part that is seen begins: anywhere, or so that the thing is in its middle half if
+    possible."""
     if thing is None: return rng.uniform(0, 1, len(part))*(length - part)
     return np.clip(thing*length - rng.uniform(.25, .75, len(part))*part, 0, length - part)
 
@@ -117,7 +121,8 @@ def _clip_part(
     fps:float, # frames a second
     size:tuple[int, int], # width and height of the video, pixels
     rng:np.random.Generator, # draws where the part begins
-) -> tuple[np.ndarray, float]: # uint8 RGB [up to frames, height, width, 3]; second of the clip at which it begins
+    # uint8 RGB [up to frames, height, width, 3]; second of the clip at which it begins
+) -> tuple[np.ndarray, float]:
     "A part of a clip; `MediaError` where it cannot be read."
     length, free = frames/fps, rng.random()
     start = free*max(0., probe(path).duration - length)
@@ -202,14 +207,16 @@ def _part(
     fps:float, # frames a second
     size:tuple[int, int], # width and height of the video, pixels
     rng:np.random.Generator, # draws the way of the camera, or where in a clip the part begins
-) -> tuple[np.ndarray, float]: # uint8 RGB [up to frames, height, width, 3]; second of the source at which it begins
+    # uint8 RGB [up to frames, height, width, 3]; second of the source at which it begins
+) -> tuple[np.ndarray, float]:
     "One part of a splice; `ValueError` for what is neither a photograph, a picture nor a file."
     if isinstance(source, np.ndarray): return _pan(check_image(source), frames, size, rng), 0.
     if str(source) in _PHOTOGRAPHS:
         thing = _PHOTOGRAPHS[str(source)][3]
         return _pan(read_photograph(str(source)), frames, size, rng, thing), 0.
     if Path(source).exists(): return _clip_part(source, frames, fps, size, rng)
-    raise ValueError(f'{source}: is no file, and no photograph: those are {", ".join(_PHOTOGRAPHS)}')
+    raise ValueError(f'{source}: is no file, and no photograph: those are '
+                     f'{", ".join(_PHOTOGRAPHS)}')
 
 # %% ../../nbs/data/13_splices.ipynb #cf685941
 def _check_splice(parts:list, seconds:float, fps:float, size:tuple, join:str, between:float):
@@ -228,17 +235,21 @@ def _check_splice(parts:list, seconds:float, fps:float, size:tuple, join:str, be
 # %% ../../nbs/data/13_splices.ipynb #ec63824b
 def splice(
     path, # file to write, its suffix names the container; folders are made
-    parts, # label -> source, or pairs of them: name of a photograph, uint8 RGB picture [H, W, 3], or video file
+    # label -> source, or pairs of them: name of a photograph, uint8 RGB picture [H, W, 3], or video
+    # file
+    parts,
     seconds:float=3., # length of a part; a shorter clip is shown whole
     fps:float=24, # frames a second
     size:tuple[int, int]=(320, 180), # width and height, even numbers of pixels
     join:str='cut', # cut, dissolve or fade
     between:float=.5, # seconds of a dissolve, or of each half of a fade
-    sounds:dict|None=None, # label -> file with sound, or float32 [N] samples at 44.1 kHz; no sound track if not given
+    # label -> file with sound, or float32 [N] samples at 44.1 kHz; no sound track if not given
+    sounds:dict|None=None,
     seed:int=0, # of the ways of the camera and of the parts of clips
     crf:int=20, # H.264 quality, 0 (lossless) to 51
 ) -> Splice: # the file, and start, end and label of each part
-    "Joins photographs and clips into one video; `ValueError` for what cannot be joined, `MediaError` for a bad clip."
+    """Joins photographs and clips into one video; `ValueError` for what cannot be joined,
+    `MediaError` for a bad clip."""
     parts = list(parts.items() if isinstance(parts, dict) else parts)
     _check_splice(parts, seconds, fps, size, join, between)
     made = [_part(source, round(seconds*fps), fps, size, np.random.default_rng([seed, i]))
@@ -247,7 +258,8 @@ def splice(
     k = 0 if join == 'cut' else round(between*fps)
     for i, ((label, _), shot) in enumerate(zip(parts, shots)):
         if k*((i > 0) + (i < len(parts) - 1)) > len(shot):
-            raise ValueError(f'{label}: {len(shot)} frames are too few for its transitions of {k} frames')
+            raise ValueError(f'{label}: {len(shot)} frames are too few for its transitions of {k} '
+                             'frames')
     starts = np.cumsum([0] + [len(shot) - k*(join == 'dissolve') for shot in shots[:-1]])
     ends = starts + [len(shot) for shot in shots]
     samples = None

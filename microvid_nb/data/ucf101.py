@@ -21,7 +21,8 @@ UCF101_PAGE = 'https://www.crcv.ucf.edu/data/UCF101.php'
 # %% ../../nbs/data/08_ucf101.ipynb #5b8131dd
 def numbered_lines(
     path:str|Path, # a text file, with line ends of any kind
-) -> list[tuple[int, str]]: # line number from 1, text without surrounding space; blank lines are left out
+    # line number from 1, text without surrounding space; blank lines are left out
+) -> list[tuple[int, str]]:
     "The lines of a list with their numbers; `FileNotFoundError` says where UCF101 is published."
     lines = read_text(require_file(path, 'a list of UCF101', UCF101_PAGE)).splitlines()
     return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
@@ -35,14 +36,16 @@ def read_class_names(
     for line, text in numbered_lines(path):
         number, _, name = text.partition(' ')
         if number != str(len(names) + 1) or not re.fullmatch(r'\w+', name):
-            raise ValueError(f'{path}, line {line}: expected "{len(names) + 1} ClassName", found {text!r}')
+            raise ValueError(f'{path}, line {line}: expected "{len(names) + 1} ClassName", found '
+                             f'{text!r}')
         if name in names: raise ValueError(f'{path}, line {line}: the class {name} is there twice')
         names.append(name)
     if not names: raise ValueError(f'{path}: expected a line for each class, found none')
     return names
 
 # %% ../../nbs/data/08_ucf101.ipynb #06ba9bca
-CLIP = re.compile(r'(?P<folder>\w+)/v_(?P<action>\w+)_g(?P<group>\d+)_c(?P<clip>\d+)\.avi(?:\s+(?P<label>\d+))?')
+CLIP = re.compile(r'(?P<folder>\w+)/v_(?P<action>\w+)_g(?P<group>\d+)_c(?P<clip>\d+)\.avi'
+                  r'(?:\s+(?P<label>\d+))?')
 
 
 def parse_line(
@@ -50,17 +53,21 @@ def parse_line(
     classes:list[str], # names in official order
     labelled:bool, # whether a label is required, as in a training list
 ) -> dict: # path, class_name, class_id (from 0), group, clip
-    "What a line of a list says about a clip; `ValueError` where it is malformed or contradicts itself."
+    """What a line of a list says about a clip; `ValueError` where it is malformed or contradicts
+    itself."""
     found = CLIP.fullmatch(text)
     if not found or labelled and not found['label']:
-        raise ValueError(f'expected "Class/v_Class_gXX_cYY.avi{" label" if labelled else ""}", found {text!r}')
+        raise ValueError(f'expected "Class/v_Class_gXX_cYY.avi{" label" if labelled else ""}", '
+                         f'found {text!r}')
     name = found['folder']
     if name not in classes: raise ValueError(f'the class {name} is not in classInd.txt')
     if found['action'].lower() != name.lower():
-        raise ValueError(f'folder and file name disagree about the class: {name} and {found["action"]}')
+        raise ValueError(f'folder and file name disagree about the class: {name} and '
+                         f'{found["action"]}')
     number = classes.index(name)
     if found['label'] and int(found['label']) != number + 1:
-        raise ValueError(f'the label is {found["label"]}, but classInd.txt gives {name} the number {number + 1}')
+        raise ValueError(f'the label is {found["label"]}, but classInd.txt gives {name} the number '
+                         f'{number + 1}')
     return {
         'path': text.split()[0],
         'class_name': name,
@@ -74,13 +81,15 @@ def read_list(
     path:str|Path, # a training or test list
     classes:list[str], # names in official order
 ) -> pd.DataFrame: # a row per clip: path, class_name, class_id, group, clip
-    "The clips of one list, in its order; `ValueError` names the line that is wrong or there before."
+    """The clips of one list, in its order; `ValueError` names the line that is wrong or there
+    before."""
     rows, lines = [], {}
     for line, text in numbered_lines(path):
         try: row = parse_line(text, classes, labelled=Path(path).name.startswith('trainlist'))
         except ValueError as error: raise ValueError(f'{path}, line {line}: {error}') from None
         if row['path'] in lines:
-            raise ValueError(f'{path}, line {line}: {row["path"]} was there before, in line {lines[row["path"]]}')
+            raise ValueError(f'{path}, line {line}: {row["path"]} was there before, in line '
+                             f'{lines[row["path"]]}')
         lines[row['path']] = line
         rows.append(row)
     if not rows: raise ValueError(f'{path}: expected a line for each clip, found none')
@@ -103,8 +112,10 @@ def shared_groups(
 def read_ucf101_split(
     folder:str|Path, # holds classInd.txt, trainlist0X.txt and testlist0X.txt
     number:int=1, # which of the three official splits
-) -> pd.DataFrame: # a row per clip: path in the folder, class_name, class_id (from 0), group, clip, train or test
-    "An official split of UCF101; `ValueError` names a line that is wrong, or groups that training and test share."
+    # a row per clip: path in the folder, class_name, class_id (from 0), group, clip, train or test
+) -> pd.DataFrame:
+    """An official split of UCF101; `ValueError` names a line that is wrong, or groups that training
+    and test share."""
     folder = Path(folder)
     classes = read_class_names(folder/'classInd.txt')
     clips = pd.concat(
@@ -119,7 +130,8 @@ def read_ucf101_split(
             ', ...' if len(shared) > 5 else ''
         )
         raise ValueError(
-            f'{folder}: trainlist{number:02}.txt and testlist{number:02}.txt both have clips of {some}; '
+            f'{folder}: trainlist{number:02}.txt and testlist{number:02}.txt both have clips of '
+            f'{some}; '
             'a group must be on one side only'
         )
     return clips
@@ -138,8 +150,11 @@ def missing_videos(
 def probe_audio(
     clips:pd.DataFrame, # with the column path
     folder:str|Path, # holds a folder per class
-) -> pd.DataFrame: # the same rows with has_audio (True, False, or missing where unknown) and problem (text, or empty)
-    "The clips with what their files say about sound; a progress bar shows where it takes longer than two seconds."
+    # the same rows with has_audio (True, False, or missing where unknown) and problem (text, or
+    # empty)
+) -> pd.DataFrame:
+    """The clips with what their files say about sound; a progress bar shows where it takes longer
+    than two seconds."""
     def audio_answer(path):
         try: return probe(Path(folder)/path).has_audio, ''
         except MediaError as error: return None, error.reason

@@ -29,7 +29,8 @@ def read_venue_names(
     path:str|Path, # leaf_venue_name.txt
     venues:int=VENUE188_CATEGORIES, # number of categories
 ) -> list[str]: # [venues], the name of label 0 first
-    "The names of the venue categories; `ValueError` names a malformed line, or what is missing or there twice."
+    """The names of the venue categories; `ValueError` names a malformed line, or what is missing or
+    there twice."""
     path, names = require_file(path, 'the names of the venue categories', VENUE188_PAGE), {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip(): continue
@@ -38,15 +39,18 @@ def read_venue_names(
         if not (colons and venue.isascii() and venue.isdigit() and 1 <= int(venue) <= venues
                 and name.strip()):
             raise ValueError(
-                f'{where}: expected a number from 1 to {venues}, four colons and a name, found {line!r:.80}'
+                f'{where}: expected a number from 1 to {venues}, four colons and a name, found '
+                f'{line!r:.80}'
             )
         if int(venue) in names or name in names.values():
-            raise ValueError(f'{where}: expected every number and every name once, found {line!r:.80} again')
+            raise ValueError(f'{where}: expected every number and every name once, found '
+                             f'{line!r:.80} again')
         names[int(venue)] = name
     missing = sorted(set(range(1, venues + 1)) - set(names))
     if missing:
         raise ValueError(
-            f'{path}: expected {venues} categories, found {len(names)}; the first that is missing is {missing[0]}'
+            f'{path}: expected {venues} categories, found {len(names)}; the first that is missing '
+            f'is {missing[0]}'
         )
     return [names[venue] for venue in range(1, venues + 1)]
 
@@ -79,12 +83,14 @@ class VenueTree:
 def find_parents(
     membership:np.ndarray, # bool [groups, venues]
 ) -> np.ndarray: # int64 [groups], index of the parent or -1
-    "The smallest strictly larger group around each group; `ValueError` where two groups overlap without nesting."
+    """The smallest strictly larger group around each group; `ValueError` where two groups overlap
+    without nesting."""
     sizes, common = membership.sum(1), membership.astype(np.int64) @ membership.T
     crossing = np.argwhere((common > 0) & (common < np.minimum(sizes, sizes[:, None])))
     if len(crossing):
         raise ValueError(
-            f'expected nested groups, found that groups {crossing[0][0]} and {crossing[0][1]} overlap '
+            f'expected nested groups, found that groups {crossing[0][0]} and {crossing[0][1]} '
+            'overlap '
             'and neither holds the other'
         )
     around = (common == sizes[:, None]) & (sizes > sizes[:, None])  # [inner, outer]
@@ -99,7 +105,8 @@ def read_venue_tree(
     "The published tree; `ValueError` names the group that is malformed."
     path = require_file(
         path,
-        'the tree of venue categories (groups and weights as JSON, there in tree_group.pkl and tree_weight.pkl)',
+        'the tree of venue categories (groups and weights as JSON, there in tree_group.pkl and '
+        'tree_weight.pkl)',
         VENUE188_PAGE,
     )
     tree = as_dict(parse_json(path), str(path), ('groups', 'weights'))
@@ -108,12 +115,14 @@ def read_venue_tree(
         if type(tree[name]) is not list:
             raise ValueError(f'{path}: expected {name} to be a list, found {tree[name]!r:.80}')
     if len(groups) != len(weights):
-        raise ValueError(f'{path}: expected a weight for each of {len(groups)} groups, found {len(weights)} weights')
+        raise ValueError(f'{path}: expected a weight for each of {len(groups)} groups, found '
+                         f'{len(weights)} weights')
     membership = np.zeros((len(groups), venues), bool)
     for i, (group, weight) in enumerate(zip(groups, weights)):
         where, members = f'{path}, group {i}', whole_numbers(group, f'{path}, group {i}', 1)
         if not len(members) or members.max() > venues or len(set(members)) < len(members):
-            raise ValueError(f'{where}: expected different categories from 1 to {venues}, found {members.tolist()}')
+            raise ValueError(f'{where}: expected different categories from 1 to {venues}, found '
+                             f'{members.tolist()}')
         if type(weight) not in (int, float) or not 0 <= weight < np.inf:
             raise ValueError(f'{where}: expected a weight from 0 up, found {weight!r:.80}')
         membership[i, members - 1] = True
@@ -159,7 +168,8 @@ def modality_columns(
     visual = width - 300
     if visual not in (4096, 2048, 512):
         raise ValueError(
-            f'expected rows of 4396, 2348 or 812 features (4096, 2048 or 512 visual, 200 acoustic, 100 text), '
+            'expected rows of 4396, 2348 or 812 features (4096, 2048 or 512 visual, 200 acoustic, '
+            '100 text), '
             f'found {width}'
         )
     return {'visual': slice(0, visual), 'acoustic': slice(visual, visual + 200),
@@ -174,7 +184,8 @@ def open_hdf5(
     if reason := wrong_file(path, 'hdf5'): raise ValueError(f'{path}: {reason}')
     try: return h5py.File(path, 'r')
     except OSError as error:
-        raise ValueError(f'{path}: expected a whole HDF5 file, found one that does not open: {error}') from error
+        raise ValueError(f'{path}: expected a whole HDF5 file, found one that does not open: '
+                         f'{error}') from error
 
 # %% ../../nbs/data/07_vine.ipynb #3a7f4a01
 MOST_PACKED = 1100  # times that deflate can shrink data (1032), and a little
@@ -182,21 +193,25 @@ MOST_PACKED = 1100  # times that deflate can shrink data (1032), and a little
 def root_arrays(
     file:h5py.File, # open for reading
     split:str, # 'train', 'valid' or 'test'
-) -> tuple[h5py.Dataset, h5py.Dataset, h5py.Dataset]: # X [n, width], y [n] and id [n], still on disk
+    # X [n, width], y [n] and id [n], still on disk
+) -> tuple[h5py.Dataset, h5py.Dataset, h5py.Dataset]:
     "The three arrays of a part; `ValueError` where one is missing or their rows differ in number."
     names = [f'{kind}_{split}' for kind in ('X', 'y', 'id')]
     arrays = [file.get(name) for name in names]
     if not all(isinstance(array, h5py.Dataset) for array in arrays):
-        raise ValueError(f'expected the arrays {", ".join(names)} at the root, found {", ".join(file) or "nothing"}')
+        raise ValueError(f'expected the arrays {", ".join(names)} at the root, found '
+                         f'{", ".join(file) or "nothing"}')
     shapes = [array.shape for array in arrays]
     if [len(shape) for shape in shapes] != [2, 1, 1] or len({shape[0] for shape in shapes}) > 1:
         raise ValueError(
-            f'expected shapes (n, width), (n,) and (n,) of {", ".join(names)}, found {", ".join(map(str, shapes))}'
+            f'expected shapes (n, width), (n,) and (n,) of {", ".join(names)}, found '
+            f'{", ".join(map(str, shapes))}'
         )
     for name, array in zip(names, arrays):
         if array.nbytes > MOST_PACKED*array.id.get_storage_size():
             raise ValueError(
-                f'{name} claims {array.nbytes} bytes, and the file holds {array.id.get_storage_size()} for it'
+                f'{name} claims {array.nbytes} bytes, and the file holds '
+                f'{array.id.get_storage_size()} for it'
             )
     return tuple(arrays)
 
@@ -232,7 +247,8 @@ def ids_as_text(
 
 # %% ../../nbs/data/07_vine.ipynb #0a06d7a2
 class VineSplit:
-    "One part of VENUE-188, on disk, read row by row; `ValueError` where the file is damaged or has another form."
+    """One part of VENUE-188, on disk, read row by row; `ValueError` where the file is damaged or
+    has another form."""
     def __init__(self,
         path:str|Path, # an HDF5 file as published
         split:str, # 'train', 'valid' or 'test'
@@ -276,7 +292,8 @@ def check_finite(self:VineSplit,
                     if columns.start <= column < columns.stop)
     raise ValueError(f'{self.path}, X_{self.split}: expected finite features, '
                      f'found {features[wrong][0]} in column {column} ({modality}); '
-                     f'rows: {", ".join(map(str, bad[:5]))}{" ..." if len(bad) > 5 else ""} ({len(bad)} in all)')
+                     f'rows: {", ".join(map(str, bad[:5]))}{" ..." if len(bad) > 5 else ""} '
+                     f'({len(bad)} in all)')
 
 # %% ../../nbs/data/07_vine.ipynb #1c8c1e94
 class VineBatch(NamedTuple):
@@ -292,18 +309,21 @@ class VineBatch(NamedTuple):
 def read(self:VineSplit,
     rows, # [b] row numbers from 0, in any order and with repeats, or a slice
 ) -> VineBatch: # the rows in the order asked for
-    "Reads rows; `ValueError` names rows that are not there, do not decode, or hold NaN or infinity."
+    """Reads rows; `ValueError` names rows that are not there, do not decode, or hold NaN or
+    infinity."""
     rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
     if rows.ndim != 1 or rows.size and rows.dtype.kind not in 'iu':
         raise ValueError(f'expected a list of row numbers, found {rows.dtype} {list(rows.shape)}')
     beyond = rows[(rows < 0) | (rows >= len(self))]
     if beyond.size:
-        raise ValueError(f'{self.path}, X_{self.split}: expected rows from 0 to {len(self) - 1}, found {beyond[0]}')
+        raise ValueError(f'{self.path}, X_{self.split}: expected rows from 0 to {len(self) - 1}, '
+                         f'found {beyond[0]}')
     rows = rows.astype(np.int64)
     once, place = np.unique(rows, return_inverse=True)
     try: features, ids = self.features[once].astype(np.float32)[place], self.ids[once][place]
     except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(f'{self.path}, X_{self.split}: rows {rows[:5]} cannot be read: {error}') from error
+        raise ValueError(f'{self.path}, X_{self.split}: rows {rows[:5]} cannot be read: '
+                         f'{error}') from error
     self.check_finite(features, rows)
     return VineBatch(
         *(features[:, columns] for columns in self.columns.values()),
@@ -315,7 +335,8 @@ def read(self:VineSplit,
 @patch
 def batches(self:VineSplit,
     size:int=128, # rows of a batch; the last may have fewer
-    generator:np.random.Generator=None, # shuffles the rows; without one they come in the order of the file
+    # shuffles the rows; without one they come in the order of the file
+    generator:np.random.Generator=None,
 ) -> Iterator[VineBatch]: # every row once
     "All rows, batch by batch; `ValueError` for batches without a row."
     if size < 1: raise ValueError(f'expected batches of at least one row, found {size}')

@@ -45,13 +45,16 @@ def check_separator(
     "`ValueError` where most lines have something else than spaces between a word and its numbers."
     for mark, name in ((b'\t', 'tabs'), (b',', 'commas'), (b';', 'semicolons')):
         if 2*sum(is_separated(line.rstrip(), mark) for line in lines) > len(lines):
-            raise ValueError(f'{path}: its fields are separated by {name}, expected spaces, as in "dog 0.1 0.2"')
+            raise ValueError(f'{path}: its fields are separated by {name}, expected spaces, as in '
+                             '"dog 0.1 0.2"')
 
 # %% ../../nbs/data/11_word_vectors.ipynb #7196d38e
 def text_layout(
     path:str|Path, # a text file of word vectors
-) -> tuple[int|None, int]: # number of words that the header promises (None without a header), numbers per word
-    "What the first lines say about a text file of vectors; `ValueError` where they hold none, or no spaces."
+    # number of words that the header promises (None without a header), numbers per word
+) -> tuple[int|None, int]:
+    """What the first lines say about a text file of vectors; `ValueError` where they hold none, or
+    no spaces."""
     with open(path, 'rb') as file: lines = list(islice(file, 100))
     check_separator(path, lines)
     first = [line.split() for line in lines]
@@ -60,7 +63,8 @@ def text_layout(
     dim = Counter(len(fields) - 1 for fields in first).most_common(1)[0][0] if first else 0
     if dim < 1:
         raise ValueError(
-            f'{path}: expected lines of a word and its numbers, found {"other text" if first else "an empty file"}'
+            f'{path}: expected lines of a word and its numbers, found '
+            f'{"other text" if first else "an empty file"}'
         )
     return None, dim
 
@@ -75,7 +79,8 @@ def split_line(
     if word and len(numbers) == dim and not too_long: return word, numbers
     found = sum(map(is_number, text.split()[1:] if word else text.split()))
     raise ValueError(
-        f'expected a word and {dim} numbers, found {"" if word else "no word and "}{found} in {text[:60]!r}'
+        f'expected a word and {dim} numbers, found {"" if word else "no word and "}{found} in '
+        f'{text[:60]!r}'
     )
 
 # %% ../../nbs/data/11_word_vectors.ipynb #6e1364e7
@@ -85,7 +90,8 @@ def text_entries(
     count:int|None, # words that the header promises, or None where there is no header
     wanted:Collection[bytes]|None, # the words to keep, in UTF-8; None keeps all
 ) -> Iterator[tuple[int, bytes, np.ndarray]]: # line, word, float32 [D]
-    "The wanted words of a text file, in its order; `ValueError` names the line that cannot be read."
+    """The wanted words of a text file, in its order; `ValueError` names the line that cannot be
+    read."""
     header = count is not None
     with open(path, 'rb') as file:
         for line, text in enumerate(file, 1):
@@ -107,7 +113,8 @@ def binary_layout(
     with open(path, 'rb') as file: fields = file.readline(100).split()
     if len(fields) == 2 and all(field.isdigit() for field in fields) and int(fields[1]):
         return int(fields[0]), int(fields[1])
-    raise ValueError(f'{path}: expected a word2vec binary that begins with "count D", found {b" ".join(fields)[:40]!r}')
+    raise ValueError(f'{path}: expected a word2vec binary that begins with "count D", found '
+                     f'{b" ".join(fields)[:40]!r}')
 
 # %% ../../nbs/data/11_word_vectors.ipynb #4d889101
 def binary_entries(
@@ -116,18 +123,21 @@ def binary_entries(
     count:int, # words that the header promises
     wanted:Collection[bytes]|None, # the words to keep, in UTF-8; None keeps all
 ) -> Iterator[tuple[int, bytes, np.ndarray]]: # number of the word in the file, word, float32 [D]
-    "The wanted words of a word2vec binary, in its order; `ValueError` names the word at which the file is cut off."
+    """The wanted words of a word2vec binary, in its order; `ValueError` names the word at which the
+    file is cut off."""
     with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         position = data.find(b'\n') + 1
         for entry in range(1, count + 1):
             start = data.find(b' ', position) + 1
             if not start or start + 4 * dim > len(data):
-                raise ValueError(f'{path}: cut off at word {entry} of the {count} that its header promises')
+                raise ValueError(f'{path}: cut off at word {entry} of the {count} that its header '
+                                 'promises')
             word, position = data[position:start - 1].lstrip(b'\n'), start + 4*dim
             if wanted is None or word in wanted:
                 yield entry, word, np.frombuffer(data[start:position], '<f4').astype(np.float32)
         if data[position:].strip(b'\n'):
-            raise ValueError(f'{path}: the header promises {count} words, but there is more after them')
+            raise ValueError(f'{path}: the header promises {count} words, but there is more after '
+                             'them')
 
 # %% ../../nbs/data/11_word_vectors.ipynb #29edc5e0
 def keyed_vectors(
@@ -135,14 +145,17 @@ def keyed_vectors(
     dim:int, # D
     where:str, # the file and what its places are, such as 'glove.txt, line', for errors
 ) -> object: # gensim's `KeyedVectors`: words in the order of the entries, float32 [n, D]
-    "Words and vectors as gensim keeps them; `ValueError` for a repeated word, one not in UTF-8, NaN or infinity."
+    """Words and vectors as gensim keeps them; `ValueError` for a repeated word, one not in UTF-8,
+    NaN or infinity."""
     from gensim.models import KeyedVectors
     places, table = {}, bytearray()
     for place, word, vector in entries:
         try: text = word.decode()
-        except UnicodeDecodeError: raise ValueError(f'{where} {place}: the word {word!r} is not UTF-8') from None
+        except UnicodeDecodeError: raise ValueError(f'{where} {place}: the word {word!r} is not '
+                                                    'UTF-8') from None
         if text in places:
-            raise ValueError(f'{where} {place}: the word {text!r} was there before, at {places[text]}')
+            raise ValueError(f'{where} {place}: the word {text!r} was there before, at '
+                             f'{places[text]}')
         if not np.isfinite(vector).all():
             raise ValueError(f'{where} {place}: the vector of {text!r} holds NaN or infinity')
         places[text] = place
@@ -155,11 +168,14 @@ def keyed_vectors(
 
 # %% ../../nbs/data/11_word_vectors.ipynb #122e5a73
 def read_word_vectors(
-    path:str|Path, # GloVe text, word2vec text, or (where the name ends in .bin) a word2vec binary; unpacked
+    # GloVe text, word2vec text, or (where the name ends in .bin) a word2vec binary; unpacked
+    path:str|Path,
     words:Collection[str]=None, # the words to keep; None keeps all
     dim:int=None, # D of a GloVe file, where its first lines should not be trusted to tell
-) -> object: # gensim's `KeyedVectors`: float32 [n, D] by words, without wanted words that the file lacks
-    "Word vectors from a published file, read as a stream; `ValueError` names the file, the line and what is wrong."
+    # gensim's `KeyedVectors`: float32 [n, D] by words, without wanted words that the file lacks
+) -> object:
+    """Word vectors from a published file, read as a stream; `ValueError` names the file, the line
+    and what is wrong."""
     path = require_file(path, 'a file of word vectors', 'https://nlp.stanford.edu/projects/glove/')
     if isinstance(words, str):
         raise ValueError(f'words must be a list of words, not the text {words!r}')

@@ -39,20 +39,24 @@ def check_samples(
     samples, # should be floats [N], an array or a tensor
     clip:int=0, # its number, for the error
 ) -> Tensor: # float32 [N]
-    "The samples of a clip as a tensor; `ValueError` where they are missing, empty, no floats, not mono, or not finite."
+    """The samples of a clip as a tensor; `ValueError` where they are missing, empty, no floats, not
+    mono, or not finite."""
     if samples is None:
-        raise ValueError(f'clip {clip}: the sound is missing (no sound track), expected float samples [N]')
+        raise ValueError(f'clip {clip}: the sound is missing (no sound track), expected float '
+                         'samples [N]')
     samples = torch.as_tensor(samples)
     if samples.ndim != 1 or not samples.is_floating_point():
         raise ValueError(
-            f'clip {clip}: expected mono float samples [N] in [-1, 1], found {samples.dtype} {list(samples.shape)}'
+            f'clip {clip}: expected mono float samples [N] in [-1, 1], found {samples.dtype} '
+            f'{list(samples.shape)}'
         )
     if not len(samples):
         raise ValueError(f'clip {clip}: the sound is empty, expected at least one sample')
     samples = samples.detach().float()
     if not all(map(math.isfinite, samples.aminmax())):
         first = int(samples.isfinite().logical_not().nonzero()[0])
-        raise ValueError(f'clip {clip}: sample {first} is {samples[first].item()}, expected finite numbers')
+        raise ValueError(f'clip {clip}: sample {first} is {samples[first].item()}, expected finite '
+                         'numbers')
     return samples
 
 # %% ../../nbs/features/02_acoustic.ipynb #d3c81c85
@@ -145,7 +149,8 @@ BLOCK = 4096 # frames of all clips of a batch that are transformed together
 def pool_spectrum(
     samples:Tensor, # float32 [B, N]
     frames:Tensor, # int64 [B]
-) -> tuple[Tensor, Tensor, Tensor]: # spectrum's mean and maximum, float32 [B, 513]; bands in decibels [B, F, 128]
+    # spectrum's mean and maximum, float32 [B, 513]; bands in decibels [B, F, 128]
+) -> tuple[Tensor, Tensor, Tensor]:
     "One pass over all frames, in blocks."
     clips, most = len(samples), int(frames.max())
     total, largest = samples.new_zeros(2, clips, WINDOW//2 + 1)
@@ -224,7 +229,8 @@ def acoustic_descriptor(
 # %% ../../nbs/features/02_acoustic.ipynb #dad21599
 @dataclass(frozen=True)
 class AutoencoderSettings:
-    "Sizes and training of a stacked denoising autoencoder; DARE gives the input and the code and says no more"
+    """Sizes and training of a stacked denoising autoencoder; DARE gives the input and the code and
+    says no more"""
     sizes:tuple[int, ...]=(1104, 512, 200) # numbers in the input, in the hidden layers, in the code
     corruption:float=.3 # rho: share of the inputs that is masked in training; .1 to .3 are usual
     layer_epochs:int=40 # passes over the data for each layer
@@ -235,7 +241,8 @@ class AutoencoderSettings:
 
 # %% ../../nbs/features/02_acoustic.ipynb #316e9437
 class StackedDenoisingAutoencoder(nn.Module):
-    """Codes from which the inputs can be reconstructed even if parts are masked (Vincent et al., 2010).
+    """Codes from which the inputs can be reconstructed even if parts are masked (Vincent et al.,
+    2010).
 
     `ValueError` where the sizes or the masked share are not possible.
     """
@@ -247,10 +254,12 @@ class StackedDenoisingAutoencoder(nn.Module):
         self.settings = settings if sizes is None else replace(settings, sizes=tuple(sizes))
         sizes = self.settings.sizes
         if len(sizes) < 2 or min(sizes) < 1:
-            raise ValueError(f'expected the sizes of input and code, and of layers between them, found {sizes}')
+            raise ValueError('expected the sizes of input and code, and of layers between them, '
+                             f'found {sizes}')
         if not 0 <= self.settings.corruption < 1:
             raise ValueError(
-                f'expected a share of the inputs to mask, from 0 to below 1, found {self.settings.corruption}'
+                'expected a share of the inputs to mask, from 0 to below 1, found '
+                f'{self.settings.corruption}'
             )
         self.encoders = nn.ModuleList([nn.Linear(*pair) for pair in zip(sizes, sizes[1:])])
         self.decoders = nn.ModuleList([nn.Linear(*pair) for pair in zip(sizes[1:], sizes)])
@@ -269,7 +278,8 @@ def check_rows(self:StackedDenoisingAutoencoder,
         raise ValueError(f'expected rows of {width} numbers, found {list(x.shape)}')
     bad = (~x.isfinite().all(1)).nonzero()
     if len(bad):
-        raise ValueError(f'row {int(bad[0])}: holds NaN or infinity, expected {width} finite numbers')
+        raise ValueError(f'row {int(bad[0])}: holds NaN or infinity, expected {width} finite '
+                         'numbers')
     return x.to(self.shift.device, torch.float32)
 
 # %% ../../nbs/features/02_acoustic.ipynb #712aa901

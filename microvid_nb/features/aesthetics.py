@@ -90,7 +90,8 @@ FULL_SHARPNESS = .25  # mean Sobel gradient that counts as fully sharp
 # %% ../../nbs/features/00_aesthetics.ipynb #b0702676
 def attractiveness(
     survey:Survey # of a clip
-) -> pd.DataFrame: # one row per candidate: the six measures, each 0 to 1, and their mean as `attractiveness`
+    # one row per candidate: the six measures, each 0 to 1, and their mean as `attractiveness`
+) -> pd.DataFrame:
     "How attractive the candidate frames of a clip are, without trained weights"
     candidates = survey.candidates
     images = [limit_side(image, MEASURED_SIDE) for image in candidates.images]

@@ -23,7 +23,8 @@ from ..training import read_tensors, write_tensors
 @dataclass(frozen=True)
 class CompletionSettings:
     "How a factorisation is computed; the paper says nothing of it"
-    ridge:float=1e-4 # lambda: keeps factors small where little is known; for data with noise see `choose_rank`
+    # lambda: keeps factors small where little is known; for data with noise see `choose_rank`
+    ridge:float=1e-4
     passes:int=50 # over the data, at most
     tolerance:float=1e-7 # stop when a pass explains less than this share of the data more
     chunk:int=4096 # rows that are in memory at a time
@@ -36,18 +37,22 @@ def check_blocks(
 ) -> int: # N
     "The number of rows; `ValueError` names the block whose shape, type or mask does not fit."
     if not blocks or blocks.keys() != masks.keys():
-        raise ValueError(f'expected a mask for each block {list(blocks)}, found masks for {list(masks)}')
+        raise ValueError(f'expected a mask for each block {list(blocks)}, found masks for '
+                         f'{list(masks)}')
     rows = len(next(iter(blocks.values())))
     for name, block in blocks.items():
         if block.ndim != 2 or block.dtype.kind != 'f':
             raise ValueError(
-                f'block {name!r}: expected a matrix of floats [N, D], found {block.dtype} {list(block.shape)}'
+                f'block {name!r}: expected a matrix of floats [N, D], found {block.dtype} '
+                f'{list(block.shape)}'
             )
         if len(block) != rows:
-            raise ValueError(f'block {name!r}: expected {rows} rows as the block before, found {len(block)}')
+            raise ValueError(f'block {name!r}: expected {rows} rows as the block before, found '
+                             f'{len(block)}')
         mask = masks[name]
         if mask.dtype != bool or mask.shape not in (block.shape[:1], block.shape):
-            raise ValueError(f'block {name!r}: expected a mask of bool {list(block.shape[:1])} or {list(block.shape)}, '
+            raise ValueError(f'block {name!r}: expected a mask of bool {list(block.shape[:1])} or '
+                             f'{list(block.shape)}, '
                              f'found {mask.dtype} {list(mask.shape)}')
     return rows
 
@@ -85,8 +90,10 @@ class Stacked:
 @patch
 def chunks(
     self:Stacked,
-) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]: # rows, values [n, D] (0: unknown), known [n, groups]
-    "All rows, some at a time; `ValueError` names block and row of a known value that is not finite."
+    # rows, values [n, D] (0: unknown), known [n, groups]
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """All rows, some at a time; `ValueError` names block and row of a known value that is not
+    finite."""
     for start in range(0, self.rows, self.chunk):
         rows = slice(start, min(start + self.chunk, self.rows))
         values, known = [], []
@@ -95,7 +102,8 @@ def chunks(
             part = np.where(mask, block[rows], 0).astype(self.dtype, copy=False)
             if not np.isfinite(part).all():
                 row = np.flatnonzero(~np.isfinite(part).all(1))[0]
-                raise ValueError(f'block {name!r}, row {start + row}: holds NaN or infinity but is marked as known')
+                raise ValueError(f'block {name!r}, row {start + row}: holds NaN or infinity but is '
+                                 'marked as known')
             values.append(part)
             known.append(mask)
         yield rows, np.concatenate(values, 1), np.concatenate(known, 1)
@@ -103,7 +111,8 @@ def chunks(
 # %% ../../nbs/features/04_completion.ipynb #eec04a08
 def means_and_scales(
     data:Stacked, # the blocks
-) -> tuple[np.ndarray, np.ndarray, float]: # means [D]; scales [D], the same all over a block; the |Z|^2 that they leave
+    # means [D]; scales [D], the same all over a block; the |Z|^2 that they leave
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Means of the columns and sizes of the blocks, from the known entries.
 
     `ValueError` names a block with a column of which nothing is known.
@@ -116,7 +125,8 @@ def means_and_scales(
     for name, columns in data.columns.items():
         if not count[columns].all():
             raise ValueError(
-                f'block {name!r}: nothing is known of column {count[columns].argmin()}, expected at least one row'
+                f'block {name!r}: nothing is known of column {count[columns].argmin()}, expected '
+                'at least one row'
             )
     means = total/count
     spread = np.maximum(squares/count - means**2, 0)
@@ -133,7 +143,8 @@ def leading_columns(
     rank:int, # r
     seed:int, # of the vectors that the power method begins with
     passes:int=2, # over the data
-) -> np.ndarray: # V [D, r]: right singular vectors times the roots of the singular values of Z/sqrt(N)
+    # V [D, r]: right singular vectors times the roots of the singular values of Z/sqrt(N)
+) -> np.ndarray:
     "Factors of columns to begin with."
     columns = np.random.default_rng(seed).normal(size=(len(means), rank)).astype(data.dtype)
     for _ in range(passes):
@@ -176,7 +187,8 @@ def solve_rows(
 
 # %% ../../nbs/features/04_completion.ipynb #adee4301
 def solve_columns(
-    normal:np.ndarray, # sum of u u' over the rows that know a group, [groups, r + 1, r + 1]; the last number of u is 1
+    # sum of u u' over the rows that know a group, [groups, r + 1, r + 1]; the last number of u is 1
+    normal:np.ndarray,
     right:np.ndarray, # U'Z [r + 1, D]
     groups:Sequence[slice], # columns known together
     ridge:float, # N lambda
@@ -249,7 +261,8 @@ def factorize(
     most = min(data.rows, data.groups[-1].stop)
     if not 1 <= rank <= most:
         raise ValueError(
-            f'expected a rank from 1 to {most} for blocks of {data.rows} x {data.groups[-1].stop}, found {rank}'
+            f'expected a rank from 1 to {most} for blocks of {data.rows} x {data.groups[-1].stop}, '
+            f'found {rank}'
         )
     means, scales, size = means_and_scales(data)
     columns = leading_columns(data, means, scales, rank, settings.seed)
@@ -267,7 +280,8 @@ def factorize(
 def complete(self:Factorization,
     blocks:Mapping[str, np.ndarray], # modality -> [N, D]: those of the fit, or other rows
     masks:Mapping[str, np.ndarray], # modality -> bool [N] or [N, D], True where known
-    out:Mapping[str, np.ndarray]|None=None, # modality -> [N, D] to write into; new arrays if not given
+    # modality -> [N, D] to write into; new arrays if not given
+    out:Mapping[str, np.ndarray]|None=None,
     chunk:int=4096, # rows that are in memory at a time
 ) -> dict[str, np.ndarray]: # modality -> [N, D], as known and completed
     """The blocks with their unknown entries filled in.
@@ -323,7 +337,8 @@ def load(cls:Factorization,
                                         for name, shape in shapes.items()} != dict.fromkeys(
         shapes, width
     ):
-        raise ValueError(f'{path}: expected columns, means and scales of {width} rows, found {shapes}')
+        raise ValueError(f'{path}: expected columns, means and scales of {width} rows, found '
+                         f'{shapes}')
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     return cls(**arrays, **{name: about[name] for name in ('widths', 'ridge', 'size')},
                history=tuple(about['history']))
@@ -367,7 +382,8 @@ def held_out_error(
     masks:Mapping[str, np.ndarray], # what is known
     visible:Mapping[str, np.ndarray], # what was known to the fit
 ) -> dict[str, float]: # modality -> mean squared error of what was hidden; column means have 1
-    "How well a factorisation finds hidden entries; NaN where nothing was hidden, or only what column means know."
+    """How well a factorisation finds hidden entries; NaN where nothing was hidden, or only what
+    column means know."""
     found, start, errors = fitted.complete(blocks, visible), 0, {}
     for name, block in blocks.items():
         mean = fitted.means[start:start + block.shape[1]]
@@ -395,10 +411,13 @@ def hidden_errors(
     ridges:Sequence[float], # penalties to try
     share:float=.1, # of rows or entries that are hidden
     most:int=20000, # rows, drawn by chance where there are more
-    settings:CompletionSettings=CompletionSettings(), # of the computation, but for the ridge; its seed also hides
+    # of the computation, but for the ridge; its seed also hides
+    settings:CompletionSettings=CompletionSettings(),
     progress:bool=True, # show a bar where it takes more than two seconds
-) -> pd.DataFrame: # (ridge, rank) -> error of each modality, and `mean`; no rows where nothing can be judged
-    "How well factorisations find hidden entries: shares of the variance, 1 is what column means reach."
+    # (ridge, rank) -> error of each modality, and `mean`; no rows where nothing can be judged
+) -> pd.DataFrame:
+    """How well factorisations find hidden entries: shares of the variance, 1 is what column means
+    reach."""
     rng, rows = np.random.default_rng(settings.seed), check_blocks(blocks, masks)
     chosen = np.sort(rng.choice(rows, min(rows, most), replace=False))
     chosen = np.union1d(chosen,
@@ -410,8 +429,8 @@ def hidden_errors(
                             disable=not progress):
         fitted = factorize(blocks, visible, rank, replace(settings, ridge=ridge), progress=False)
         errors[ridge, rank] = held_out_error(fitted, blocks, masks, visible)
-    table = pd.DataFrame.from_dict(errors,
-                                   orient='index').rename_axis(['ridge', 'rank']).dropna(axis=1, how='all')
+    table = (pd.DataFrame.from_dict(errors, orient='index').rename_axis(['ridge', 'rank'])
+             .dropna(axis=1, how='all'))
     return table.assign(mean=table.mean(axis=1)).dropna(subset='mean')
 
 # %% ../../nbs/features/04_completion.ipynb #d6b1689b
@@ -424,11 +443,13 @@ def choose_rank(
     ridges:Sequence[float]=RIDGES, # penalties to choose from
     settings:CompletionSettings=CompletionSettings(), # of the computation, but for the ridge
     **options, # of `hidden_errors`: share, most, progress
-) -> tuple[int, CompletionSettings, pd.DataFrame]: # best rank; settings, best ridge; the table of `hidden_errors`
-    "The rank and penalty that find hidden entries best; `ValueError` where there is nothing to judge by."
+) -> tuple[int, CompletionSettings, pd.DataFrame]: # best rank, best ridge, `hidden_errors`
+    """The rank and penalty that find hidden entries best; `ValueError` where there is nothing to
+    judge by."""
     table = hidden_errors(blocks, masks, ranks, ridges, settings=settings, **options)
     if table.empty:
-        raise ValueError('expected rows that know several modalities which vary, so that some can be hidden; '
+        raise ValueError('expected rows that know several modalities which vary, so that some can '
+                         'be hidden; '
                          f'found none in {list(blocks)}')
     ridge, rank = table['mean'].idxmin()
     return int(rank), replace(settings, ridge=float(ridge)), table

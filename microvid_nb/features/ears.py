@@ -86,7 +86,8 @@ def ear_descriptors(
     clips:Sequence, # of float samples [N], arrays or tensors; lengths may differ
     sr:float=RATE, # their sampling rate in Hz
 ) -> Tensor: # float32 [n, 501]
-    "The descriptions of many sounds; `ValueError` names the one that is missing, empty or not finite."
+    """The descriptions of many sounds; `ValueError` names the one that is missing, empty or not
+    finite."""
     sounds = (resample_to_rate(check_samples(samples, clip), sr)
               for clip, samples in enumerate(clips))
     return torch.stack([spread_statistics(sound_bands(samples)) for samples in sounds])
@@ -255,7 +256,8 @@ _ACCEPTED = .1 # share of sounds of unknown classes that may be named
 def acceptance(
     trials:pd.DataFrame, # of `silence_trials`
     threshold:float, # least probability at which a class is named
-) -> dict: # shares: 'named rightly', 'named wrongly' of known sounds, 'unknown named' of unknown ones
+    # shares: 'named rightly', 'named wrongly' of known sounds, 'unknown named' of unknown ones
+) -> dict:
     "What a threshold lets pass."
     known, named = trials[trials.known], trials.confidence >= threshold
     return {
@@ -272,7 +274,8 @@ def windows(
     samples:np.ndarray, # float32 [N] at 22,050 Hz
     length:float, # of a window, seconds
     step:float, # from window to window, seconds
-) -> list[tuple[int, int]]: # first sample of each window and the one after its last; the last ends with the sound
+    # first sample of each window and the one after its last; the last ends with the sound
+) -> list[tuple[int, int]]:
     "Parts of a sound that are heard at once."
     size, last = round(length*RATE), max(0, len(samples) - round(length*RATE))
     starts = [*range(0, last, round(step*RATE)), last]
@@ -313,7 +316,8 @@ def sounds_heard(
     samples, # float samples [N] at 22,050 Hz, or None where there is no sound track
     ears:Ears|None=None, # a recogniser; the one of the package if not given
 ) -> pd.DataFrame: # sound, confidence: a row for each sound that is named, the surest first
-    "Which sounds are heard in a clip, each with its largest confidence; no rows where there is nothing to name."
+    """Which sounds are heard in a clip, each with its largest confidence; no rows where there is
+    nothing to name."""
     heard = (ears or packaged_ears()).hear(samples)
     named = heard[heard['sound'] != _NOTHING].groupby('sound').confidence.max()
     return named.sort_values(ascending=False).reset_index()
@@ -340,7 +344,8 @@ def train_sounds(
     progress:bool=True, # show a bar
     **changes, # of `EarsSettings`, such as epochs
 ) -> Path: # the file
-    "A recogniser of sounds, trained and kept in a file; `ValueError` or `FileNotFoundError` says what data lack."
+    """A recogniser of sounds, trained and kept in a file; `ValueError` or `FileNotFoundError` says
+    what data lack."""
     clips = sounds_by_class(data)
     labels, x = clips.label.to_numpy(), read_descriptions(clips)
     settings = EarsSettings(tuple(sorted(set(labels))), **{'seed': seed} | changes)
@@ -351,5 +356,6 @@ def train_sounds(
     ears = train_ears(x, labels, replace(settings, threshold=threshold), others)
     shares = ', '.join(f'{name} {share:.0%}'
                        for name, share in acceptance(trials, threshold).items())
-    note = f'{len(clips)} sounds of {len(settings.classes)} classes, microvid train sounds --seed {seed}; {shares}'
+    note = (f'{len(clips)} sounds of {len(settings.classes)} classes, microvid train sounds --seed '
+            f'{seed}; {shares}')
     return save_checkpoint(out, ears, ears.settings, note, half)

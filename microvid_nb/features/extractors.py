@@ -26,7 +26,8 @@ class Extractor:
     name: ClassVar[str] # by which it is found
     version: ClassVar[int] = 1 # goes up when the same file and settings give another vector
     uses_gpu: ClassVar[bool] = False # does a GPU make it faster?
-    files: ClassVar[tuple[str, ...]] = () # settings that name files, whose content counts and not their place
+    # settings that name files, whose content counts and not their place
+    files: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[tuple[str, ...]|None] = None # what each number means, where that has a name
 
     @property
@@ -81,7 +82,8 @@ class VisualFeatures(Extractor):
     uses_gpu = True
     files = ('weights',)
 
-    network: str = 'efficientnet_lite0' # name of the backbone; the papers' are 'alexnet' and 'resnet3d50'
+    # name of the backbone; the papers' are 'alexnet' and 'resnet3d50'
+    network: str = 'efficientnet_lite0'
     weights: str = 'published' # 'published', 'random', or a file (of resnet3d50)
     width: float = 1. # factor for channels; other than 1 only for random weights
     seed: int = 0 # of random weights
@@ -220,7 +222,8 @@ class TextFeatures(Extractor):
     def embedder(self) -> object: # a fitted `ParagraphEmbedder`
         "The model, read once in a process; `ValueError` where none was named."
         if not self.model:
-            raise ValueError('text: needs a model, a file that learn_titles or ParagraphEmbedder.save has written')
+            raise ValueError('text: needs a model, a file that learn_titles or '
+                             'ParagraphEmbedder.save has written')
         return load_embedder(self.model, Path(self.model).stat().st_mtime_ns)
 
     def source(self,
@@ -254,14 +257,16 @@ def learn_titles(
     model, # file to write, such as titles.safetensors
     **settings, # of `ParagraphSettings`, such as least=1
 ) -> Path: # the file
-    "Trains paragraph vectors on the titles beside clips; `ValueError` where there are too few words."
+    """Trains paragraph vectors on the titles beside clips; `ValueError` where there are too few
+    words."""
     from microvid_nb.features.text import ParagraphEmbedder, ParagraphSettings
     texts = []
     for path in paths:
         try: texts.append(read_title(path))
         except (MediaError, OSError): pass # has no vector later either, and is reported then
     if not texts:
-        raise ValueError(f'none of the clips has a title beside it (a file with the suffix {" or ".join(SIDECARS)})')
+        raise ValueError('none of the clips has a title beside it (a file with the suffix '
+                         f'{" or ".join(SIDECARS)})')
     return ParagraphEmbedder(ParagraphSettings(**settings)).fit(texts).save(model)
 
 # %% ../../nbs/features/07_extractors.ipynb #04a0840d
@@ -270,7 +275,8 @@ MEASURES = ('contrast', 'colourfulness', 'saturation', 'rule_of_thirds', 'sharpn
 
 @dataclass(frozen=True)
 class QualityFeatures(Extractor):
-    "Measures of a clip's candidate frames, their mean and their maximum, and how many candidates and cuts there are."
+    """Measures of a clip's candidate frames, their mean and their maximum, and how many candidates
+    and cuts there are."""
     name = 'quality'
     columns = (*(f'{name}_mean' for name in MEASURES), *(f'{name}_max' for name in MEASURES),
                'candidates', 'cuts')
@@ -291,7 +297,8 @@ class QualityFeatures(Extractor):
 # %% ../../nbs/features/07_extractors.ipynb #04a08401
 @dataclass(frozen=True)
 class HistogramFeatures(Extractor):
-    "Colour and edge histograms of a clip's candidate frames, by how much of the clip each stands for."
+    """Colour and edge histograms of a clip's candidate frames, by how much of the clip each stands
+    for."""
     name = 'histogram'
     feature_dim: ClassVar[int] = 250 # D
 
@@ -323,8 +330,10 @@ def make_extractor(
     types, chosen = {field.name: field.type for field in fields(kind)}, {}
     for key, value in (settings or {}).items():
         if key not in types:
-            raise ValueError(f'{key!r} is no setting of {kind.name}, which has {", ".join(types) or "none"}')
+            raise ValueError(f'{key!r} is no setting of {kind.name}, which has '
+                             f'{", ".join(types) or "none"}')
         try: chosen[key] = types[key](value)
         except ValueError:
-            raise ValueError(f'{kind.name}: {key} should be {types[key].__name__}, not {value!r}') from None
+            raise ValueError(f'{kind.name}: {key} should be {types[key].__name__}, not '
+                             f'{value!r}') from None
     return kind(**chosen)

@@ -33,7 +33,8 @@ def square_picture(
 ) -> np.ndarray: # uint8 [side, side, 3]
     "A picture as a square; `ValueError` for another way or another kind of picture."
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise ValueError(f'expected a picture uint8 [H, W, 3], found {image.dtype} {list(image.shape)}')
+        raise ValueError(f'expected a picture uint8 [H, W, 3], found {image.dtype} '
+                         f'{list(image.shape)}')
     if shape not in ('squash', 'crop', 'pad'):
         raise ValueError(f'shape is squash, crop or pad, not {shape!r}')
     height, width = image.shape[:2]
@@ -87,7 +88,8 @@ def fold_batch_norm(
 
 # %% ../../nbs/features/11_eyes.ipynb #7f92d27a
 @lru_cache(maxsize=1)
-def imagenet_labels() -> list[str]: # 1000 descriptions, such as 'tabby, tabby cat', in the order of the outputs
+def imagenet_labels(
+) -> list[str]: # 1000 descriptions, such as 'tabby, tabby cat', in the order of the outputs
     "The names of ImageNet's classes, with synonyms; `ImportError` where timm is missing."
     info = require('timm.data', 'models').ImageNetInfo()
     return [info.index_to_description(i) for i in range(info.num_classes())]
@@ -109,7 +111,8 @@ _KINDS = {  # kind: ranges of ImageNet's classes, no class in two of them
     'chair': '423 559 765 857', 'table': '526 532 736', 'bed': '431 516 520 564 721 750',
     'lamp': '619 846', 'bottle': '440 680 720 737 898 901 907', 'cup of coffee': '504 505 967 968',
     'glass': '441 572',
-    'clothes': '399 400 411 474 501 568 578 601 608 610 614 617 638 639 652 655 697 735 834 841 869 887 906',
+    'clothes': '399 400 411 474 501 568 578 601 608 610 614 617 638 639 652 655 697 735 834 841 '
+               '869 887 906',
     'hat': '433 439 452 515 518 560 667 793 808', 'glasses': '836 837',
     'shoe': '502 514 630 770 774', 'ball': '429 430 522 574 722 768 805 852 890',
     'bread': '930-932', 'fruit': '948-957', 'vegetable': '936-946', 'mushroom': '947 991-997',
@@ -123,28 +126,38 @@ _GROUPS = {  # group: ranges of ImageNet's classes, no class in two of them
     'animal': '0-397',
     'plant': '984-990 998',
     'food or drink': '504-505 924-946 948-969',
-    'vehicle': '403-405 407-408 436 444 450 466 468 472 484 510-511 547 554-555 565 569 573 575-576 586 595 '
+    'vehicle': '403-405 407-408 436 444 450 466 468 472 484 510-511 547 554-555 565 569 573 '
+               '575-576 586 595 '
                 '603 609 612 '
-               '621 625 627-628 654 656 660-661 665 670-671 675 705 717 724 726 734 751 757 779-780 802-803 '
+               '621 625 627-628 654 656 660-661 665 670-671 675 705 717 724 726 734 751 757 '
+               '779-780 802-803 '
                 '814 817 820 '
                '829 833 847 856 864 866-867 870-871 874 880 895 908 914',
-    'musical instrument': '401-402 420 432 486 494 513 541 546 558 566 577 579 593-594 641-642 683-684 687 '
+    'musical '
+    'instrument': '401-402 420 432 486 494 513 541 546 558 566 577 579 593-594 641-642 683-684 687 '
                 '699 776 822 '
                           '875 881 889',
-    'clothing': '399-400 411 433 439 443 445 451-452 457 459 461 465 474 490 496 501-502 514-515 518 524 '
+    'clothing': '399-400 411 433 439 443 445 451-452 457 459 461 465 474 490 496 501-502 514-515 '
+                '518 524 '
                 '529 552 560 568 '
-                '570 578 591 601 608 610 614-615 617 630 636 638-639 643 652 655 658 667 678-679 689 691 '
+                '570 578 591 601 608 610 614-615 617 630 636 638-639 643 652 655 658 667 678-679 '
+                '689 691 '
                 '697 715 735 748 '
                 '770 774-775 785 787 793 796 806 808 824 834 836-837 841-842 869 887 903 906',
-    'furniture': '423 431 453 493 495 516 520 526 532 548 553 559 564 619 703 721 736 750 765 831 846 857 894',
-    'electronic device': '482 485 487 508 527-528 590 592 598 605 613 620 632 650 662 664 673 681 688 707 '
+    'furniture': '423 431 453 493 495 516 520 526 532 548 553 559 564 619 703 721 736 750 765 831 '
+                 '846 857 894',
+    'electronic '
+    'device': '482 485 487 508 527-528 590 592 598 605 613 620 632 650 662 664 673 681 688 707 '
                 '713 732 742 '
                          '745 754 759 761 782 810 848 851 878 916',
-    'building': '406 410 415 424-425 437 442 449 454 467 483 497-498 500 509 538 580 582 624 634 649 663 668 682 698 '
+    'building': '406 410 415 424-425 437 442 449 454 467 483 497-498 500 509 538 580 582 624 634 '
+                '649 663 668 682 698 '
                 '727 743 762 788 832 853 858 860 865 873 900 915',
     'landscape': '970 972-980',
-    'sports equipment': '416 422 429-430 522 543 574 602 702 722 746-747 752 768 795 801 805 852 890',
-    'vessel': '412 438 440-441 463 469 503 521 544 567 572 647 653 659 666 680 720 725 737-738 809 813 849 '
+    'sports equipment': ('416 422 429-430 522 543 574 602 702 722 746-747 752 768 795 801 805 852 '
+                         '890'),
+    'vessel': '412 438 440-441 463 469 503 521 544 567 572 647 653 659 666 680 720 725 737-738 809 '
+              '813 849 '
                 '868 876 883 '
               '898-899 901 907 909 923',
 }
@@ -217,7 +230,8 @@ class PictureEncoder:
         self.shape, self.batch, self.labels = shape, batch, imagenet_labels()
 
     def __repr__(self):
-        return f'PictureEncoder({self.feature_dim}-D, {len(self.labels)} labels, trained on ImageNet-1k)'
+        return (f'PictureEncoder({self.feature_dim}-D, {len(self.labels)} labels, trained on '
+                'ImageNet-1k)')
 
     @torch.inference_mode()
     def __call__(self,
@@ -249,7 +263,8 @@ _LYING = .25 # least height of a face on its side, as a share of the turned pict
 
 def face_score(
     image:np.ndarray, # uint8 [H, W, 3] RGB
-    upright:Sequence[Face]|None=None, # its faces as `find_faces` found them; they are looked for if not given
+    # its faces as `find_faces` found them; they are looked for if not given
+    upright:Sequence[Face]|None=None,
 ) -> float: # 0 without a face, 1 for a sure one that fills half of the height
     "How clearly a picture shows a face."
     upright = find_faces(image) if upright is None else upright
@@ -299,7 +314,9 @@ def agreed_by_shot(
     probabilities:Tensor, # float32 [T, 1000] of the moments of a clip
     shares:np.ndarray, # how much of the clip each moment stands for, [T]
     shots:np.ndarray, # number of the shot of each moment, [T]
-) -> Tensor: # float32 [k, 1000]: of the whole clip, and of each long shot where there are several; rows sum to 1
+    # float32 [k, 1000]: of the whole clip, and of each long shot where there are several; rows sum
+    # to 1
+) -> Tensor:
     "The label probabilities on which the moments of a clip agree, and those of each shot."
     shares, shots = np.asarray(shares, float), np.asarray(shots)
     parts, numbers = [np.ones(len(shots), bool)], np.unique(shots)
@@ -318,7 +335,8 @@ def shots_of(
 # %% ../../nbs/features/11_eyes.ipynb #09d113da
 class ThingsSeen(NamedTuple):
     "What a clip shows."
-    things: pd.DataFrame # thing (dog), label (its most probable breed), probability, named, label_named
+    # thing (dog), label (its most probable breed), probability, named, label_named
+    things: pd.DataFrame
     attention: np.ndarray # weight of each moment, [T]; sums to 1
 
 # %% ../../nbs/features/11_eyes.ipynb #4d1ec0a7
@@ -351,7 +369,8 @@ _OF_ITS_OWN = .5 # probability from which a label is named beside its kind or gr
 def name_rows(
     parts:Tensor, # float32 [k, 1000], label probabilities of a clip and its shots
     face:float, # score of the clearest face, 0 without one
-) -> pd.DataFrame: # thing, label, probability, named, label_named; what is named first, then by probability
+    # thing, label, probability, named, label_named; what is named first, then by probability
+) -> pd.DataFrame:
     "All names with their probabilities."
     names, labels = names_to_say(), imagenet_labels()
     chances, peaks = name_chances(parts), parts.amax(0).numpy()

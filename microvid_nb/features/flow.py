@@ -27,7 +27,8 @@ def dis_flow(
 # %% ../../nbs/features/05_flow.ipynb #0cd9b601
 def farneback_flow() -> Callable: # (grey uint8 [H, W], the next one) -> float32 [H, W, 2]
     "Flow by polynomial expansion: three levels, polynomials of 7 x 7 pixels, averaged over nine."
-    return lambda first, second: cv2.calcOpticalFlowFarneback(first, second, None, .5, 3, 9, 3, 7, 1.5, 0)
+    return lambda first, second: cv2.calcOpticalFlowFarneback(
+        first, second, None, .5, 3, 9, 3, 7, 1.5, 0)
 
 # %% ../../nbs/features/05_flow.ipynb #fca62e34
 def optical_flow(
@@ -60,7 +61,8 @@ def optical_flow(
 # %% ../../nbs/features/05_flow.ipynb #e6258a2f
 def flow_picture(
     flow:Tensor, # [2, H, W], pixels
-    brightest:float|None=None, # pixels that get full brightness; the longest of this field if not given
+    # pixels that get full brightness; the longest of this field if not given
+    brightest:float|None=None,
 ) -> np.ndarray: # uint8 RGB [H, W, 3]
     "A field as a picture: red goes right, yellow-green down, cyan left, violet up, black stays."
     x, y = flow.cpu().float().numpy()

@@ -75,7 +75,8 @@ def middle_and_settled(
 @once_for_survey
 def frame_measures(
     survey:Survey, # of a clip
-) -> pd.DataFrame: # a row a candidate; the measures that `RankingWeights` names, then representativeness
+    # a row a candidate; the measures that `RankingWeights` names, then representativeness
+) -> pd.DataFrame:
     "What a viewer likes or dislikes about the candidates, each measure from 0 to 1."
     candidates, images = survey.candidates, trimmed(survey)
     greys = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]

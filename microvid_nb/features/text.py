@@ -27,7 +27,8 @@ from ..training import read_tensors, rebuild_settings, write_tensors
 def split_words(
     text:str, # a title, a comment
 ) -> list[str]: # in lower case
-    "The words of a text: letters and digits, with apostrophes inside; #tags lose their sign, emoji and punctuation go."
+    """The words of a text: letters and digits, with apostrophes inside; #tags lose their sign,
+    emoji and punctuation go."""
     return re.findall(r"[^\W_]+(?:['’][^\W_]+)*", text.lower())
 
 # %% ../../nbs/features/03_text.ipynb #389f8825
@@ -43,13 +44,16 @@ class SemanticSpace:
         self.words, self.vectors = list(words), torch.as_tensor(vectors, dtype=torch.float32)
         self.index = {word: i for i, word in enumerate(self.words)}
         if self.vectors.ndim != 2 or len(self.vectors) != len(self.words) or not self.words:
-            raise ValueError(f'expected a vector for each of {len(self.words)} words, found {list(self.vectors.shape)}')
+            raise ValueError(f'expected a vector for each of {len(self.words)} words, found '
+                             f'{list(self.vectors.shape)}')
         if len(self.index) < len(self.words):
-            raise ValueError(f'{pd.Series(self.words).mode()[0]!r} is there more than once, expected different words')
+            raise ValueError(f'{pd.Series(self.words).mode()[0]!r} is there more than once, '
+                             'expected different words')
         norms = self.vectors.norm(dim=1)
         bad = (~norms.isfinite() | (norms == 0)).nonzero()
         if len(bad):
-            raise ValueError(f'the vector of {self.words[bad[0]]!r} is 0 or not finite, expected one with a direction')
+            raise ValueError(f'the vector of {self.words[bad[0]]!r} is 0 or not finite, expected '
+                             'one with a direction')
 
     def __len__(self): return len(self.words)
     def __contains__(self, word): return word in self.index
@@ -242,7 +246,8 @@ def fit(self:ParagraphEmbedder,
     counts = pd.Series([word for words in documents for word in words],
                        dtype=object).value_counts(sort=False)
     if not (counts >= self.settings.least).any():
-        raise ValueError(f'no word occurs {self.settings.least} times in the {len(documents)} texts')
+        raise ValueError(f'no word occurs {self.settings.least} times in the {len(documents)} '
+                         'texts')
     tagged = [TaggedDocument(words, [i]) for i, words in enumerate(documents)]
     model = self.gensim_model()
     model.build_vocab(tagged)
@@ -268,8 +273,10 @@ def embed_words(self:ParagraphEmbedder,
 def embed(self:ParagraphEmbedder,
     texts:Iterable[str|None], # None or '' where there is none
     progress:bool=True, # show a bar where it takes more than two seconds
-) -> tuple[Tensor, Tensor]: # vectors float32 [n, dim]; bool [n], True where a text has a word that is known
-    "The vectors of texts, and which texts have one; the others' rows are 0; `ValueError` before `fit`."
+    # vectors float32 [n, dim]; bool [n], True where a text has a word that is known
+) -> tuple[Tensor, Tensor]:
+    """The vectors of texts, and which texts have one; the others' rows are 0; `ValueError` before
+    `fit`."""
     if self.model is None:
         raise ValueError('this ParagraphEmbedder has learned no words yet: call fit, or load one')
     known = [[word for word in split_words(text or '') if word in self.model.wv] for text in texts]
@@ -297,7 +304,8 @@ def save(self:ParagraphEmbedder,
 def load(cls:ParagraphEmbedder,
     path, # a file of `save`
 ) -> ParagraphEmbedder: # that gives the same vectors
-    "An embedder from its file; `ValueError` where the file is damaged or something else. Nothing in it is executed."
+    """An embedder from its file; `ValueError` where the file is damaged or something else. Nothing
+    in it is executed."""
     tensors, about = read_tensors(path)
     if about.get('kind') != 'paragraph embedder' or tensors.keys() != {'outputs'}:
         raise ValueError(f'{path}: refused, it is not a paragraph embedder')
@@ -305,6 +313,7 @@ def load(cls:ParagraphEmbedder,
                         dict(about['counts']))
     if tensors['outputs'].shape != (len(counts), settings.dim):
         raise ValueError(
-            f'{path}: expected outputs [{len(counts)}, {settings.dim}], found {list(tensors["outputs"].shape)}'
+            f'{path}: expected outputs [{len(counts)}, {settings.dim}], found '
+            f'{list(tensors["outputs"].shape)}'
         )
     return cls(settings).restore(counts, tensors['outputs'].numpy())

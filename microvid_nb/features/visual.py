@@ -33,9 +33,11 @@ def normalise(
     mean:Sequence[float], # mu of each channel
     std:Sequence[float], # sigma of each channel
 ) -> Tensor: # float, the same shape
-    "Pictures or clips in the colours that a network was trained on; `ValueError` for other types and shapes."
+    """Pictures or clips in the colours that a network was trained on; `ValueError` for other types
+    and shapes."""
     if x.ndim not in (4, 5) or x.shape[1] != len(mean):
-        raise ValueError(f'expected [B, {len(mean)}, H, W] or [B, {len(mean)}, T, H, W], found {list(x.shape)}')
+        raise ValueError(f'expected [B, {len(mean)}, H, W] or [B, {len(mean)}, T, H, W], found '
+                         f'{list(x.shape)}')
     if x.dtype != torch.uint8 and not x.is_floating_point():
         raise ValueError(f'expected uint8, or floats in [0, 1], found {x.dtype}')
     x = x.float()/255 if x.dtype == torch.uint8 else x
@@ -47,7 +49,8 @@ def normalise(
 
 # %% ../../nbs/features/01_visual.ipynb #964c9102
 class Backbone(nn.Module):
-    "A network as a chain of named stages; subclasses give `stages`, `feature_layer` and `feature_dim`."
+    """A network as a chain of named stages; subclasses give `stages`, `feature_layer` and
+    `feature_dim`."""
     def __init__(self,
         mean:Sequence[float], # of each channel, in [0, 1]
         std:Sequence[float], # of each channel
@@ -57,7 +60,8 @@ class Backbone(nn.Module):
         self.mean, self.std, self.smallest = tuple(mean), tuple(std), smallest
         self.frozen, self.norm_frozen = set(), False
 
-    def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
+    def stages(self
+    ) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
         "The chain."
         raise NotImplementedError
 
@@ -89,7 +93,8 @@ def check_names(self:Backbone,
     known = [name for name, _ in self.stages()]
     for name in names:
         if name not in known:
-            raise ValueError(f'{name!r} is no layer of {type(self).__name__}, which has {", ".join(known)}')
+            raise ValueError(f'{name!r} is no layer of {type(self).__name__}, which has '
+                             f'{", ".join(known)}')
 
 # %% ../../nbs/features/01_visual.ipynb #ca953901
 @patch
@@ -107,7 +112,8 @@ def freeze(
     network:Backbone, # changed in place
     names:Sequence[str], # of its layers
 ) -> Backbone: # the same
-    "Fixes layers: no gradients, and evaluation mode for good; `ValueError` where there is no layer of that name."
+    """Fixes layers: no gradients, and evaluation mode for good; `ValueError` where there is no
+    layer of that name."""
     network.check_names(names)
     network.frozen |= set(names)
     for name, modules in network.stages():
@@ -136,7 +142,8 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def freeze_batch_norm(
     network:Backbone, # changed in place
 ) -> Backbone: # the same
-    "Fixes batch normalisation: averages, scales and shifts of all layers stay as they are, also in training."
+    """Fixes batch normalisation: averages, scales and shifts of all layers stay as they are, also
+    in training."""
     network.norm_frozen = True
     for module in network.modules():
         if isinstance(module, _NORMS): module.requires_grad_(False)
@@ -155,7 +162,8 @@ def narrowed(
     layers:nn.Sequential, # of torchvision's network
     inputs:int, # channels or units that come in
     width:float, # factor for those that go out
-    classes:int|None=None, # outputs of the last layer, which is not scaled; scaled like the others if not given
+    # outputs of the last layer, which is not scaled; scaled like the others if not given
+    classes:int|None=None,
 ) -> tuple[nn.Sequential, int]: # the layers anew, and what comes out of them
     "The same layers with other numbers of channels."
     narrow = []
@@ -219,7 +227,8 @@ class FlatNetwork(Backbone):
         self.feature_dim = self.classifier[-1].in_features
         he(self)
 
-    def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
+    def stages(self
+    ) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
         "The layers in order; a stage ends with a ReLU."
         names, modules = iter(self.names), []
         for module in (*self.features, self.avgpool, nn.Flatten(), *self.classifier):
@@ -294,7 +303,8 @@ class ResidualBlock3D(nn.Module):
         )
         self.outputs = last
 
-    def forward(self, x:Tensor) -> Tensor: # [B, C, T, H, W] -> [B, outputs, T/stride, H/stride, W/stride]
+    def forward(self, x:Tensor
+    ) -> Tensor: # [B, C, T, H, W] -> [B, outputs, T/stride, H/stride, W/stride]
         "ReLU(x + f(x))."
         y = x
         for i in range(1, self.depth + 1):
@@ -329,7 +339,8 @@ class ResNet3D(Backbone):
         self.feature_dim, self.fc = last, nn.Linear(last, classes)
         he(self)
 
-    def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
+    def stages(self
+    ) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
         "The first convolution, the four groups of blocks, and what comes after them."
         yield 'conv1', [self.conv1, self.bn1, nn.ReLU()]
         yield 'layer1', [nn.MaxPool3d(3, 2, 1), self.layer1]
@@ -362,7 +373,8 @@ class TimmNetwork(Backbone):
         self.net, self.feature_dim = net, getattr(net, 'head_hidden_size', net.num_features)
         self.classifier = nn.Linear(self.feature_dim, classes)
 
-    def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
+    def stages(self
+    ) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
         "The parts of an EfficientNet, or the whole; then the classifier."
         net = self.net
         if all(hasattr(net, name)
@@ -379,10 +391,12 @@ def timm_weights(
     name:str, # in timm
     pretrained:bool|str|Path, # True for packaged weights, or a file with the names of timm
 ) -> dict[str, Tensor]: # by name in a `TimmNetwork`
-    "The weights of a network of timm; `ValueError` where there are none of that name or they are of another network."
+    """The weights of a network of timm; `ValueError` where there are none of that name or they are
+    of another network."""
     timm, packaged = require('timm', 'models'), pretrained is True
     if packaged and name != 'tf_efficientnet_lite0':
-        raise ValueError(f'{name}: no weights are packaged; give a file of them: pretrained="weights.safetensors"')
+        raise ValueError(f'{name}: no weights are packaged; give a file of them: '
+                         'pretrained="weights.safetensors"')
     path = Path(pretrained_file('efficientnet_lite0') if packaged else pretrained)
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such file of weights')
     loaded = (require('safetensors.torch', 'models').load_file(path)
@@ -403,7 +417,8 @@ def imagenet_weights(
 ) -> dict[str, Tensor]: # by name
     """torchvision's published weights.
 
-    `FileNotFoundError` says what to download where there is no network, `ValueError` that a file is another one.
+    `FileNotFoundError` says what to download where there is no network, `ValueError` that a file is
+    another one.
     """
     url = torchvision_model(name)[1].url
     path = Path(torch.hub.get_dir())/'checkpoints'/Path(urlparse(url).path).name
@@ -412,7 +427,8 @@ def imagenet_weights(
         try: torch.hub.download_url_to_file(url, str(path))
         except OSError as error:
             raise FileNotFoundError(
-                f'{path}: the ImageNet weights of {name} are not here and could not be downloaded ({error}); '
+                f'{path}: the ImageNet weights of {name} are not here and could not be downloaded '
+                f'({error}); '
                 f'they are published at {url}: download them and put them at this path') from None
     digest, expected = file_digest(path), path.stem.rsplit('-', 1)[1]
     if not digest.startswith(expected):
@@ -433,13 +449,16 @@ def published_weights(
         return timm_weights(_TIMM_NAMES.get(name, name), pretrained)
     if name != 'resnet3d50':
         raise ValueError(
-            f'{name}: pretrained={pretrained!r}: there are weights for {", ".join(FLAT)} (pretrained=True) '
+            f'{name}: pretrained={pretrained!r}: there are weights for {", ".join(FLAT)} '
+            '(pretrained=True) '
             'and resnet3d50 (pretrained=a file)'
         )
     if pretrained is True:
         raise ValueError(
-            'resnet3d50: get r3d50_K_200ep.pth by way of https://github.com/kenshohara/3D-ResNets-PyTorch '
-            '(the page links to the folder of its weights) and give its path: pretrained="r3d50_K_200ep.pth"')
+            'resnet3d50: get r3d50_K_200ep.pth by way of '
+            'https://github.com/kenshohara/3D-ResNets-PyTorch '
+            '(the page links to the folder of its weights) and give its path: '
+            'pretrained="r3d50_K_200ep.pth"')
     read = read_kinetics_weights(pretrained)
     return read.backbone | read.classifier
 
@@ -461,7 +480,8 @@ def load_published(
 def is_timm_name(
     name:str, # of a backbone
 ) -> bool: # False also where timm is missing
-    "Whether timm has a network of this name; `ImportError` where timm is missing and a name of it was meant."
+    """Whether timm has a network of this name; `ImportError` where timm is missing and a name of it
+    was meant."""
     if name in _TIMM_NAMES: return bool(require('timm', 'models'))
     try: return require('timm', 'models').is_model(name)
     except ImportError: return False
@@ -478,13 +498,19 @@ def last_outputs(
 
 # %% ../../nbs/features/01_visual.ipynb #30374037
 def backbone(
-    name:str, # alexnet, vgg16, vgg19, resnet3d10, resnet3d18, resnet3d50, efficientnet_lite0, or a name of timm
-    pretrained:bool|str|Path=False, # False: random; True: published weights; a file for resnet3d50 and names of timm
-    width:float=1., # factor for channels and hidden units; 1/8 suits a laptop; 1 for networks of timm
-    classes:int|None=None, # outputs of a new last layer; if not given, those of the published network
+    # alexnet, vgg16, vgg19, resnet3d10, resnet3d18, resnet3d50, efficientnet_lite0, or a name of
+    # timm
+    name:str,
+    # False: random; True: published weights; a file for resnet3d50 and names of timm
+    pretrained:bool|str|Path=False,
+    # factor for channels and hidden units; 1/8 suits a laptop; 1 for networks of timm
+    width:float=1.,
+    # outputs of a new last layer; if not given, those of the published network
+    classes:int|None=None,
     channels:int=3, # of the input; others than 3 are not normalised (flow)
 ) -> Backbone: # with `.feature_dim`
-    "A network that turns pictures or clips into features; `ValueError` where there is none of that name."
+    """A network that turns pictures or clips into features; `ValueError` where there is none of
+    that name."""
     built_in = name in FLAT or name in RESNETS
     if not built_in and not is_timm_name(name):
         known = ', '.join([*FLAT, *RESNETS, *_TIMM_NAMES])
@@ -519,7 +545,8 @@ def in_batches(
 # %% ../../nbs/features/01_visual.ipynb #d984fb4b
 @torch.no_grad()
 def clip_features(
-    clips:Tensor|Iterable[Tensor], # uint8 [n, 3, 16, S, S] or iterator of [3, 16, S, S]; flat networks: [n, 3, S, S]
+    # uint8 [n, 3, 16, S, S] or iterator of [3, 16, S, S]; flat networks: [n, 3, S, S]
+    clips:Tensor|Iterable[Tensor],
     network:Backbone, # from `backbone`; moved to the device, and its mode is left as it was
     batch:int=8, # clips at a time
     device:str|torch.device|None=None, # 'cuda', 'cpu', ...; a GPU where there is one if not given
@@ -546,5 +573,6 @@ def clip_features(
     features = torch.cat(rows)
     bad = (~features.isfinite().all(1)).nonzero().flatten().tolist()
     if bad:
-        raise ValueError(f'the features of clip {bad[0]} are not finite ({len(bad)} of {len(features)})')
+        raise ValueError(f'the features of clip {bad[0]} are not finite ({len(bad)} of '
+                         f'{len(features)})')
     return features

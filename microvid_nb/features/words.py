@@ -24,7 +24,8 @@ from ..training import read_tensors
 # %% ../../nbs/features/12_words.ipynb #10dc5b93
 @lru_cache(maxsize=1)
 def sentence_network(): # a SentenceTransformer on the CPU
-    "The packaged network, checked and loaded once in a process; `ImportError` names what to install."
+    """The packaged network, checked and loaded once in a process; `ImportError` names what to
+    install."""
     folder = pretrained_file('all-MiniLM-L6-v2').parent
     os.environ.setdefault('HF_HUB_OFFLINE', '1') # all that it needs is in the folder
     sentence_transformers = require('sentence_transformers', 'text')
@@ -53,7 +54,8 @@ def packaged_text_points() -> dict[str, Tensor]: # text -> float32 [384], unit l
 class SentenceSpace:
     """A space in which every word and every sentence has a point.
 
-    `ValueError` where a text is empty, `ImportError` names what to install for texts whose points are not packaged.
+    `ValueError` where a text is empty, `ImportError` names what to install for texts whose points
+    are not packaged.
     """
     def __init__(self,
         words:Sequence[str]=(), # a vocabulary for `nearest`; any other text has a point as well
@@ -78,11 +80,14 @@ class SentenceSpace:
         topics = [topics] if isinstance(topics, str) else list(topics)
         empty = [i for i, topic in enumerate(topics) if topic not in self]
         if empty:
-            raise ValueError(f'topic {empty[0]}: expected a word or a sentence, found {topics[empty[0]]!r}')
+            raise ValueError(f'topic {empty[0]}: expected a word or a sentence, found '
+                             f'{topics[empty[0]]!r}')
         if not topics: return torch.zeros(0, self.dim)
         known = packaged_text_points()
-        if all(topic in known for topic in topics): return torch.stack([known[topic] for topic in topics])
-        points = sentence_network().encode(topics, normalize_embeddings=True, convert_to_tensor=True,
+        if all(topic in known
+               for topic in topics): return torch.stack([known[topic] for topic in topics])
+        points = sentence_network().encode(topics, normalize_embeddings=True,
+                                           convert_to_tensor=True,
                                            show_progress_bar=False)
         return points.float().clone()
 
@@ -90,7 +95,8 @@ class SentenceSpace:
         topic:str|Tensor, # a text, or a point [384]
         n:int=5, # how many
     ) -> pd.Series: # word -> cosine, the nearest first; the topic itself is left out
-        "The words of the vocabulary that are nearest to a topic; `ValueError` where there is no vocabulary."
+        """The words of the vocabulary that are nearest to a topic; `ValueError` where there is no
+        vocabulary."""
         if not self.words: raise ValueError('this space has no vocabulary: SentenceSpace(words)')
         point = (self.prototype(topic)[0] if isinstance(topic, str)
                  else F.normalize(topic.float(), dim=0))
@@ -166,7 +172,8 @@ _PEOPLE = (
 _WEAK = .01 # probability times weight, the largest weight being 1, of a label that says nothing
 _FACE = 4. # a clear face is worth so much of a label score
 _OTHERS = tuple(
-    'animal pet dog monkey robot doll toy statue clothes food plant building vehicle landscape music'.split())
+    'animal pet dog monkey robot doll toy statue clothes food plant building vehicle landscape '
+    'music'.split())
 
 def means_people(
     topics:Sequence[str], # words or phrases
@@ -181,7 +188,8 @@ def means_people(
 
 # %% ../../nbs/features/12_words.ipynb #c3c66c3e
 class LabelTopics:
-    """Scores of frames for topics in any words, by the labels of a `PictureEncoder`, without training.
+    """Scores of frames for topics in any words, by the labels of a `PictureEncoder`, without
+    training.
 
     `ValueError` for another method.
     """
@@ -201,9 +209,9 @@ class LabelTopics:
     def __call__(self,
         probabilities:Tensor, # float32 [T, 1000], from `PictureEncoder`
         topics:Sequence[str], # n words or phrases
-        faces:Tensor|None=None, # float [T] in [0, 1]: how clearly each frame shows a face; answers topics of people
-    ) -> Tensor: # float32 [T, n]; higher where a frame shows more of a topic; compare frames, not topics
-        "How much frames show topics; `ValueError` for an empty topic or faces of another number of frames."
+        faces:Tensor|None=None, # float [T], 0..1: how clearly a face is seen, for topics of people
+    ) -> Tensor: # float32 [T, n]; more where a frame shows more of a topic; compare frames only
+        "How much frames show topics; `ValueError` for an empty topic or too few or many faces."
         probabilities = probabilities.float()
         if self.method == 'synthesis': scores = label_scores(probabilities) @ self.weights(topics).T
         elif self.method == 'weighted': scores = probabilities @ self.weights(topics).T
@@ -211,9 +219,10 @@ class LabelTopics:
                         @ self.space.prototype(topics).T)
         if faces is None or not len(topics): return scores
         if faces.shape != scores.shape[:1]:
-            raise ValueError(f'expected a face score for each of {len(scores)} frames, found {list(faces.shape)}')
+            raise ValueError(f'expected a face score for each of {len(scores)} frames, found '
+                             f'{list(faces.shape)}')
         seen = faces.float()[:, None]
-        # a face counts more than labels, which still tell a woman from a man, or see somebody from behind
+        # a face counts more than labels, which still tell a woman from a man
         seen = scores + _FACE*seen if self.method == 'synthesis' else seen
         return torch.where(means_people(topics, self.space), seen, scores)
 
@@ -231,7 +240,7 @@ class LabelTopics:
         topic:str, # a word or phrase
         n:int=3, # labels at most; weak ones are left out
     ) -> list[tuple[int, float]]: # (class, share of what speaks for the topic), the largest first
-        "The labels that speak most for a topic in a frame: probable ones, with a large weight; or none."
+        "The labels that speak most for a topic in a frame: probable ones, with a large weight."
         weights = self.weights([topic])[0]
         parts = probabilities.float()*(weights/weights.max()).clamp(min=0)
         best = parts.topk(n)

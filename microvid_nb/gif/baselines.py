@@ -44,8 +44,10 @@ def describe_shots(
 ) -> pd.DataFrame: # one row per shot: time, motion, usable, cluster, rejected
     """Motion, quality and cluster of each one-second shot.
 
-    `time` is in seconds, `motion` the median change of grey levels per sample, `usable` a share of frames, `cluster` -1
-    where no frame is usable, and `rejected` says why no GIF should show the shot, wherever in its second it begins."""
+    `time` is in seconds, `motion` the median change of grey levels per sample, `usable` a share of
+    frames, `cluster` -1 where no frame is usable, and `rejected` says why no GIF should show the
+    shot, wherever in its
+    second it begins."""
     n, clusters = len(survey.shot_times), survey.candidates.clusters
     steps = survey.sample_times[1:]
     ends = (
@@ -59,7 +61,8 @@ def describe_shots(
         'motion': motion.reindex(range(n), fill_value=0.).astype(float),
         'usable': kept.agg(lambda labels: (labels
                                            >= 0).mean()).reindex(range(n)).ffill().fillna(0.),
-        'cluster': kept.agg(lambda labels: labels[labels >= 0].mode().min()).reindex(range(n)).fillna(-1).astype(int),
+        'cluster': (kept.agg(lambda labels: labels[labels >= 0].mode().min()).reindex(range(n))
+                    .fillna(-1).astype(int)),
         'rejected': shot_rejections(survey)})
 
 # %% ../../nbs/gif/05_baselines.ipynb #2e7bba14
@@ -75,11 +78,14 @@ def best_three(
 # %% ../../nbs/gif/05_baselines.ipynb #28160f77
 @dataclass(frozen=True)
 class Hecate:
-    "Ranks shots by motion within groups of similar shots, the largest group first (Song et al., 2016; *hecate*)"
+    """Ranks shots by motion within groups of similar shots, the largest group first (Song et al.,
+    2016; *hecate*)"""
 
     def score(self,
               survey:Survey # of a clip
-    ) -> pd.DataFrame: # one row per shot: the columns of `describe_shots`, rank (1 is best), place (1 to 3, else 0)
+        # one row per shot: the columns of `describe_shots`, rank (1 is best), place (1 to 3, else
+        # 0)
+    ) -> pd.DataFrame:
         "The measures of all shots, and the places of the three that the GIF shows"
         shots = describe_shots(survey)
         poor = (shots.rejected != '') | (shots.cluster < 0)
@@ -115,7 +121,8 @@ class BeautThumb:
 @dataclass(frozen=True)
 class ShotRanker:
     "Takes the shots that look best, one from each third of the clip; the default of `select_gif`"
-    weights:RankingWeights=RankingWeights(stillness=0., middle=0., settled=0.) # of the measures of frames
+    # of the measures of frames
+    weights:RankingWeights=RankingWeights(stillness=0., middle=0., settled=0.)
     motion:float=.1 # weight of a shot's motion, as a share of the liveliest one's
     lam:float=.2 # weight of representativeness
 

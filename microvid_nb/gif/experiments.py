@@ -202,7 +202,8 @@ def compare_systems(
     pairs:Sequence[tuple], # of systems
     test_to_train:float, # test videos over training videos of a round
     figures:Sequence[str]=('PME', 'PS'), # measures
-) -> pd.DataFrame: # a row a pair and measure: difference, its 95 % interval, p, p by Holm over the table
+    # a row a pair and measure: difference, its 95 % interval, p, p by Holm over the table
+) -> pd.DataFrame:
     "Differences on the test videos, by corrected t-tests over rounds."
     test = rounds[rounds.split == 'test']
     found = {
@@ -213,7 +214,8 @@ def compare_systems(
     return comparison_table(found, ['system', 'against', 'measure'])
 
 # %% ../../nbs/gif/11_experiments.ipynb #458935d0
-# study -> the settings in which its models differ from the usual one, and the values; `perceptual` is lambda
+# study -> the settings in which its models differ from the usual one, and the values; `perceptual`
+# is lambda
 STUDIES = {
     'beta': ({}, (.03, .1, .3, 1.)),
     'perceptual': ({}, (0., .1, .3)),
@@ -454,9 +456,11 @@ def reproduce_real(
     scale:GIFScale, # sizes
     seed:int=0, # of the first round
     progress:bool=True, # show a bar
-    features=None, # folder of features of the shots, KEY.npy [seconds, D]; the comments describe them if not given
+    # folder of features of the shots, KEY.npy [seconds, D]; the comments describe them if not given
+    features=None,
 ) -> dict: # name of the table -> DataFrame
-    "The data set's row of Table 1, Table 2, and the study of the likelihood, on the real annotations."
+    """The data set's row of Table 1, Table 2, and the study of the likelihood, on the real
+    annotations."""
     dataset = load_gif_thumbnails(folder)
     seen = None if features is None else read_shot_features(features, dataset.videos.index)
     row = {'videos': len(dataset.videos), 'GIFs': len(dataset.gifs),

@@ -30,12 +30,16 @@ class GEVADENSettings:
     latent: int = 10 # dimensions of z
     shots: int = 3 # k, shots of a GIF
     samples: int = 4 # L, samples of z for each video in training
-    beta: float = .1 # weight of the KL divergence, Eq. 5; the paper's value is in an appendix not printed with it
-    warm_up: int = 0 # steps of training over which beta rises from 0, with the cube of the step; not in the paper
-    free_nats: float = 0. # nats of divergence that cost nothing (free bits, Kingma et al., 2016); not in the paper
+    # weight of the KL divergence, Eq. 5; the paper's value is in an appendix not printed with it
+    beta: float = .1
+    # steps of training over which beta rises from 0, with the cube of the step; not in the paper
+    warm_up: int = 0
+    # nats of divergence that cost nothing (free bits, Kingma et al., 2016); not in the paper
+    free_nats: float = 0.
     perceptual: float = .1 # lambda of Eq. 7
     fixed_prior: bool = False # N(0, 1) instead of the learned prior: the paper's ablation
-    by_likelihood: bool = False # trained by the likelihood of seconds (Eq. 10), not by the paper's L2 penalty
+    # trained by the likelihood of seconds (Eq. 10), not by the paper's L2 penalty
+    by_likelihood: bool = False
 
 # %% ../../nbs/gif/04_gevaden.ipynb #0bfab402
 def read_sequence(
@@ -43,7 +47,8 @@ def read_sequence(
     x:Tensor, # [B, T, D]
     state:tuple|None=None, # hidden and cell, [layers, B, width] each; zeros if not given
 ) -> tuple: # outputs [B, T, width], state
-    "What an LSTM makes of sequences, in float32 or more on the CPU: not every processor has its steps in bfloat16."
+    """What an LSTM makes of sequences, in float32 or more on the CPU: not every processor has its
+    steps in bfloat16."""
     kind = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast('cpu', enabled=False):
         return lstm(x.to(kind), None if state is None else tuple(part.to(kind) for part in state))
@@ -61,7 +66,8 @@ def last_state(
 
 # %% ../../nbs/gif/04_gevaden.ipynb #0bfab401
 class GaussianEncoder(nn.Module):
-    "A sequence to its semantic vector and a Gaussian over latent patterns (Eq. 1 for videos, Eq. 2 for GIFs)."
+    """A sequence to its semantic vector and a Gaussian over latent patterns (Eq. 1 for videos, Eq.
+    2 for GIFs)."""
     def __init__(self,
         features:int, # D
         code:int, # width of the semantic vector
@@ -192,7 +198,8 @@ def seconds_penalty(
     batch:ShotBatch, # the videos, with one GIF each
     sharpness:Tensor, # tau, a scalar
 ) -> Tensor: # [B, L], nats
-    "How unlikely the annotated seconds are among all of their videos', summed over shots (the likelihood of Eq. 10)."
+    """How unlikely the annotated seconds are among all of their videos', summed over shots (the
+    likelihood of Eq. 10)."""
     distance = torch.cdist(generated.flatten(1, 2), batch.shots)
     padding = (torch.arange(distance.shape[-1], device=distance.device)
                >= batch.lengths.to(distance.device)[:, None])
@@ -206,7 +213,8 @@ def perceptual_loss(
     generated:Tensor, # [B, L, k, D]
     target_code:Tensor, # s_y, [B, gif]
 ) -> Tensor: # [B, L]
-    "The distance of generated GIFs from the true one in the posterior encoder, which is not trained by it (Eq. 6)."
+    """The distance of generated GIFs from the true one in the posterior encoder, which is not
+    trained by it (Eq. 6)."""
     frozen = {name: parameter.detach()
               for name, parameter in model.posterior.lstm.named_parameters()}
     def lstm(*given): return functional_call(model.posterior.lstm, frozen, given)
@@ -306,7 +314,8 @@ class BestGIF(NamedTuple):
     seconds: Tensor # int64 [k]
     likelihood: float # its mean over samples
 
-    def limit(self) -> float: # another GIF must exceed this; a tie within rounding is no improvement
+    def limit(self
+    ) -> float: # another GIF must exceed this; a tie within rounding is no improvement
         "A little more than the likelihood."
         return self.likelihood*(1 + 1e-12)
 
@@ -315,7 +324,8 @@ def mean_of_completions(
     heads:Tensor, # int64 [r], numbers of beginnings
     seconds:Tensor, # int64 [r], the last seconds but one
     first:Tensor, # the seconds of each beginning, int64 [H, k-2]
-    factors:Sequence[Tensor], # likelihoods of beginnings [H, L], of last seconds but one and of last ones [n, L]
+    # likelihoods of beginnings [H, L], of last seconds but one and of last ones [n, L]
+    factors:Sequence[Tensor],
 ) -> Tensor: # [r, n], in the precision of the factors; -1 where a second is shown twice
     "The mean likelihood of some GIFs with every last second."
     head, b, c = factors
@@ -372,7 +382,8 @@ def most_likely_gif(
     tried:Tensor, # some disjoint GIFs, int64 [m, k]; good ones make the search fast
     at_once:int=2**25, # numbers that may be held at once
 ) -> Tensor: # int64 [k]
-    "The disjoint GIF of the largest mean likelihood (Eq. 10), exactly but for ties within rounding."
+    """The disjoint GIF of the largest mean likelihood (Eq. 10), exactly but for ties within
+    rounding."""
     device, likelihoods, tried = tried.device, likelihoods.cpu(), tried.cpu()
     k, count, n = likelihoods.shape
     if k == 1: return likelihoods[0].mean(0).argmax()[None].to(device)

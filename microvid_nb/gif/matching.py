@@ -77,7 +77,8 @@ def match_directly(
 class Places(NamedTuple):
     "The distinct points among a video's shots."
     points: Tensor # float64 [u, d]
-    seconds: Tensor # where each point is shown, earliest first, int64 [u, w]; -1 where it is shown less often
+    # where each point is shown, earliest first, int64 [u, w]; -1 where it is shown less often
+    seconds: Tensor
 
 # %% ../../nbs/gif/02_matching.ipynb #18dbef8d
 def shot_places(
@@ -133,7 +134,8 @@ def exact_precisions() -> list: # of dtypes, lowest first
 
 # %% ../../nbs/gif/02_matching.ipynb #3d958d64
 class Near(NamedTuple):
-    "Seconds near each generated feature, by distance and then by time; the first k are its candidates."
+    """Seconds near each generated feature, by distance and then by time; the first k are its
+    candidates."""
     low: Tensor # lower bound of the true distance, float64 [c, k, m]
     high: Tensor # upper bound of the true distance, float64 [c, k, m]
     second: Tensor # int64 [c, k, m]; -1 with infinite distance where there is none
@@ -167,7 +169,8 @@ def near_shots(
 def match_with_bounds(
     near:Near, # seconds near each generated feature
 ) -> tuple: # best disjoint seconds int64 [c, k], whether that is certain bool [c]
-    "The best disjoint shots of each sample (Eq. 4), where bounds of the distances are enough to decide."
+    """The best disjoint shots of each sample (Eq. 4), where bounds of the distances are enough to
+    decide."""
     k = near.low.shape[1]
     candidates, others = (Near(*(part[..., where] for part in near))
                           for where in (slice(k), slice(k, None)))
@@ -213,12 +216,14 @@ def check_matching(
     shots:Tensor, # should be [n, d]
 ):
     "Raises `ValueError` that says what is wrong with the input of a matching."
-    if shots.ndim != 2 or generated.ndim < 2 or generated.shape[-1] != shots.shape[-1] or not shots.shape[-1]:
+    if (shots.ndim != 2 or generated.ndim < 2 or generated.shape[-1] != shots.shape[-1]
+        or not shots.shape[-1]):
         found = f'{list(generated.shape)} and {list(shots.shape)}'
         raise ValueError(f'expected generated features [..., k, d] and shots [n, d], found {found}')
     k = generated.shape[-2]
     if not 1 <= k <= MOST_SHOTS:
-        raise ValueError(f'expected GIFs of 1 to {MOST_SHOTS} shots (k^k tuples are tried), found {k}')
+        raise ValueError(f'expected GIFs of 1 to {MOST_SHOTS} shots (k^k tuples are tried), '
+                         f'found {k}')
     if len(shots) < k:
         raise ValueError(f'expected at least {k} shots for {k} disjoint ones, found {len(shots)}')
     check_rows(shots, 'shots'); check_rows(generated, 'generated features')

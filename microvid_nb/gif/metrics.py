@@ -89,14 +89,16 @@ def check_log(
     missing = log[_COLUMNS].isna().any(axis=1).to_numpy()
     if missing.any():
         raise ValueError(
-            f'expected {", ".join(_COLUMNS)} in every row, found a missing value in row {log.index[missing][0]}'
+            f'expected {", ".join(_COLUMNS)} in every row, found a missing value in row '
+            f'{log.index[missing][0]}'
         )
     shown = (0 < log.impressions) & np.isfinite(log.impressions)
     wrong = ~(shown & (0 <= log.clicks) & (log.clicks <= log.impressions)).to_numpy()
     if wrong.any():
         row = log[wrong].iloc[0]
         found = f'{row.clicks} clicks of {row.impressions} impressions in row {log.index[wrong][0]}'
-        raise ValueError(f'expected 0 <= clicks <= impressions and at least one impression, found {found}')
+        raise ValueError('expected 0 <= clicks <= impressions and at least one impression, found '
+                         f'{found}')
     return log.groupby(['method', 'video'])[['impressions', 'clicks']].sum()
 
 # %% ../../nbs/gif/03_metrics.ipynb #37b595e8

@@ -24,7 +24,8 @@ def compiled(
     function, # on arrays and numbers
     fastmath=(), # freedoms that the compiler may take
 ):
-    "The function compiled at its first call and kept on disk; in a notebook not kept, since what it calls may change."
+    """The function compiled at its first call and kept on disk; in a notebook not kept, since what
+    it calls may change."""
     options = dict(nogil=True, fastmath=set(fastmath))
     try: return njit(cache=__name__ != '__main__', **options)(function)
     except RuntimeError: return njit(**options)(function)   # no folder to keep it in
@@ -69,7 +70,8 @@ def violation(
     target:np.ndarray, # x_y, float64 [d]
     point:np.ndarray, # p, relative to x_y, float64 [d]
 ) -> tuple: # u_j . p - c_j, and the distance of the two shots
-    "The violation of the constraint between two shots, negative inside; minus infinity if the shots are identical."
+    """The violation of the constraint between two shots, negative inside; minus infinity if the
+    shots are identical."""
     product, square = 0., 0.
     for i in range(len(point)):
         edge = shot[i] - target[i]
@@ -80,9 +82,12 @@ def violation(
 
 # %% ../../nbs/gif/12_projection.ipynb #a7ad6848
 class ActiveSet(NamedTuple):
-    "The constraints of a target and which are active: the first `count` entries of `active`, `basis` and `triangle`."
-    multiplier: np.ndarray # lambda over the distance of shot and target, float64 [n]; 0 if not active
-    distance: np.ndarray # of each shot from the target, float64 [n]; exact if active, else from products
+    """The constraints of a target and which are active: the first `count` entries of `active`,
+    `basis` and `triangle`."""
+    # lambda over the distance of shot and target, float64 [n]; 0 if not active
+    multiplier: np.ndarray
+    # of each shot from the target, float64 [n]; exact if active, else from products
+    distance: np.ndarray
     excluded: np.ndarray # active, or left out because of rounding, bool [n]
     active: np.ndarray # shots whose constraints are active, int64 [m]
     basis: np.ndarray # an orthonormal basis of their normals, float64 [m, d]
@@ -96,7 +101,9 @@ def violations_by_products(
     y:int, # the target
     multiplier:np.ndarray, # of the constraints, float64 [n]
     rounding:float, # of a product
-) -> tuple: # positive where violated, float64 [n], minus infinity for the target; what rounding may have done
+    # positive where violated, float64 [n], minus infinity for the target; what rounding may have
+    # done
+) -> tuple:
     "Half the difference of squared distances from the target and from each shot."
     score, total = cross.copy(), 1.
     for i in range(len(score)):
@@ -122,7 +129,8 @@ def most_violated(
     "The constraint with the largest violation."
     furthest, found = 0., -1
     for j in range(len(violated_by)):
-        if violated_by[j] > noise and not state.excluded[j] and violated_by[j] > furthest*state.distance[j]:
+        if (violated_by[j] > noise and not state.excluded[j]
+            and violated_by[j] > furthest*state.distance[j]):
             furthest, found = violated_by[j]/state.distance[j], j
     if found >= 0: return found
     furthest = tolerance
@@ -138,7 +146,8 @@ def orthogonal_part(
     normal:np.ndarray, # float64 [d]
     state:ActiveSet, count:int, # so many constraints are active
 ) -> tuple: # r, float64 [d]; its length; coefficients of the rest in the basis, float64 [count]
-    "The part of a normal that is orthogonal to the active ones, taken twice, so that rounding leaves nothing else."
+    """The part of a normal that is orthogonal to the active ones, taken twice, so that rounding
+    leaves nothing else."""
     rest, coefficients = normal.copy(), np.zeros(count)
     for _ in range(2):
         for i in range(count):
@@ -195,7 +204,8 @@ def satisfy(
     point:np.ndarray, # p, moved in place, float64 [d]
     shots:np.ndarray, y:int, j:int, # the constraint of shot j is violated
 ) -> int: # how many constraints are active now
-    "Steps until a violated constraint is active, and drops those whose multipliers would fall below 0."
+    """Steps until a violated constraint is active, and drops those whose multipliers would fall
+    below 0."""
     excess, state.distance[j] = violation(shots[j], shots[y], point)
     normal = difference(shots[j], shots[y], state.distance[j])
     state.excluded[j] = True
@@ -258,7 +268,8 @@ def dual_bound(
 def project_row(
     g:np.ndarray, y:int, # float64 [d] and its target
     shots:np.ndarray, # float64 [n, d]
-    gram:np.ndarray, cross:np.ndarray, # products of centred shots [n, n], and of them with centred g [n]
+    # products of centred shots [n, n], and of them with centred g [n]
+    gram:np.ndarray, cross:np.ndarray,
     rounding:float, # of such a product
     state:ActiveSet, # of the target, empty
     move:np.ndarray, # filled with v, float64 [d]
@@ -283,9 +294,11 @@ def project_row(
 def project_rows(
     start:int, stop:int, # rows of the batch
     g:np.ndarray, targets:np.ndarray, # float64 [b, d], int64 [b]
-    shots:np.ndarray, gram:np.ndarray, distances:np.ndarray, # [n, d], [n, n], distances between shots [n, n]
+    # [n, d], [n, n], distances between shots [n, n]
+    shots:np.ndarray, gram:np.ndarray, distances:np.ndarray,
     cross:np.ndarray, rounding:np.ndarray, # float64 [b, n], [b]
-    moves:np.ndarray, error:np.ndarray, gap:np.ndarray, active:np.ndarray, # filled: [b, d], [b], [b], [b]
+    # filled: [b, d], [b], [b], [b]
+    moves:np.ndarray, error:np.ndarray, gap:np.ndarray, active:np.ndarray,
 ):
     "`project_row` for some rows."
     n, d = shots.shape
@@ -313,7 +326,8 @@ def check_projection(
     targets:Tensor, # should be integers [b] below n
 ):
     "Raises `ValueError` that says what is wrong with the input of PME."
-    if generated.ndim != 2 or shots.ndim != 2 or generated.shape[1] != shots.shape[1] or 0 in shots.shape:
+    if (generated.ndim != 2 or shots.ndim != 2 or generated.shape[1] != shots.shape[1]
+        or 0 in shots.shape):
         found = f'{list(generated.shape)} and {list(shots.shape)}'
         raise ValueError(f'expected generated features [b, d] and shots [n, d], found {found}')
     if (
@@ -323,19 +337,24 @@ def check_projection(
         or targets.dtype == torch.bool
     ):
         found = f'{targets.dtype} {list(targets.shape)}'
-        raise ValueError(f'expected a whole number as target for each of {len(generated)} features, found {found}')
+        raise ValueError(f'expected a whole number as target for each of {len(generated)} '
+                         f'features, found {found}')
     wrong = ((targets < 0) | (targets >= len(shots))).nonzero()
     if len(wrong):
         row = wrong[0, 0].item()
-        raise ValueError(f'expected targets from 0 to {len(shots) - 1}, found {targets[row].item()} in row {row}')
+        raise ValueError(f'expected targets from 0 to {len(shots) - 1}, found '
+                         f'{targets[row].item()} in row {row}')
     check_rows(shots, 'shots'); check_rows(generated, 'generated features')
 
 # %% ../../nbs/gif/12_projection.ipynb #bbc64d15
 def shared_products(
     g:Tensor, # float64 [b, d]
     shots:Tensor, # float64 [n, d]
-) -> tuple: # products of shots and their distances [n, n]; of g with shots [b, n]; rounding of a product [b]
-    "What `project_row` needs to know of scalar products, all centred, by two matrix products for the whole batch."
+    # products of shots and their distances [n, n]; of g with shots [b, n]; rounding of a product
+    # [b]
+) -> tuple:
+    """What `project_row` needs to know of scalar products, all centred, by two matrix products for
+    the whole batch."""
     centred, g = shots - shots.mean(0), g - shots.mean(0)
     gram, eps = centred @ centred.T, (shots.shape[1] + 64)*torch.finfo(shots.dtype).eps
     square = gram.diagonal()

@@ -41,9 +41,11 @@ def overlap(
     gifs:np.ndarray, # seconds, int [gifs, k], at least two
     within:int=1, # seconds that count as the same
 ) -> float: # 0..1
-    "The mean share of a GIF's shots that another GIF of the same video shows too; `ValueError` for a single GIF."
+    """The mean share of a GIF's shots that another GIF of the same video shows too; `ValueError`
+    for a single GIF."""
     gifs = np.asarray(gifs)
     if len(gifs) < 2:
-        raise ValueError(f'overlap compares GIFs with each other and needs two or more, not {len(gifs)}')
+        raise ValueError('overlap compares GIFs with each other and needs two or more, not '
+                         f'{len(gifs)}')
     same = (np.abs(gifs[:, None, :, None] - gifs[None, :, None, :]) <= within).any(-1).mean(-1)
     return float(same[~np.eye(len(gifs), dtype=bool)].mean())

@@ -20,8 +20,10 @@ from .shots import ShotVideo, SimilarLengths
 # %% ../../nbs/gif/06_ranknet.ipynb #971954c7
 @dataclass(frozen=True)
 class RankNetSettings:
-    "Sizes and the loss; the defaults are Video2GIF's, but for the width of the features, which is GEVADEN's."
-    features: int = 2048 # D, width of a shot's features; Video2GIF takes 4096 from the layer fc6 of C3D
+    """Sizes and the loss; the defaults are Video2GIF's, but for the width of the features, which is
+    GEVADEN's."""
+    # D, width of a shot's features; Video2GIF takes 4096 from the layer fc6 of C3D
+    features: int = 2048
     hidden: tuple[int, int] = (512, 128) # widths of the two hidden layers
     margin: float = 1. # by how much a shown shot should outrank another one
     delta: float = .75 # where the loss becomes linear, for a shot that one GIF shows
@@ -100,7 +102,9 @@ def rank_loader(
 # %% ../../nbs/gif/06_ranknet.ipynb #689c3416
 def rank_pairs(
     batch:RankBatch, # videos with all of their GIFs
-) -> tuple: # video and second of each positive shot, int64 [P]; weights of its pairs, float32 [P, T], that sum to 1
+    # video and second of each positive shot, int64 [P]; weights of its pairs, float32 [P, T], that
+    # sum to 1
+) -> tuple:
     "All pairs of a shown shot and another one of the same video; weight 0 is no pair."
     video, second = batch.shown.nonzero(as_tuple=True)
     pairs = batch.positive.sum(1)*batch.negative.sum(1)
@@ -139,8 +143,10 @@ def rank_gif(
     model:RankNet, # trained
     shots:Tensor, # one video, [n, D]
 ) -> Tensor: # seconds at which the shots start, in order of time, int64 [k]
-    "The k shots of the highest scores, the earlier one where two are equal; `ValueError` if there are fewer than k."
+    """The k shots of the highest scores, the earlier one where two are equal; `ValueError` if there
+    are fewer than k."""
     k = model.settings.shots
     if len(shots) < k:
-        raise ValueError(f'a GIF of {k} shots needs a video of at least {k} shots, found {len(shots)}')
+        raise ValueError(f'a GIF of {k} shots needs a video of at least {k} shots, found '
+                         f'{len(shots)}')
     return model(shots).argsort(descending=True, stable=True)[:k].sort().values

@@ -22,7 +22,8 @@ class ReSeq2SeqSettings:
     video: int = 512 # width of s_x
     gif: int = 128 # width of the common semantic space, as wide as GEVADEN's s_y
     shots: int = 3 # k, shots of a GIF
-    match: float = .1 # weight of the distance between a summary and its own video; GEVADEN's perceptual weight
+    # weight of the distance between a summary and its own video; GEVADEN's perceptual weight
+    match: float = .1
     mismatch: float = .1 # weight of the penalty for mismatched pairs
     margin: float = 1. # m
 
@@ -72,7 +73,8 @@ def mismatch_penalty(
     summary:Tensor, # u, [B, gif]
     margin:float, # m
 ) -> Tensor: # scalar
-    "By how much pairs that don't belong together are too close, averaged over all of them; 0 for a single video."
+    """By how much pairs that don't belong together are too close, averaged over all of them; 0 for
+    a single video."""
     # of each video from each summary, [B, B]
     distance = torch.linalg.vector_norm(video[:, None] - summary, dim=-1)
     own, count = distance.diagonal(), len(video)

@@ -64,8 +64,10 @@ def place_shots(
     clusters, # int, by shot: those of one cluster look alike
     count:int, # shots that are wanted
     seconds:float # of a shot
-) -> tuple[list, float, int]: # seconds at which the shots begin, the best first; their length; the worst level allowed
-    "Applies the rules, and lets them give way in order until there is room; the last step takes what there is"
+    # seconds at which the shots begin, the best first; their length; the worst level allowed
+) -> tuple[list, float, int]:
+    """Applies the rules, and lets them give way in order until there is room; the last step takes
+    what there is"""
     for level, between, part in STEPS:
         length = part * seconds
         starts = shot_starts(survey, length)
@@ -79,9 +81,11 @@ def place_shots(
 @dataclass(frozen=True)
 class GIFThumbnail:
     "Shots of a clip in the order in which they are shown, and the scores of all shots"
-    times:np.ndarray # float64 [n], seconds at which the shots begin, in the order in which they are shown
+    # float64 [n], seconds at which the shots begin, in the order in which they are shown
+    times:np.ndarray
     shots:list[np.ndarray] # each uint8 RGB [T, H, W, 3], ready for `write_gif`
-    scores:pd.DataFrame # one row per shot of the clip: time in seconds, place (1 to n, or 0), measures, and `rejected`
+    # one row per shot of the clip: time in seconds, place (1 to n, or 0), measures, and `rejected`
+    scores:pd.DataFrame
     warning:str='' # why the GIF is poor, or nothing
     seconds:float=1. # length of a shot
 
@@ -110,7 +114,8 @@ def placed(
     survey:Survey, # of a clip
     scores:pd.DataFrame, # of a method
     times:list # seconds at which the chosen shots begin, in the order shown
-) -> pd.DataFrame: # the scores with the places and beginnings of the chosen shots, and with `rejected`
+    # the scores with the places and beginnings of the chosen shots, and with `rejected`
+) -> pd.DataFrame:
     "Notes in the scores what was chosen"
     scores = scores.assign(place=0, rejected=shot_rejections(survey))
     for place, (row, time) in enumerate(zip(shot_of(survey, times), times), 1):
@@ -122,10 +127,13 @@ def select_gif(
     path, # a video file, or a `Survey` of one
     model=None, # ranks shots: an object with `score(survey)`; None is `ShotRanker()`
     shots:int=SHOTS, # how many
-    seconds:float|None=None, # of a shot; one second, or a third of a clip that is shorter than three
-    order:str|None=None # in which they are shown: 'time', 'score' (the best first), or None for that of the method
+    # of a shot; one second, or a third of a clip that is shorter than three
+    seconds:float|None=None,
+    # in which they are shown: 'time', 'score' (the best first), or None for that of the method
+    order:str|None=None
 ) -> GIFThumbnail: # shots in the order in which they are shown
-    "The GIF thumbnail of a clip; `MediaError` if there is no picture in it; `ValueError` for impossible wishes"
+    """The GIF thumbnail of a clip; `MediaError` if there is no picture in it; `ValueError` for
+    impossible wishes"""
     if not 1 <= shots <= 100: raise ValueError(f'shots should be 1 to 100, found {shots}')
     if order not in (None, 'time', 'score'):
         raise ValueError(f'order should be time or score, found {order!r}')

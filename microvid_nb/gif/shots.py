@@ -167,9 +167,13 @@ def comment_features(
 def real_shot_videos(
     dataset, # `GIFThumbnails`, from `load_gif_thumbnails`
     keys:Iterable, # of the videos
-    features:Mapping|None=None, # key -> [seconds, D], from `read_shot_features`; the comments' own if not given
-) -> list: # of `ShotVideo`: videos with comments, GIFs whose three seconds differ and lie inside the comments
-    "Real videos described by their comments, or by features of their pictures where there are some."
+    # key -> [seconds, D], from `read_shot_features`; the comments' own if not given
+    features:Mapping|None=None,
+    # of `ShotVideo`: videos with comments, GIFs whose three seconds differ and lie inside the
+    # comments
+) -> list:
+    """Real videos described by their comments, or by features of their pictures where there are
+    some."""
     good = dataset.gifs[~dataset.gifs.out_of_range & ~dataset.gifs.repeated].groupby('key')
     gifs = {key: part[['shot1', 'shot2', 'shot3']].to_numpy() for key, part in good}
     videos = []

@@ -75,7 +75,8 @@ def measured_videos(
     system:Callable, # `ShotVideo` -> `GIFAnswer`
     videos:Sequence, # of `ShotVideo`, each with a GIF
     samples:int, # that PME is averaged over, the first of an answer
-) -> pd.DataFrame: # a row a video: item (its key), PME, PS, within 0, 1 and 2 s, of one GIF, at its place
+    # a row a video: item (its key), PME, PS, within 0, 1 and 2 s, of one GIF, at its place
+) -> pd.DataFrame:
     "The measures of a system for each video."
     rows = []
     for video in videos:
@@ -118,7 +119,8 @@ def top_comments(
 def top_peaks(
     video:ShotVideo, # a video
 ) -> GIFAnswer: # one GIF
-    "The three highest peaks of the comments, ends left out, in order of time; most comments where there are fewer."
+    """The three highest peaks of the comments, ends left out, in order of time; most comments where
+    there are fewer."""
     peak = torch.zeros_like(video.counts)
     peak[comment_peaks(video.counts.numpy())] = video.counts.max() + 1
     return picked(video,
@@ -152,8 +154,10 @@ class GIFScale:
     train: int = 857 # videos of MicroWorld for training
     other: int = 107 # for validation, and as many for testing
     pretraining: int = 400 # other videos of MicroWorld, on which the shot network learns to see
-    shot: ShotSettings = field(default_factory=lambda: ShotSettings(side=112, square=True)) # the shot network
-    sizes: GEVADENSettings = field(default_factory=GEVADENSettings) # s_x, s_y, z; the width of features is the data's
+    # the shot network
+    shot: ShotSettings = field(default_factory=lambda: ShotSettings(side=112, square=True))
+    # s_x, s_y, z; the width of features is the data's
+    sizes: GEVADENSettings = field(default_factory=GEVADENSettings)
     learning_rate: float = 3e-4 # of Adam, for every learned system
     batch: int = 16 # videos
     steps: int = 10_000 # of training

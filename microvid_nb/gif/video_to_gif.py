@@ -43,7 +43,8 @@ def shot_clips(
     survey:Survey, # of a video file
     settings:ShotSettings, # rate and size
 ) -> Iterator[Tensor]: # for each shot uint8 [3, frames, H, W]
-    "The shots of a file as clips, one after the other; the last frame is repeated where the file ends early."
+    """The shots of a file as clips, one after the other; the last frame is repeated where the file
+    ends early."""
     samples = iter_frames(survey.path, settings.frames/survey.shot_length, settings.side,
                           *survey.part)
     size, last = (settings.side, settings.side), None
@@ -145,7 +146,8 @@ class VideoToGIF(nn.Module):
     @torch.no_grad()
     def score(self,
         survey:Survey, # of a clip
-    ) -> pd.DataFrame: # a row a shot: time, likelihood as each shot of the GIF (Eq. 10), place (1 to 3, else 0)
+        # a row a shot: time, likelihood as each shot of the GIF (Eq. 10), place (1 to 3, else 0)
+    ) -> pd.DataFrame:
         "Which three shots to show, and in which order; the same for the same clip."
         described = describe_shots(survey)
         shots = self.network.features(shot_clips(survey, self.settings.shot))

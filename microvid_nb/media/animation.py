@@ -36,7 +36,8 @@ def whole_rate(
     fps:float, # frames a second that are wanted
     seconds:float # length of a shot
 ) -> float: # frames a second; a shot has a whole number of frames, and lasts as long as it should
-    "The rate nearest to a wanted one at which a shot is filled by its frames; it does not pass 50 on the way up."
+    """The rate nearest to a wanted one at which a shot is filled by its frames; it does not pass 50
+    on the way up."""
     count = max(1, round(fps * seconds))
     if count / seconds > 50 >= fps: count = max(1, int(fps * seconds))
     return count / seconds
@@ -69,7 +70,8 @@ def read_shots(
     boxes:Sequence[tuple]=(), # faces to keep
     **part # `stream` and other options of the reader
 ) -> list[np.ndarray]: # uint8 RGB [T, H, W, 3] each, of one size
-    "Shots of a clip, sampled from the file. All shots have the same crop, so that the picture does not jump."
+    """Shots of a clip, sampled from the file. All shots have the same crop, so that the picture
+    does not jump."""
     path, whole = getattr(clip, 'path', clip), (0., 0., 1., 1.)
     if hasattr(clip, 'part'): part = {'stream': clip.part[2]} | part
     box = whole
@@ -163,7 +165,8 @@ def encode_animation(
         even = np.pad(images, ((0, 0), (0, height == 2), (0, width == 2), (0, 0)),
                       'edge')[:, :height, :width]
         write_video(path, even, encoding.fps, crf=round(51 - .35 * encoding.quality))
-    else: raise ValueError(f'{path}: an animation is written as .gif, .webp, .mp4 or .apng, not {suffix!r}')
+    else: raise ValueError(f'{path}: an animation is written as .gif, .webp, .mp4 or .apng, not '
+                           f'{suffix!r}')
 
 # %% ../../nbs/media/12_animation.ipynb #9d0292e4
 def smaller_values(
@@ -187,7 +190,8 @@ def fit_size(
     limit:float, # bytes
     suffix:str # of the file
 ) -> tuple[Encoding, bytes]: # what fits, and the file
-    "The first encoding on the way down whose file has at most `limit` bytes; `ValueError` where not even the last has."
+    """The first encoding on the way down whose file has at most `limit` bytes; `ValueError` where
+    not even the last has."""
     data = encode(encoding)
     for name in ('quality', 'colours', 'fps', 'width'):
         if len(data) <= limit: break
@@ -261,16 +265,19 @@ def write_animation(
     fps:float=8, # frames a second, sampled from the clip
     width:int=320, # pixels, sampled from the clip; never wider than it
     order:str='time', # in which the shots are shown: 'time', or 'score' as they are given
-    max_kb:float=None, # most kilobytes (1000 bytes); quality, colours, fps and width give way in this order
+    # most kilobytes (1000 bytes); quality, colours, fps and width give way in this order
+    max_kb:float=None,
     loop:int=0, # how often it is shown; 0 without end
     crossfade:float=0., # seconds that neighbouring shots share
-    crop=None, # an aspect such as '1:1', 'auto', a box (left, top, right, bottom) as shares, or None
+    # an aspect such as '1:1', 'auto', a box (left, top, right, bottom) as shares, or None
+    crop=None,
     boxes:Sequence[tuple]=(), # faces or other things that a crop keeps
     dither:str='floyd', # none, bayer or floyd
     quality:int=80, # 1 to 100
     **part # `stream` and other options of the reader
 ) -> Animation: # what was written
-    "An animation of shots of a clip; `ValueError` for wishes that cannot be met, `MediaError` for an unreadable clip."
+    """An animation of shots of a clip; `ValueError` for wishes that cannot be met, `MediaError` for
+    an unreadable clip."""
     check_animation(times, seconds, fps, width, order, max_kb, loop, crossfade)
     times = sorted(times) if order == 'time' else list(times)
     wanted, last = (

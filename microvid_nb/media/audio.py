@@ -21,7 +21,9 @@ from microvid_nb.media.video import (
 # %% ../../nbs/media/01_audio.ipynb #48f984d1
 # a quarter of a gigabyte: 50 minutes at 22,050 Hz; longer sound is read in parts
 MAX_SAMPLES = 2**26
-MAX_RATE = 2**24  # samples a second that a file may say it has; a resampler's filter grows with the rate, to gigabytes
+# samples a second that a file may say it has; a resampler's filter grows with the rate, to
+# gigabytes
+MAX_RATE = 2**24
 
 # %% ../../nbs/media/01_audio.ipynb #bbab652e
 HALF, CENTRE = .5, math.sqrt(.5)
@@ -54,7 +56,8 @@ CANCELLED = .7 # of the strongest weighted channel's energy
 class Mixer:
     "Mixes channels to one, and sums up the energy before and after"
     only:int|None = None # the single channel that is used; None mixes
-    energy:np.ndarray = field(default_factory=lambda: np.zeros(1)) # of each channel, weighted [channels]
+    # of each channel, weighted [channels]
+    energy:np.ndarray = field(default_factory=lambda: np.zeros(1))
     mixed:float = 0. # energy of the mix
 
     def __call__(self,
@@ -82,22 +85,25 @@ def read_audio(
     sr:int=22050, # sampling rate in Hz
     start:float=0., # seconds, on the clock of the presentation times
     end:float|None=None, # seconds; None goes to the end of the sound
-    stream:int|None=None # number of the sound's stream in the file; None takes what a player would take
+    # number of the sound's stream in the file; None takes what a player would take
+    stream:int|None=None
 ) -> np.ndarray|None: # float32 [N] mono, or None where there is no audio track
     """
     The sound of a file as mono samples; damaged packets are skipped
 
-    `MediaError` if it is no media file or too long, `ValueError` for an impossible rate or part, `MediaWarning` if
-    channels cancel each other.
+    `MediaError` if it is no media file or too long, `ValueError` for an impossible rate or part,
+    `MediaWarning` if channels cancel each other.
     """
     if not 0 < sr <= MAX_RATE:
         raise ValueError(f'sr must be a positive rate in Hz and at most {MAX_RATE}, not {sr}')
     if not (0 <= start < math.inf and (end is None or end > start)):
-        raise ValueError(f'a part of a sound begins at 0 s or later and ends after that, not from {start} to {end}')
+        raise ValueError('a part of a sound begins at 0 s or later and ends after that, not from '
+                         f'{start} to {end}')
     mixer = Mixer()
     samples = read_track(path, sr, start, end, stream, mixer)
     if samples is None or mixer.strongest is None: return samples
-    words = f'its sound channels cancel each other, so that only channel {mixer.strongest + 1} is used'
+    words = (f'its sound channels cancel each other, so that only channel {mixer.strongest + 1} is '
+             'used')
     warnings.warn(MediaWarning(f'{path}: {words}'), stacklevel=2)
     return read_track(path, sr, start, end, stream, Mixer(mixer.strongest))
 
@@ -138,14 +144,17 @@ def read_track(
             for piece in cut(pieces, first, last): sound += piece.tobytes()
         except (av.error.FFmpegError, ValueError) as error:
             raise MediaError(path,
-                             f'has sound that cannot be resampled ({describe_error(error)})') from None
+                             'has sound that cannot be resampled '
+                             f'({describe_error(error)})') from None
         if not sound and not first and damage.packets:
             raise MediaError(path,
-                             f'has a sound track of which nothing can be decoded: {damage.last_error}')
+                             'has a sound track of which nothing can be decoded: '
+                             f'{damage.last_error}')
     if len(sound) > 4 * MAX_SAMPLES:
         minutes = f'{MAX_SAMPLES / sr / 60:.3g} minutes'
         raise MediaError(path,
-                         f'has more than {minutes} of sound at {sr} Hz: read it in parts, by start and end')
+                         f'has more than {minutes} of sound at {sr} Hz: read it in parts, by start '
+                         'and end')
     return np.frombuffer(sound, np.float32)
 
 # %% ../../nbs/media/01_audio.ipynb #cf78fa4d
@@ -191,7 +200,8 @@ def resample(
     origin:float, # seconds on the file's clock that are zero
     mixer:Mixer # makes one channel of many
 ) -> Iterator[np.ndarray]: # float32 [n] pieces, the first at zero seconds
-    "Pieces of mono sound at one rate, also if the format changes midway; `ValueError` for a rate over `MAX_RATE`"
+    """Pieces of mono sound at one rate, also if the format changes midway; `ValueError` for a rate
+    over `MAX_RATE`"""
     clock, run, shape = SoundClock(sr, origin), None, None
     for frame in frames:
         if frame.sample_rate > MAX_RATE:
@@ -220,7 +230,8 @@ class Run:
                  begin:int, # number of its first sample on the time axis
                  skip:int, # samples before zero seconds that are left out
                  mixer:Mixer): # makes one channel of many
-        # to interleaved float32; PyAV reads beyond the planes of planar sound with 8 channels or more
+        # to interleaved float32; PyAV reads beyond the planes of planar sound with 8 channels or
+        # more
         self.resampler = av.AudioResampler(format='flt', layout=frame.layout, rate=sr)
         self.sr, self.begin, self.skip, self.mixer = sr, begin - skip, skip, mixer
         self.names = [channel.name for channel in frame.layout.channels]

@@ -37,7 +37,8 @@ def limit_side(
 # %% ../../nbs/media/02_candidates.ipynb #aa554baa
 def gradients(
     grey:np.ndarray # uint8 [H, W]
-) -> tuple[np.ndarray, np.ndarray]: # float32 [H, W]: horizontal and vertical derivative of grey levels in [0, 1]
+    # float32 [H, W]: horizontal and vertical derivative of grey levels in [0, 1]
+) -> tuple[np.ndarray, np.ndarray]:
     "Sobel's derivatives of the slightly smoothed picture"
     smooth = cv2.GaussianBlur(grey, (3, 3), 0)
     return (cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=1 / 255),
@@ -107,7 +108,8 @@ def likeness(
     a:np.ndarray, # uint8 grey [H, W]
     b:np.ndarray # of the same shape
 ) -> float: # 1 for the same picture; 0 for pictures with nothing in common, and where one is plain
-    "Twice the covariance over the sum of the variances; a change of brightness does not count, one of contrast does"
+    """Twice the covariance over the sum of the variances; a change of brightness does not count,
+    one of contrast does"""
     a, b = (np.subtract(x, x.mean(), dtype=np.float32).ravel() for x in (a, b))
     return float(2 * (a @ b) / (a @ a + b @ b + NOISE * a.size))
 
@@ -128,7 +130,8 @@ def unexplained_change(
 # %% ../../nbs/media/02_candidates.ipynb #30a5794a
 @dataclass(frozen=True)
 class CutRules:
-    "When a change is a cut or a slow transition; chosen on half of the clips that the table below names"
+    """When a change is a cut or a slow transition; chosen on half of the clips that the table below
+    names"""
     least:float = .1 # unexplained change times new colours of a cut
     ratio:float = 3. # of it to the median of the two samples before and the two after
     lasting:float = .6 # part of the unexplained change that must last: less is a flash
@@ -136,7 +139,8 @@ class CutRules:
     apart:float = .25 # unexplained change between the two ends of a slow transition
     distance:float = 8. # levels (root mean square) between the ends
     spread:float = .2 # part of the picture that takes part in the change
-    even:float = 3. # largest step of a slow transition, in steps of an even one: more is a stair of cuts
+    # largest step of a slow transition, in steps of an even one: more is a stair of cuts
+    even:float = 3.
     pure:float = .05 # share of the other shot below which a picture belongs to one
 
 # %% ../../nbs/media/02_candidates.ipynb #a7e422ae
@@ -194,7 +198,8 @@ class Window:
                first, # position of the old shot, or several
                last, # of the new shot
                middle # of the mixture
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # share of the new shot; what is left; squared distance of the ends
+        # share of the new shot; what is left; squared distance of the ends
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         "The mixture of two samples that is nearest to another, by the products of all three"
         g = self.products
         apart = np.maximum(g[first, first] + g[last, last] - 2 * g[first, last], 1e-6)
@@ -266,7 +271,8 @@ class CutFinder:
             time:float, # seconds, later than the frame before
             image:np.ndarray # uint8 RGB [H, W, 3], small
     ):
-        "Takes one more frame; transitions go from the last frame of a shot to the first of the next"
+        """Takes one more frame; transitions go from the last frame of a shot to the first of the
+        next"""
         look = look_at(time, image)
         if not self.window.looks: self.push(look, REACH)
         before = self.window.looks[-1]
@@ -277,7 +283,8 @@ class CutFinder:
         self.changes.append(look.change)
         self.push(look)
 
-    def finish(self) -> np.ndarray: # float64 [m, 2], seconds: the last frame of a shot, the first of the next
+    def finish(self
+    ) -> np.ndarray: # float64 [m, 2], seconds: the last frame of a shot, the first of the next
         "Judges the last frames; no frame may follow"
         if self.window.looks: self.push(self.window.looks[-1]._replace(step=0., change=0.), REACH)
         return np.array(self.transitions, float).reshape(-1, 2)
@@ -286,7 +293,8 @@ class CutFinder:
              look:Look, # newest sample
              times:int=1 # more often where it stands in for samples that are missing
     ):
-        "Adds a sample, and notes the transitions at the one in the middle; those that overlap are one"
+        """Adds a sample, and notes the transitions at the one in the middle; those that overlap are
+        one"""
         for _ in range(times):
             if not self.window.add(look): continue
             found = slow_around(self.window, self.rules), cut_before(self.window, self.rules)
@@ -358,7 +366,8 @@ def between_shots(
     transitions:np.ndarray, # [m, 2] seconds
     margin:float=0. # seconds on either side of the middle that count, too
 ) -> np.ndarray: # bool [T]
-    "Which frames are strictly between the two ends of a transition, or nearer to its middle than `margin`"
+    """Which frames are strictly between the two ends of a transition, or nearer to its middle than
+    `margin`"""
     start, end = transitions.T
     return (np.abs(times[:, None] - (start + end) / 2)
             < np.maximum(margin, (end - start) / 2 - 1e-6)).any(1)
@@ -369,7 +378,8 @@ def usable_frames(
     times:np.ndarray, # [T] seconds
     transitions:np.ndarray # [m, 2] seconds
 ) -> np.ndarray: # bool [T]
-    "Good frames away from transitions; a shot that has none keeps its frames near a cut, but no mixed ones"
+    """Good frames away from transitions; a shot that has none keeps its frames near a cut, but no
+    mixed ones"""
     usable = good & ~between_shots(times, transitions, CUT_MARGIN)
     shot = np.searchsorted(transitions.mean(1), times)
     has_others = pd.Series(usable).groupby(shot).transform('any').to_numpy()
@@ -410,8 +420,8 @@ def pyramid_histogram(
     quarters = quarters.reshape(4, -1)
     levels = np.concatenate([quarters.sum(0, keepdims=True), quarters])
     return (
-        np.sqrt(levels / levels[:, : BINS[0]].sum(1,
-                                                  keepdims=True).clip(1) / len(BINS) / 5).ravel().astype(np.float32)
+        np.sqrt(levels / levels[:, : BINS[0]].sum(1, keepdims=True).clip(1) / len(BINS) / 5)
+        .ravel().astype(np.float32)
     )
 
 # %% ../../nbs/media/02_candidates.ipynb #b0e353a5
@@ -460,7 +470,8 @@ def cluster_frames(
         return np.arange(2)
     clusterings, scores = silhouettes(features, most) if len(features) > 2 else ([], np.zeros(0))
     if not clusterings: return np.zeros(len(features), int)
-    return clusterings[np.flatnonzero(scores >= scores.max() - SILHOUETTE_TOLERANCE * (1 - scores.max()))[-1]]
+    return clusterings[np.flatnonzero(scores >= scores.max() - SILHOUETTE_TOLERANCE
+                                      * (1 - scores.max()))[-1]]
 
 # %% ../../nbs/media/02_candidates.ipynb #134c8596
 @dataclass(frozen=True)
@@ -470,10 +481,13 @@ class Candidates:
     times:np.ndarray # float64 [n], seconds
     images:np.ndarray # uint8 RGB [n, H, W, 3]
     representativeness:np.ndarray # float64 [n], sums to 1
-    typicality:np.ndarray # float64 [n], 0 to 1, how near colours and edges are to the average of the good frames
+    # float64 [n], 0 to 1, how near colours and edges are to the average of the good frames
+    typicality:np.ndarray
     quality:pd.DataFrame # [n], the columns of `frame_quality`
-    clusters:np.ndarray=field(repr=False) # int64 [T], the candidate that represents each sampled frame, or -1
-    rejected:np.ndarray=field(repr=False) # str [T], why a sampled frame cannot be a candidate; '' where it can
+    # int64 [T], the candidate that represents each sampled frame, or -1
+    clusters:np.ndarray=field(repr=False)
+    # str [T], why a sampled frame cannot be a candidate; '' where it can
+    rejected:np.ndarray=field(repr=False)
     warning:str='' # why even the best frames are poor, or nothing
 
     def __len__(self): return len(self.index)
@@ -492,7 +506,8 @@ def centre_distances(
 def least_bad(
     problems:pd.DataFrame # bool [T], dark, uniform, blurry
 ) -> tuple[np.ndarray, str]: # bool [T]; a warning, empty where some frames have no problem
-    "The frames with no problem; if there are none, those that are not dark, then those that are not uniform"
+    """The frames with no problem; if there are none, those that are not dark, then those that are
+    not uniform"""
     severity = (problems[['dark', 'uniform', 'blurry']].to_numpy() * (4, 2, 1)).sum(1)
     best = severity == severity.min()
     kinds = problems.columns[problems[best].any()]
@@ -503,7 +518,8 @@ def reasons(
     problems:pd.DataFrame, # bool [T], dark, uniform, blurry
     usable:np.ndarray # int [n], positions of the frames that can be candidates
 ) -> np.ndarray: # str [T]
-    "Why each frame cannot be a candidate: its problems, or that it is between two shots; nothing where it can be one"
+    """Why each frame cannot be a candidate: its problems, or that it is between two shots; nothing
+    where it can be one"""
     names = problems.columns.to_numpy()
     words = np.array([', '.join(names[row]) or 'between shots' for row in problems.to_numpy()],
                      object)
@@ -517,7 +533,8 @@ def candidate_frames(
     most:int=MAX_CANDIDATES, # candidates at most
     transitions:np.ndarray|None=None # [m, 2] seconds; found among the frames if not given
 ) -> Candidates: # between 1 and `most`, in order of time
-    "Good frames that look different (thumbnail data set paper, section 3.2); `ValueError` where there are no frames"
+    """Good frames that look different (thumbnail data set paper, section 3.2); `ValueError` where
+    there are no frames"""
     if not len(frames): raise ValueError('there are no frames to choose candidates from')
     images = [limit_side(image) for image in frames.images]
     quality, transitions = (frame_quality(images), find_transitions(frames) if transitions is None
@@ -535,8 +552,8 @@ def candidate_frames(
     )
     central = table[table.distance <= table.groupby('label').distance.transform('median') + 1e-9]
     chosen = central.loc[central.groupby('label').sharpness.idxmax()].sort_values('frame')
-    weight = np.bincount(labels)[chosen.label] / (1
-                                                  + chosen.distance.to_numpy() / max(distance.mean(), 1e-9))
+    weight = np.bincount(labels)[chosen.label] / (
+        1 + chosen.distance.to_numpy() / max(distance.mean(), 1e-9))
     clusters = np.full(len(frames), -1)
     clusters[usable] = np.argsort(chosen.label.to_numpy())[labels]
     index = chosen['frame'].to_numpy()

@@ -13,19 +13,24 @@ import numpy as np
 
 # %% ../../nbs/media/06_colour.ipynb #3e634f35
 PRIMARIES = {
-    1: 'bt709', 4: 'bt470m', 5: 'bt470bg', 6: 'smpte170m', 7: 'smpte240m', 8: 'film', 9: 'bt2020', 10: 'smpte428',
+    1: 'bt709', 4: 'bt470m', 5: 'bt470bg', 6: 'smpte170m', 7: 'smpte240m', 8: 'film', 9: 'bt2020',
+    10: 'smpte428',
     11: 'smpte431', 12: 'smpte432', 22: 'ebu3213',
 }
 TRANSFERS = {
-    1: 'bt709', 4: 'gamma22', 5: 'gamma28', 6: 'smpte170m', 7: 'smpte240m', 8: 'linear', 9: 'log100', 10: 'log316',
-    11: 'iec61966-2-4', 12: 'bt1361e', 13: 'iec61966-2-1', 14: 'bt2020-10', 15: 'bt2020-12', 16: 'smpte2084',
+    1: 'bt709', 4: 'gamma22', 5: 'gamma28', 6: 'smpte170m', 7: 'smpte240m', 8: 'linear',
+    9: 'log100', 10: 'log316',
+    11: 'iec61966-2-4', 12: 'bt1361e', 13: 'iec61966-2-1', 14: 'bt2020-10', 15: 'bt2020-12',
+    16: 'smpte2084',
     17: 'smpte428', 18: 'arib-std-b67',
 }
 MATRICES = {
-    0: 'gbr', 1: 'bt709', 4: 'fcc', 5: 'bt470bg', 6: 'smpte170m', 7: 'smpte240m', 8: 'ycgco', 9: 'bt2020nc',
+    0: 'gbr', 1: 'bt709', 4: 'fcc', 5: 'bt470bg', 6: 'smpte170m', 7: 'smpte240m', 8: 'ycgco',
+    9: 'bt2020nc',
     10: 'bt2020c', 14: 'ictcp',
 }
-HDR_TRANSFERS, DERIVED_MATRICES = ('smpte2084', 'arib-std-b67'), (12, 13) # the latter follow from the primaries
+# the latter follow from the primaries
+HDR_TRANSFERS, DERIVED_MATRICES = ('smpte2084', 'arib-std-b67'), (12, 13)
 
 @dataclass(frozen=True)
 class Colour:
@@ -43,25 +48,30 @@ class Colour:
     @property
     def plain(self) -> bool: # whether FFmpeg's scaler alone gives the right picture
         "Whether no more than a matrix and a range separate it from sRGB"
-        return self.transfer in SDR_CURVES and self.primaries not in GAMUTS and self.matrix not in UNPACK
+        return (self.transfer in SDR_CURVES and self.primaries not in GAMUTS
+                and self.matrix not in UNPACK)
 
 # %% ../../nbs/media/06_colour.ipynb #b85dfe3a
 def complete_colour(
-    codes:tuple[int, int, int, int], # H.273 primaries, transfer, matrix; FFmpeg's range (0 unknown, 1 limited, 2 full)
+    # H.273 primaries, transfer, matrix; FFmpeg's range (0 unknown, 1 limited, 2 full)
+    codes:tuple[int, int, int, int],
     width:int, # stored columns
     height:int, # stored rows
     pixel_format:str, # FFmpeg's name
     is_rgb:bool # whether the format holds red, green and blue
 ) -> Colour: # without gaps
     "The colour notes of a picture, with what is missing filled in"
-    primaries, transfer, matrix = (table.get(code) for table, code in zip((PRIMARIES, TRANSFERS, MATRICES), codes))
+    primaries, transfer, matrix = (table.get(code) for table,
+                                   code in zip((PRIMARIES, TRANSFERS, MATRICES), codes))
     wide = transfer in HDR_TRANSFERS
     if is_rgb: matrix = 'gbr'
-    elif codes[2] in DERIVED_MATRICES: matrix = {'bt709': 'bt709', 'bt2020': 'bt2020nc'}.get(primaries, 'smpte170m')
+    elif codes[2] in DERIVED_MATRICES:
+        matrix = {'bt709': 'bt709', 'bt2020': 'bt2020nc'}.get(primaries, 'smpte170m')
     elif matrix in (None, 'gbr'):
         large = height > 576 or width >= 1280
         matrix = 'bt2020nc' if wide or primaries == 'bt2020' else 'bt709' if large else 'smpte170m'
-    if primaries is None: primaries = 'bt2020' if wide or matrix in ('bt2020nc', 'bt2020c', 'ictcp') else 'bt709'
+    if primaries is None:
+        primaries = 'bt2020' if wide or matrix in ('bt2020nc', 'bt2020c', 'ictcp') else 'bt709'
     full = codes[3] == 2 or (codes[3] != 1 and (is_rgb or pixel_format.startswith('yuvj')))
     return Colour(primaries, transfer or 'bt709', matrix, full)
 
@@ -73,13 +83,15 @@ def frame_colour(
     names = 'color_primaries', 'color_trc', 'colorspace', 'color_range'
     codes = tuple(int(getattr(frame, name, 2)) for name in names)
     kind = frame.format
-    return complete_colour(codes, frame.width, frame.height, kind.name, kind.is_rgb or kind.has_palette)
+    return complete_colour(codes, frame.width, frame.height, kind.name,
+                           kind.is_rgb or kind.has_palette)
 
 # %% ../../nbs/media/06_colour.ipynb #f9ad8fc4
 def unit_planes(
     planes:np.ndarray, # uint16 [H, W, 3], full or limited range of 16 bits
     full_range:bool # whether 0 is black and the largest number white
-) -> tuple[np.ndarray, ...]: # float32 [H, W] each: brightness in [0, 1], two differences in [-.5, .5]
+    # float32 [H, W] each: brightness in [0, 1], two differences in [-.5, .5]
+) -> tuple[np.ndarray, ...]:
     "Brightness and two differences as plain numbers"
     low, high, spread = (0, 65535, 65535) if full_range else (16 * 256, 219 * 256, 224 * 256)
     first, second, third = np.moveaxis(planes.astype(np.float32), -1, 0)
@@ -100,12 +112,12 @@ PAPER_WHITE = 203. # cd/m2 (ITU-R BT.2408)
 PQ_M1, PQ_M2, PQ_C1, PQ_C2, PQ_C3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
 HLG_A, HLG_B, HLG_C = .17883277, .28466892, .55991073
 
-def pq_to_light(
-    signal:np.ndarray # numbers in [0, 1]
+def pq_to_light(signal:np.ndarray # numbers in [0, 1]
 ) -> np.ndarray: # light, 1 is paper white
     "Light of a PQ signal (SMPTE ST 2084)"
     root = np.clip(signal, 0, 1) ** (1 / PQ_M2)
-    return (np.maximum(root - PQ_C1, 0) / (PQ_C2 - PQ_C3 * root)) ** (1 / PQ_M1) * (10000 / PAPER_WHITE)
+    return ((np.maximum(root - PQ_C1, 0) / (PQ_C2 - PQ_C3 * root)) ** (1 / PQ_M1)
+            * (10000 / PAPER_WHITE))
 
 def light_to_pq(
     light:np.ndarray # light, 1 is paper white
@@ -131,7 +143,8 @@ def light_to_srgb(
     light:np.ndarray # light in [0, 1]
 ) -> np.ndarray: # numbers in [0, 1]
     "The sRGB number of a light"
-    return np.where(light <= .0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - .055)
+    return np.where(light <= .0031308, 12.92 * light,
+                    1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - .055)
 
 # %% ../../nbs/media/06_colour.ipynb #7d94d391
 def bt709_to_light(
@@ -146,10 +159,12 @@ def light_to_bt709(
     "The BT.709 number of a light"
     return np.where(light < .018, 4.5 * light, 1.099 * np.maximum(light, 1e-9) ** .45 - .099)
 
-SDR_CURVES = ('bt709', 'smpte170m', 'smpte240m', 'iec61966-2-4', 'bt1361e', 'iec61966-2-1', 'bt2020-10', 'bt2020-12')
+SDR_CURVES = ('bt709', 'smpte170m', 'smpte240m', 'iec61966-2-4', 'bt1361e', 'iec61966-2-1',
+              'bt2020-10', 'bt2020-12')
 CURVES = {
     'smpte2084': pq_to_light, 'arib-std-b67': hlg_to_scene, 'iec61966-2-1': srgb_to_light,
-    'linear': lambda signal: signal, 'gamma22': lambda signal: signal ** 2.2, 'gamma28': lambda signal: signal ** 2.8,
+    'linear': lambda signal: signal, 'gamma22': lambda signal: signal ** 2.2,
+    'gamma28': lambda signal: signal ** 2.8,
     'log100': lambda signal: np.where(signal > 0, 10 ** (2 * (signal - 1)), 0),
     'log316': lambda signal: np.where(signal > 0, 10 ** (2.5 * (signal - 1)), 0),
     'smpte428': lambda signal: signal ** 2.6 * (52.37 / 48),
@@ -166,7 +181,8 @@ def scene_to_hlg(
     light:np.ndarray # light of the scene in [0, 1]
 ) -> np.ndarray: # numbers in [0, 1]
     "The HLG signal of a light, the inverse of `hlg_to_scene`"
-    return np.where(light <= 1 / 12, np.sqrt(3 * light), HLG_A * np.log(np.maximum(12 * light - HLG_B, 1e-6)) + HLG_C)
+    return np.where(light <= 1 / 12, np.sqrt(3 * light),
+                    HLG_A * np.log(np.maximum(12 * light - HLG_B, 1e-6)) + HLG_C)
 
 # %% ../../nbs/media/06_colour.ipynb #656fe544
 def ictcp_to_rgb(
@@ -221,7 +237,8 @@ def to_bt709_matrix(
     primaries, white = GAMUTS.get(name, SRGB_GAMUT)
     ratio = BRADFORD @ xyz_of(D65) / (BRADFORD @ xyz_of(white))
     adapt = np.linalg.inv(BRADFORD) @ np.diag(ratio) @ BRADFORD
-    return (np.linalg.inv(rgb_to_xyz(*SRGB_GAMUT)) @ adapt @ rgb_to_xyz(primaries, white)).astype(np.float32)
+    return (np.linalg.inv(rgb_to_xyz(*SRGB_GAMUT)) @ adapt
+            @ rgb_to_xyz(primaries, white)).astype(np.float32)
 
 # %% ../../nbs/media/06_colour.ipynb #802239ac
 def map_bt2390(
@@ -233,7 +250,8 @@ def map_bt2390(
     level, limit = light_to_pq(light) / top, light_to_pq(1.) / top
     knee = max(1.5 * limit - .5, 0.)
     t = np.clip((level - knee) / max(1 - knee, 1e-6), 0, 1)
-    bent = (2*t**3 - 3*t**2 + 1) * knee + (t**3 - 2*t**2 + t) * (1 - knee) + (-2*t**3 + 3*t**2) * limit
+    bent = ((2*t**3 - 3*t**2 + 1) * knee + (t**3 - 2*t**2 + t) * (1 - knee)
+            + (-2*t**3 + 3*t**2) * limit)
     return pq_to_light(np.where(level < knee, level, bent) * top)
 
 # %% ../../nbs/media/06_colour.ipynb #985e54b6
@@ -246,14 +264,16 @@ def map_hable(
     return curve(light) / curve(peak)
 
 # %% ../../nbs/media/06_colour.ipynb #e37c387a
-TONE_MAPS = {'bt2390': map_bt2390, 'hable': map_hable, 'clip': lambda light, peak: np.minimum(light, 1)}
+TONE_MAPS = {'bt2390': map_bt2390, 'hable': map_hable, 'clip': lambda light,
+             peak: np.minimum(light, 1)}
 CURVE_POINTS = 2048 # of an operator; it is interpolated linearly between them
 
 def check_tone_map(
     name:str # of an operator
 ) -> str: # the same
     "The name of an operator; `ValueError` for any other name"
-    if name not in TONE_MAPS: raise ValueError(f'tone_map must be one of {", ".join(TONE_MAPS)}, not {name!r}')
+    if name not in TONE_MAPS: raise ValueError(f'tone_map must be one of {", ".join(TONE_MAPS)}, '
+                                               f'not {name!r}')
     return name
 
 # %% ../../nbs/media/06_colour.ipynb #381446b7
@@ -274,9 +294,11 @@ def hlg_to_screen(
 ) -> np.ndarray: # float32 [..., 3] of BT.709, 1 is paper white
     "The light of a screen of 1000 cd/m2"
     matrix = matrix.T * np.float32(HLG_PEAK / PAPER_WHITE)
-    by_brightness = ((scene @ LUMINANCE_2020)[..., None] ** np.float32(HLG_GAMMA - 1) * scene) @ matrix
+    by_brightness = ((scene @ LUMINANCE_2020)[..., None] ** np.float32(HLG_GAMMA - 1)
+                     * scene) @ matrix
     by_component = scene ** np.float32(HLG_GAMMA) @ matrix
-    highest = np.maximum(by_brightness.max(-1, keepdims=True), 1)  # the second reading makes no highlight of its own
+    # the second reading makes no highlight of its own
+    highest = np.maximum(by_brightness.max(-1, keepdims=True), 1)
     by_component *= np.minimum(1, highest / np.maximum(by_component.max(-1, keepdims=True), 1e-6))
     return by_brightness + (.5 + .5 * near_edge(scene)) * (by_component - by_brightness)
 
@@ -291,11 +313,11 @@ def light_table(
     return CURVES.get(transfer, bt709_to_light)(np.linspace(0, 1, 65536)).astype(np.float32)
 
 @cache
-def level_table(
-    transfer:str # name of the curve
+def level_table(transfer:str # name of the curve
 ) -> np.ndarray: # uint8 [65536]
     "The 8-bit level of each 16-bit step of light"
-    encode = light_to_bt709 if transfer in SDR_CURVES and transfer != 'iec61966-2-1' else light_to_srgb
+    encode = (light_to_bt709 if transfer in SDR_CURVES and transfer != 'iec61966-2-1'
+              else light_to_srgb)
     return np.clip(encode(np.linspace(0, 1, 65536)) * 255 + .5, 0, 255).astype(np.uint8)
 
 # %% ../../nbs/media/06_colour.ipynb #db839201
@@ -322,22 +344,26 @@ def to_sdr(
     tone_map:str='bt2390', # operator for HDR: 'bt2390', 'hable' or 'clip'
     limit:float=MAX_PEAK # the brightest light of the file, 1 is paper white (203 cd/m2)
 ) -> np.ndarray: # uint8 [H, W, 3], sRGB
-    "A picture of any transfer and primaries as an ordinary screen shows it; `ValueError` for an unknown operator"
+    """A picture of any transfer and primaries as an ordinary screen shows it; `ValueError` for an
+    unknown operator"""
     check_tone_map(tone_map)
     light = light_table(colour.transfer)[rgb]
     if colour.transfer == 'arib-std-b67':
         light = np.maximum(hlg_to_screen(light, to_bt709_matrix(colour.primaries)), 0)
         limit = min(limit, HLG_PEAK / PAPER_WHITE)
-    elif colour.primaries in GAMUTS: light = np.maximum(light @ to_bt709_matrix(colour.primaries).T, 0)
+    elif colour.primaries in GAMUTS:
+        light = np.maximum(light @ to_bt709_matrix(colour.primaries).T, 0)
     if colour.hdr: light = compress(light, limit, tone_map)
-    return level_table(colour.transfer)[(np.clip(light, 0, 1) * np.float32(65535) + np.float32(.5)).astype(np.uint16)]
+    return level_table(colour.transfer)[(np.clip(light, 0, 1) * np.float32(65535) + np.float32(.5))
+                                        .astype(np.uint16)]
 
 # %% ../../nbs/media/06_colour.ipynb #7b672be8
 def stated_peak(
     frame # an `av.VideoFrame`
 ) -> float: # light, 1 is paper white
     "The brightest light that a frame's notes allow, or that of PQ"
-    content, screen = (frame.side_data.get(name) for name in ('CONTENT_LIGHT_LEVEL', 'MASTERING_DISPLAY_METADATA'))
+    content, screen = (frame.side_data.get(name)
+                       for name in ('CONTENT_LIGHT_LEVEL', 'MASTERING_DISPLAY_METADATA'))
     candela = 0.
     if content is not None: candela = float(np.frombuffer(bytes(content)[:4], np.uint32)[0])
     if not candela and screen is not None:

@@ -87,11 +87,14 @@ _KEPT = .9 # share of the interest that an automatic crop keeps at least
 # %% ../../nbs/media/13_crop.ipynb #7df165e9
 def crop_box(
     size:tuple[int, int], # (width, height) of the picture
-    aspect:str, # such as '1:1', '4:5' or '16:9'; 'auto' for the smallest of these that loses little, or no crop
+    # such as '1:1', '4:5' or '16:9'; 'auto' for the smallest of these that loses little, or no crop
+    aspect:str,
     interest:np.ndarray=None, # [h, w] not negative, what matters where; nothing: the middle
-    boxes:Sequence[tuple]=() # faces or other things to keep, each (left, top, right, bottom) as shares of the sides
+    # faces or other things to keep, each (left, top, right, bottom) as shares of the sides
+    boxes:Sequence[tuple]=()
 ) -> tuple[float, float, float, float]: # (left, top, right, bottom) as shares of the sides
-    "The box of the crop that keeps most of what matters; `ValueError` for another aspect or a box outside the picture."
+    """The box of the crop that keeps most of what matters; `ValueError` for another aspect or a box
+    outside the picture."""
     for box in boxes:
         if not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
             raise ValueError(f'a box is (left, top, right, bottom) in [0, 1], not {tuple(box)}')

@@ -15,7 +15,8 @@ _DIRECTIONS = set('\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 def _escaped(
     character:str, # one
 ) -> str: # itself, or its escape
-    "A character as it is shown; control characters, line ends, changes of direction and bytes as escapes."
+    """A character as it is shown; control characters, line ends, changes of direction and bytes as
+    escapes."""
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF: return f'\\x{code - 0xDC00:02x}'
     if character in _DIRECTIONS or unicodedata.category(character) in ('Cc', 'Cs', 'Zl', 'Zp'):

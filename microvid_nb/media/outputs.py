@@ -51,7 +51,8 @@ def _with_html_comment(data:bytes, text:bytes) -> bytes:
 
 # %% ../../nbs/media/10_outputs.ipynb #4534ad8e
 def _with_webp_chunk(data:bytes, text:bytes) -> bytes:
-    "A WebP with an XMP chunk at its end; the simple form becomes the extended one, which alone may have such a chunk."
+    """A WebP with an XMP chunk at its end; the simple form becomes the extended one, which alone
+    may have such a chunk."""
     if data[12:16] != b'VP8X':
         from PIL import Image
         with Image.open(BytesIO(data)) as picture:
@@ -155,13 +156,15 @@ def safe_output(
     path, # of an output
     source, # file or folder that it is made of
 ) -> Path: # the same path
-    "The path of an output; `ValueError` if it is an input, a folder, or a file without the mark of this source."
+    """The path of an output; `ValueError` if it is an input, a folder, or a file without the mark
+    of this source."""
     path, here = Path(path), identity(path)
     if here and (here in outputs.inputs or here == identity(source)):
         raise ValueError(f'{path} is an input, which is never replaced: name another folder')
     if path.is_dir(): raise ValueError(f'{path} is a folder')
     if here and not outputs.force and read_mark(path) != mark_of(source):
-        raise ValueError(f'{path} exists and was not made of this source: name another folder, or give --force')
+        raise ValueError(f'{path} exists and was not made of this source: name another folder, or '
+                         'give --force')
     return path
 
 # %% ../../nbs/media/10_outputs.ipynb #0513f902
@@ -171,7 +174,8 @@ def output(
     path, # of an output
     source, # file or folder that it is made of
 ) -> Iterator[Path]: # a temporary path with the same suffix
-    "A temporary path that becomes the output, with its mark, when the block ends well; `ValueError` as `safe_output`."
+    """A temporary path that becomes the output, with its mark, when the block ends well;
+    `ValueError` as `safe_output`."""
     from microvid_nb.media.render import atomic_path
     safe_output(outputs, path, source)
     with atomic_path(path) as temporary:

@@ -28,7 +28,8 @@ except ImportError: fcntl = None  # Windows has no such locks
 def in_use(
     handle:int, # of an open file
 ) -> bool: # whether another process has it
-    "Whether another process has locked a file; if not, it is locked here until it is closed or the process ends."
+    """Whether another process has locked a file; if not, it is locked here until it is closed or
+    the process ends."""
     if fcntl is None: return False
     try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError: return True
@@ -38,7 +39,8 @@ def in_use(
 def clear_leftovers(
     path:Path # of a file that is about to be written
 ):
-    "Removes the temporary files of this path that a killed run has left; those of a running process are locked."
+    """Removes the temporary files of this path that a killed run has left; those of a running
+    process are locked."""
     form = re.compile(re.escape(f'.{path.stem[:40]}-') + '[a-z0-9_]{8}' + re.escape(path.suffix))
     for name in filter(form.fullmatch, os.listdir(path.parent) if fcntl else []):
         try: handle = os.open(path.parent / name, os.O_RDWR)
@@ -52,7 +54,8 @@ def clear_leftovers(
 def atomic_path(
     path # of the finished file
 ) -> Iterator[Path]: # a temporary path beside it, with the same suffix
-    "A temporary path. It becomes `path` if the block ends without an error; otherwise it is removed."
+    """A temporary path. It becomes `path` if the block ends without an error; otherwise it is
+    removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path)
@@ -81,7 +84,8 @@ def check_image(
     "The picture, or a `ValueError` that says what it is instead"
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f'expected a uint8 RGB picture [H, W, 3], found {image.dtype} {list(image.shape)}')
+        raise ValueError(f'expected a uint8 RGB picture [H, W, 3], found {image.dtype} '
+                         f'{list(image.shape)}')
     return image
 
 # %% ../../nbs/media/03_render.ipynb #d7e85b15
@@ -137,7 +141,8 @@ def write_picture(
 # %% ../../nbs/media/03_render.ipynb #f5a8853b
 def colour_bins(
     pixels:np.ndarray # uint8 RGB [n, 3]
-) -> tuple[np.ndarray, np.ndarray]: # mean colour [b, 3] and number of pixels [b] of each bin of 2 x 2 x 2 levels
+    # mean colour [b, 3] and number of pixels [b] of each bin of 2 x 2 x 2 levels
+) -> tuple[np.ndarray, np.ndarray]:
     "The colours of pictures with their counts."
     key = (pixels >> 1).astype(np.int32) @ np.array([1 << 14, 1 << 7, 1], np.int32)
     _, place, count = np.unique(key, return_inverse=True, return_counts=True)
@@ -150,7 +155,8 @@ def gif_palette(
     colours:int=255, # at most
     rounds:int=8 # of k-means
 ) -> np.ndarray: # uint8 RGB [n, 3]
-    "One palette for a stack of pictures: median cut, refined by k-means. A colour counts with its share to the 3/4."
+    """One palette for a stack of pictures: median cut, refined by k-means. A colour counts with its
+    share to the 3/4."""
     from scipy.spatial import cKDTree
     pixels = images.reshape(-1, 3)[::max(1, images.size // 3 // 120_000) | 1]
     means, count = colour_bins(pixels)
@@ -173,7 +179,8 @@ def gif_palette(
 def colour_table(
     palette:np.ndarray # uint8 RGB [n, 3], n <= 255
 ) -> np.ndarray: # uint8 [256, 4], alpha and RGB
-    "A palette in FFmpeg's form. The last colour is transparent: such a pixel keeps its colour of the frame before."
+    """A palette in FFmpeg's form. The last colour is transparent: such a pixel keeps its colour of
+    the frame before."""
     table = np.zeros((256, 4), np.uint8)
     table[:255, 0], table[:255, 1:] = 255, palette[0]
     table[:len(palette), 1:] = palette
@@ -212,7 +219,8 @@ def nearest_colours(
     palette:np.ndarray, # uint8 RGB [n, 3], in the order of `gif_palette`
     rule:str='none' # of FFmpeg's `paletteuse`
 ) -> np.ndarray: # uint8 [T, H, W] palette indices
-    "Pictures in the colours of a palette. FFmpeg searches in a perceptually uniform space, and sorts the palette."
+    """Pictures in the colours of a palette. FFmpeg searches in a perceptually uniform space, and
+    sorts the palette."""
     graph, source = palette_graph(*images.shape[1:3], palette, rule)
     known, indices = packed(palette), []
     for number, image in enumerate([*images, None]):
@@ -250,8 +258,9 @@ def hold_still(
     indices:np.ndarray, # uint8 [T, H, W], the same pictures in the colours of a palette
     tolerance:float # grey levels
 ) -> np.ndarray: # uint8 [T, H, W]
-    """The pictures without flicker: a pixel keeps its index as long as its colour is within `tolerance` of the colour
-    for which the index was found, and the mean of its 3 x 3 neighbourhood within half of that."""
+    """The pictures without flicker: a pixel keeps its index as long as its colour is within
+    `tolerance` of the colour for which the index was found, and the mean of its 3 x 3 neighbourhood
+    within half of that."""
     held, shown = indices.copy(), images[0].copy()
     shown_mean = cv2.blur(shown, (3, 3))
     for before, now, image in zip(held, held[1:], images[1:]):
@@ -280,7 +289,8 @@ def gif_pictures(
     quality:int=80, # 1 to 100
     colours:int=256 # 2 to 256
 ) -> tuple[np.ndarray, np.ndarray]: # uint8 [T, H, W] palette indices; palette, uint8 RGB [n, 3]
-    "Pictures in at most `colours - 1` colours that do not flicker; `ValueError` for a quality that does not exist."
+    """Pictures in at most `colours - 1` colours that do not flicker; `ValueError` for a quality
+    that does not exist."""
     if not 1 <= quality <= 100: raise ValueError(f'quality should be 1 to 100, found {quality}')
     palette = gif_palette(images, colours - 1)
     return hold_still(images, dither_images(images, palette, dither), (100 - quality) / 5), palette
@@ -288,7 +298,8 @@ def gif_pictures(
 # %% ../../nbs/media/03_render.ipynb #101d48c7
 def write_gif(
     path, # file to write; folders are made
-    shots:Sequence[np.ndarray], # shots in the order shown, each uint8 RGB [T, H, W, 3], all of one picture size
+    # shots in the order shown, each uint8 RGB [T, H, W, 3], all of one picture size
+    shots:Sequence[np.ndarray],
     fps:float=8, # frames a second
     width:int=320, # pixels; the height follows
     loop:int=0, # how often it is shown; 0 without end
@@ -296,8 +307,9 @@ def write_gif(
     quality:int=80, # 1 to 100; 100 keeps every change from frame to frame
     colours:int=256 # 2 to 256; one of them means unchanged
 ) -> Path: # the file; its size in bytes is `.stat().st_size`
-    """The file of shots shown one after the other, as an animated GIF with one palette; `ValueError` for no shot, or a
-    width, rate, quality, dither or number of colours that no GIF has."""
+    """The file of shots shown one after the other, as an animated GIF with one palette;
+    `ValueError` for no shot, or a width, rate, quality, dither or number of colours that no GIF
+    has."""
     if not 0 < fps <= 50: raise ValueError(f'a GIF shows up to 50 frames a second, not {fps}')
     if not 0 < width < 65536: raise ValueError(f'a GIF is 1 to 65535 pixels wide, not {width}')
     if not len(shots): raise ValueError('a GIF needs at least one shot')
@@ -342,7 +354,8 @@ def filmstrip(
     columns:int=8, # pictures in a row
     height:float=.9 # inches of a row
 ) -> object: # matplotlib Axes [rows, columns]
-    "Draws pictures side by side, in rows, with their seconds and scores; `ValueError` where there is none"
+    """Draws pictures side by side, in rows, with their seconds and scores; `ValueError` where there
+    is none"""
     import matplotlib.pyplot as plt
     images = [check_image(image) for image in images]
     times, scores = (None if values is None else list(values) for values in (times, scores))
@@ -395,7 +408,8 @@ def write_video(
             if i == 0:
                 video.height, video.width = check_image(image).shape[:2]
                 if video.height % 2 or video.width % 2:
-                    raise ValueError(f'H.264 needs an even size, not {video.width} x {video.height}')
+                    raise ValueError(f'H.264 needs an even size, not {video.width} x '
+                                     f'{video.height}')
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), 'rgb24')
             frame.pts, frame.time_base = (
                 round((i / fps if times is None else float(times[i])) / clock), clock

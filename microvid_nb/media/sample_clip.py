@@ -64,7 +64,8 @@ def disc(
 # %% ../../nbs/media/04_sample_clip.ipynb #8bae5551
 def beach(
     t:float, # 0 to 1
-    rng:np.random.Generator # of the scene, anew for each frame, so that what is random stays in place
+    # of the scene, anew for each frame, so that what is random stays in place
+    rng:np.random.Generator
 ) -> np.ndarray: # uint8 RGB [HEIGHT, WIDTH, 3]
     "A sunset over the sea, with a palm"
     canvas = gradient((70, 60, 130), (230, 110, 110), (255, 200, 120), (255, 220, 150))

@@ -52,7 +52,9 @@ HEAD = 4096  # bytes that are read
 # %% ../../nbs/media/08_sniff.ipynb #1f58593b
 def sniff(
     path # a file that can be opened
-) -> str: # a kind: 'git-lfs', 'html', 'pickle', 'zip', 'webp' ..., or 'text', 'zeros', 'empty' or 'unknown'
+    # a kind: 'git-lfs', 'html', 'pickle', 'zip', 'webp' ..., or 'text', 'zeros', 'empty' or
+    # 'unknown'
+) -> str:
     "The kind of a file by its first bytes; `OSError` if it cannot be read"
     with open(path, 'rb') as file: head = file.read(HEAD)
     if not head: return 'empty'
@@ -85,7 +87,8 @@ NAMES = {
 def is_locked(
     path # a file
 ) -> bool: # whether another program holds a lock for writing
-    "Whether a file is locked for writing, found by trying a shared lock; `False` where the system has no locks"
+    """Whether a file is locked for writing, found by trying a shared lock; `False` where the system
+    has no locks"""
     try: import fcntl
     except ImportError: return False
     try:
@@ -108,7 +111,8 @@ def only_zeros(
 # %% ../../nbs/media/08_sniff.ipynb #1d2df257
 def wrong_file(
     path, # a file that is to be read
-    *kinds:str # kinds by `sniff` that the reader can use; without them, only causes that hold for every reader
+    # kinds by `sniff` that the reader can use; without them, only causes that hold for every reader
+    *kinds:str
 ) -> str|None: # a clause without a full stop, or None if nothing speaks against the file
     "The reason why `path` cannot be what is wanted, by its first bytes"
     path = Path(path)

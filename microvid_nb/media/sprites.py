@@ -41,7 +41,8 @@ def timestamp(
 ) -> str: # hours:minutes:seconds.thousandths
     "A time as WebVTT writes it."
     total = round(1000 * seconds)
-    return f'{total // 3_600_000:02}:{total // 60_000 % 60:02}:{total // 1000 % 60:02}.{total % 1000:03}'
+    return (f'{total // 3_600_000:02}:{total // 60_000 % 60:02}:{total // 1000 % 60:02}'
+            f'.{total % 1000:03}')
 
 # %% ../../nbs/media/14_sprites.ipynb #aa84cbd9
 def cues(
@@ -63,22 +64,26 @@ def cues(
 def sprite_step(
     duration:float # seconds; 0 if unknown
 ) -> float: # seconds
-    "The seconds of one picture: about a hundred pictures in a clip, each shown for 0.5 to 10 seconds."
+    """The seconds of one picture: about a hundred pictures in a clip, each shown for 0.5 to 10
+    seconds."""
     return float(np.clip(duration / 100, .5, 10)) if duration else 1.
 
 # %% ../../nbs/media/14_sprites.ipynb #34bb9362
 def write_sprites(
-    path, # WebVTT file to write; the sheets are beside it: NAME-1.jpg, NAME-2.jpg ...; folders are made
+    # WebVTT file to write; the sheets are beside it: NAME-1.jpg, NAME-2.jpg ...; folders are made
+    path,
     clip, # a video file, or a survey of one
     seconds:float=None, # how long one picture is shown; None: about a hundred pictures in a clip
     width:int=160, # pixels of a picture
     columns:int=10, # pictures in a row
     rows:int=10, # rows of a sheet
     suffix:str='.jpg', # of the sheets: .jpg, .png, .webp or .avif
-    place:Callable=atomic_path, # path -> context manager that gives a temporary path, such as one that marks outputs
+    # path -> context manager that gives a temporary path, such as one that marks outputs
+    place:Callable=atomic_path,
     **part # `start`, `end`, `stream` and other options of the reader
 ) -> list[Path]: # the WebVTT file and the sheets
-    "The files that players use for scrubbing, made in memory for one sheet; `ValueError` for a size that no sheet has."
+    """The files that players use for scrubbing, made in memory for one sheet; `ValueError` for a
+    size that no sheet has."""
     for name, value in (('width', width), ('columns', columns), ('rows', rows)):
         if not 1 <= value <= 10_000: raise ValueError(f'{name} should be 1 to 10000, found {value}')
     if seconds is not None and not .01 <= seconds < 1e6:
@@ -165,7 +170,8 @@ def diverse_frames(
     count:int, # how many to take
     weight:float=.3 # of the scores against the difference, in [0, 1]
 ) -> np.ndarray: # int [min(count, n)], indices, the best first
-    "The frames that are good and differ from one another; `ValueError` for scores that are not finite or do not fit."
+    """The frames that are good and differ from one another; `ValueError` for scores that are not
+    finite or do not fit."""
     scores = np.asarray(scores, float)
     if len(scores) != len(images):
         raise ValueError(f'expected {len(images)} scores, found {len(scores)}')

@@ -77,7 +77,8 @@ def stored_profile(
     from PIL import Image
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of damage and size, which are judged when the pixels are read
+            # of damage and size, which are judged when the pixels are read
+            warnings.simplefilter('ignore')
             if kind == 'heic': return heic_picture(path).info.get('icc_profile')
             with Image.open(path) as picture: return picture.info.get('icc_profile')
     except Exception:  # the libraries raise many kinds for damaged files
@@ -108,7 +109,8 @@ def profile_name(
 @lru_cache(maxsize=8)
 def profile_converter(
     profile:bytes|None # an ICC profile
-) -> Callable|None: # function: uint8 [H, W, 3] -> uint8 [H, W, 3] in sRGB; None where nothing can be converted
+    # function: uint8 [H, W, 3] -> uint8 [H, W, 3] in sRGB; None where nothing can be converted
+) -> Callable|None:
     "Converts pixels of a colour profile to sRGB"
     from PIL import Image, ImageCms
     found = rgb_profile(profile)
@@ -116,5 +118,6 @@ def profile_converter(
     try: transform = ImageCms.buildTransform(found, ImageCms.createProfile('sRGB'), 'RGB', 'RGB')
     except ImageCms.PyCMSError: return None
     def convert(pixels):
-        return np.array(ImageCms.applyTransform(Image.fromarray(np.ascontiguousarray(pixels)), transform))
+        return np.array(ImageCms.applyTransform(
+            Image.fromarray(np.ascontiguousarray(pixels)), transform))
     return convert

@@ -26,7 +26,8 @@ from .video import (
 SAMPLES_PER_SECOND = 8.  # of a survey, and frames a second of a GIF
 WIDTH = 320  # pixels: width of a GIF
 SURVEY_BYTES = 80 * 2**20  # most memory for kept frames
-# frames from which candidates are chosen, unless the clip is so long that they would be over half a second apart
+# frames from which candidates are chosen, unless the clip is so long that they would be over half a
+# second apart
 ANALYSED = 64
 MOST_ANALYSED = 1000 # of them in any case; the work and the memory of grouping grow with the square
 
@@ -43,7 +44,8 @@ def survey_size(
 
 # %% ../../nbs/media/05_survey.ipynb #ae116b96
 class Thinning:
-    "Keeps frames in a fixed amount of memory: when it is full, every second frame is dropped, and the step doubles"
+    """Keeps frames in a fixed amount of memory: when it is full, every second frame is dropped, and
+    the step doubles"""
     def __init__(self,
                  shape:tuple, # of one frame, [H, W, 3]
                  budget:int=SURVEY_BYTES): # bytes
@@ -66,7 +68,8 @@ class Thinning:
 
     @property
     def images(self) -> np.ndarray: # uint8 [T, H, W, 3]
-        "The kept frames; after frames were dropped, a copy, so that the memory of the others is given back"
+        """The kept frames; after frames were dropped, a copy, so that the memory of the others is
+        given back"""
         kept = self.memory[:len(self.times)]
         return kept if self.step == 1 else kept.copy()
 
@@ -77,10 +80,14 @@ class Survey:
     frames:Frames # samples that were kept, at most `WIDTH` pixels wide
     complete:bool # whether every sample was kept, so that shots can be cut from `frames`
     end:float # seconds: when the last frame ends
-    sample_times:np.ndarray = field(repr=False) # float64 [L], seconds of all samples: each takes the frame on screen
-    change:np.ndarray = field(repr=False) # float32 [L], mean change of grey levels in [0, 1] since the last sample
-    transitions:np.ndarray = field(repr=False) # float64 [m, 2], seconds: last frame of a shot, first of the next
-    part:tuple = (0., None, None) # the surveyed part: start and end in seconds, and number of the stream
+    # float64 [L], seconds of all samples: each takes the frame on screen
+    sample_times:np.ndarray = field(repr=False)
+    # float32 [L], mean change of grey levels in [0, 1] since the last sample
+    change:np.ndarray = field(repr=False)
+    # float64 [m, 2], seconds: last frame of a shot, first of the next
+    transitions:np.ndarray = field(repr=False)
+    # the surveyed part: start and end in seconds, and number of the stream
+    part:tuple = (0., None, None)
 
     def __repr__(self):
         return f'Survey({Path(self.path).name!r}, {self.end:.1f} s, {len(self.frames)} frames)'
@@ -115,7 +122,8 @@ class Survey:
 
     @cached_property
     def shot_times(self) -> np.ndarray: # float64 [n], seconds
-        "When the shots of one second begin; a clip of under three seconds is cut into three shorter ones"
+        """When the shots of one second begin; a clip of under three seconds is cut into three
+        shorter ones"""
         start = self.frames.times[0]
         count = max(3, math.floor((self.end - start) / SHOT + 1e-3))
         return start + np.arange(count) * self.shot_length
@@ -142,7 +150,8 @@ def survey_video(
     path, # a video file
     start:float=0., # seconds: where the part to survey begins
     end:float|None=None, # seconds: where it ends; None for the end of the clip
-    stream:int|None=None, # number of the video stream in the file; None takes what a player would show
+    # number of the video stream in the file; None takes what a player would show
+    stream:int|None=None,
 ) -> Survey: # its samples, cuts and changes
     "Decodes a clip once, in bounded memory; `MediaError` if there is no picture in it"
     info, samples = open_frames(path, survey_size, SAMPLES_PER_SECOND, start, end, stream=stream)
@@ -234,7 +243,9 @@ REASONS = np.array(['', 'poor frames', 'black or blank', 'holds a cut', 'the cli
 def shot_starts(
     survey:Survey, # of a clip
     seconds:float|None=None # length of a shot; that of the survey's shots if not given
-) -> pd.DataFrame: # a row for each beginning, in order of time: time (s), level (0 is usable), rejected (why, or '')
+    # a row for each beginning, in order of time: time (s), level (0 is usable), rejected (why, or
+    # '')
+) -> pd.DataFrame:
     "Where shots may begin, and why not"
     seconds = seconds or survey.shot_length
     start = np.unique(np.r_[survey.sample_times, survey.shot_times].round(6))
@@ -253,7 +264,8 @@ def full_frame(
     survey:Survey, # of a clip
     time:float # seconds; the frame on screen at that time
 ) -> tuple[float, np.ndarray]: # its presentation time; uint8 RGB [H, W, 3] at the size displayed
-    "One frame of a surveyed clip at full size; a time outside the clip gives its first or last frame"
+    """One frame of a surveyed clip at full size; a time outside the clip gives its first or last
+    frame"""
     time = float(np.clip(time, survey.frames.times[0],
                          max(survey.sample_times[-1], survey.end - 1e-3)))
     kept, info = np.flatnonzero(survey.frames.times == time), survey.frames.info

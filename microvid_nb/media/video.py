@@ -74,7 +74,8 @@ def open_media(
     if container.format.name in NOT_PICTURES:
         container.close()
         raise MediaError(path,
-                         f'is a {container.format.long_name or container.format.name} file, not a video')
+                         f'is a {container.format.long_name or container.format.name} file, not a '
+                         'video')
     return container
 
 # %% ../../nbs/media/00_video.ipynb #40851001
@@ -91,7 +92,8 @@ class Orientation:
     transpose:bool = False # swap rows and columns
     flip_x:bool = False # mirror left and right
     flip_y:bool = False # mirror top and bottom
-    degrees:int = 0 # the same as counter-clockwise degrees, the way FFmpeg reports it (mirroring left out)
+    # the same as counter-clockwise degrees, the way FFmpeg reports it (mirroring left out)
+    degrees:int = 0
 
     def __call__(self,
                  image:np.ndarray # stored pixels [H, W, ...]
@@ -121,17 +123,21 @@ class VideoInfo:
     fps:float # average frames a second; 0 where unknown
     width:int # pixels, after cropping, rotation and pixel shape are applied
     height:int # pixels, likewise
-    rotation:int # counter-clockwise degrees that were applied to make it upright: 0, 90, -90 or -180
+    # counter-clockwise degrees that were applied to make it upright: 0, 90, -90 or -180
+    rotation:int
     codec:str # FFmpeg's name of the video codec
     has_audio:bool # whether there is a sound track
-    orientation:Orientation = field(default=Orientation(), repr=False) # rotation and mirroring together
+    # rotation and mirroring together
+    orientation:Orientation = field(default=Orientation(), repr=False)
     stream:int = 0 # number of the stream in the file
     primaries:str = 'bt709' # which red, green and blue, by FFmpeg's name
-    transfer:str = 'bt709' # how numbers become light, likewise; 'smpte2084' is PQ, 'arib-std-b67' is HLG
+    # how numbers become light, likewise; 'smpte2084' is PQ, 'arib-std-b67' is HLG
+    transfer:str = 'bt709'
     matrix:str = 'bt709' # how red, green and blue are packed, likewise
     full_range:bool = False # whether 0 is black and the largest number white
     hdr:bool = False # whether it is PQ or HLG, and so was tone-mapped
-    profile:str = '' # name of the colour profile (ICC) of a picture, from which it was converted to sRGB
+    # name of the colour profile (ICC) of a picture, from which it was converted to sRGB
+    profile:str = ''
 
 # %% ../../nbs/media/00_video.ipynb #2a8b49da
 MIN_BYTES_PER_SECOND = 8
@@ -201,7 +207,8 @@ def choose_stream(
 # %% ../../nbs/media/00_video.ipynb #af063f54
 def stream_rank(
     stream:av.stream.Stream, # of video or sound
-    counts:dict[int, int] # packets at the beginning of the file, where the header does not count frames
+    # packets at the beginning of the file, where the header does not count frames
+    counts:dict[int, int]
 ) -> tuple: # larger is better; among equal ones the first in the file is taken
     "The rank of a stream among those of its kind"
     context, marks = stream.codec_context, av.stream.Disposition
@@ -276,8 +283,10 @@ class Source:
     wanted:int|None = None # number of the stream that the user named
     damage:Damage = field(default_factory=Damage) # what went wrong so far
     margins:Margins = Margins() # what the container says must be cut off
-    pixel_aspect:object = None # width over height of the pixels of the newest frame, None where square
-    changed_aspect:bool = False # whether the stream has changed it; then the container's value no longer holds
+    # width over height of the pixels of the newest frame, None where square
+    pixel_aspect:object = None
+    # whether the stream has changed it; then the container's value no longer holds
+    changed_aspect:bool = False
     kind:str = '' # what the file is, by `sniff`
     profile:bytes|None = None # the colour profile (ICC) of a picture
 
@@ -352,7 +361,8 @@ def presentation_times(
     frames:Iterator[av.VideoFrame], # decoded frames
     info:VideoInfo, # nominal rate and length, for frames without a time or with an impossible one
     origin:float=0. # seconds on the file's clock that become zero
-) -> Iterator[tuple[float, float, av.VideoFrame]]: # (time, time at which the next is due, frame), in seconds
+    # (time, time at which the next is due, frame), in seconds
+) -> Iterator[tuple[float, float, av.VideoFrame]]:
     "Each frame with its presentation time, filled in where the file has none or an impossible one"
     due = latest = before = None
     for frame in frames:
@@ -429,7 +439,8 @@ def deinterlace(
             if not frame.interlaced_frame:
                 yield frame
                 continue
-            graph, shape = filter_graph(frame, 'bwdif', 'mode=send_frame:deint=interlaced'), shape_of(frame)
+            graph, shape = filter_graph(frame, 'bwdif',
+                                        'mode=send_frame:deint=interlaced'), shape_of(frame)
         yield from filtered(graph, frame)
     if graph: yield from filtered(graph, None)
 
@@ -441,7 +452,8 @@ def without_profile(
     graph = shape = None
     for frame in frames:
         if shape != shape_of(frame):
-            graph, shape = filter_graph(frame, 'sidedata', 'mode=delete:type=ICC_PROFILE'), shape_of(frame)
+            graph, shape = filter_graph(frame, 'sidedata',
+                                        'mode=delete:type=ICC_PROFILE'), shape_of(frame)
         yield from filtered(graph, frame)
 
 # %% ../../nbs/media/00_video.ipynb #9242b026
@@ -540,7 +552,8 @@ def streamed_frames(
     source:Source, # the file
     container:av.container.InputContainer, # the same, open
     start:float|None # seconds to go to first; None begins at the beginning
-) -> Iterator[tuple]: # first the `VideoInfo`, then (time, due, frame); nothing if the file cannot go to `start`
+    # first the `VideoInfo`, then (time, due, frame); nothing if the file cannot go to `start`
+) -> Iterator[tuple]:
     "Decodes the stream that is shown"
     path, damage = source.path, source.damage
     animation = container.format.name in ANIMATIONS or source.kind == 'avif'
@@ -583,13 +596,15 @@ def watch_aspect(
     return map(note, frames)
 
 # %% ../../nbs/media/00_video.ipynb #b2321f7c
-FORMATS = {('uint8', 3): 'rgb24', ('uint8', 4): 'rgba', ('uint16', 3): 'rgb48le', ('uint16', 4): 'rgba64le'}
+FORMATS = {('uint8', 3): 'rgb24', ('uint8', 4): 'rgba', ('uint16', 3): 'rgb48le',
+           ('uint16', 4): 'rgba64le'}
 
 def still_frame(
     still:Still # a picture
 ) -> av.VideoFrame: # the same
     "A picture as a frame that says what its numbers mean"
-    frame = av.VideoFrame.from_ndarray(still.pixels, FORMATS[still.pixels.dtype.name, still.pixels.shape[-1]])
+    frame = av.VideoFrame.from_ndarray(still.pixels,
+                                       FORMATS[still.pixels.dtype.name, still.pixels.shape[-1]])
     for name, code in (('color_primaries', still.primaries), ('color_trc', still.transfer)):
         if hasattr(frame, name): setattr(frame, name, code)  # not in early versions of PyAV
     return frame
@@ -606,7 +621,8 @@ def still_frames(
     if size[0] * size[1] > MAX_PIXELS:
         pictures.close()
         raise MediaError(source.path,
-                         f'says that it is {size[0]} x {size[1]} pixels large, which is not believed')
+                         f'says that it is {size[0]} x {size[1]} pixels large, which is not '
+                         'believed')
     try:
         for still in pictures:
             frame = still_frame(still)
@@ -620,15 +636,18 @@ def still_frames(
         if isinstance(error, MediaError): raise
         words = ' '.join(describe_error(error).split())
         if info is None:
-            raise MediaError(source.path, f'is a picture that cannot be decoded ({words})') from None
+            raise MediaError(source.path,
+                             f'is a picture that cannot be decoded ({words})') from None
         source.damage.packets, source.damage.last_error = source.damage.packets + 1, words
 
 # %% ../../nbs/media/00_video.ipynb #b72b539d
 def probe(
     path, # a video file
-    stream:int|None=None # number of the video stream in the file; None takes what a player would show
+    # number of the video stream in the file; None takes what a player would show
+    stream:int|None=None
 ) -> VideoInfo: # its facts, as displayed
-    "The facts of a video file, from its header and first frame; `MediaError` if there is no picture in it"
+    """The facts of a video file, from its header and first frame; `MediaError` if there is no
+    picture in it"""
     frames = timed_frames(Source(path, stream), 0.)
     info = next(frames)
     frames.close()
@@ -643,7 +662,8 @@ def no_picture(
     "The error for a video stream that gives no frame at all"
     reason = f': {damage.last_error}' if damage.last_error else ''
     return MediaError(path,
-                      f'has a {codec} stream of which no frame can be decoded (damaged or encrypted{reason})')
+                      f'has a {codec} stream of which no frame can be decoded (damaged or '
+                      f'encrypted{reason})')
 
 # %% ../../nbs/media/00_video.ipynb #10a8a301
 def video_info(
@@ -711,7 +731,8 @@ MAX_SIDE = 16_384 # pixels of a side of a picture that is asked for
 
 def output_size(
     info:VideoInfo, # size as displayed
-    short_side:int|None # wanted length of the shorter side in pixels, or None for the displayed size
+    # wanted length of the shorter side in pixels, or None for the displayed size
+    short_side:int|None
 ) -> tuple[int, int]: # (width, height) as displayed
     "The displayed size, scaled so that the shorter side has `short_side` pixels"
     if short_side is None: return info.width, info.height
@@ -739,7 +760,8 @@ def compose(
     rgba:np.ndarray, # uint8 [H, W, 4]
     background # red, green and blue, 0 to 255
 ) -> np.ndarray: # uint8 [H, W, 3]
-    "A transparent picture on one colour, so that colours stored under its transparent parts are not seen"
+    """A transparent picture on one colour, so that colours stored under its transparent parts are
+    not seen"""
     alpha = rgba[..., 3:]
     if alpha.min() == 255: return np.ascontiguousarray(rgba[..., :3])
     mixed = (rgba[..., :3].astype(np.uint32) * alpha + np.array(background, np.uint32)
@@ -820,13 +842,14 @@ def opaque(
 def flattened(
     frame:av.VideoFrame, # with transparency or margins
     plan:Development, # how it is treated
-    scalers:list[av.video.reformatter.VideoReformatter], # two: for the frame, and for the picture without margins
+    # two: for the frame, and for the picture without margins
+    scalers:list[av.video.reformatter.VideoReformatter],
     tone_map:str, # operator for HDR
     background # red, green and blue behind transparent parts
 ) -> np.ndarray: # uint8 [H, W, 3]
     """
-    A frame on one colour and without margins. It is composed and cut at its full size and scaled after that, so that
-    hidden colours do not mix with visible ones.
+    A frame on one colour and without margins. It is composed and cut at its full size and scaled
+    after that, so that hidden colours do not mix with visible ones.
     """
     whole = (frame.width, frame.height)
     if plan.alpha:
@@ -858,8 +881,8 @@ class Screen:
                 frame:av.VideoFrame # a frame of a kind not seen just before
     ):
         """
-        Decides how frames of this kind are treated. Scalers are kept from frame to frame, since setting one up costs
-        as much as a frame.
+        Decides how frames of this kind are treated. Scalers are kept from frame to frame, since
+        setting one up costs as much as a frame.
         """
         orientation, cut = frame_orientation(frame), self.source.margins
         if not cut.fits(frame.width, frame.height): cut = Margins()
@@ -879,7 +902,8 @@ class Screen:
                  frame:av.VideoFrame # a decoded frame
     ) -> np.ndarray: # uint8 [H, W, 3]
         "The picture of a frame; `MediaError` for a kind of pixels that cannot be converted"
-        # side data are not part of it: reading them delays when the frame is freed (by the collector of cycles)
+        # side data are not part of it: reading them delays when the frame is freed (by the
+        # collector of cycles)
         kind = (
             frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range,
             frame.color_trc,
@@ -894,7 +918,8 @@ class Screen:
             if special: image = flattened(frame, plan, self.scalers, self.tone_map, self.background)
             else: image = opaque(frame, plan, self.scalers[0], self.tone_map, plan.size)
         except (av.error.FFmpegError, ValueError) as error:
-            reason = f'has pictures that cannot be converted ({frame.format.name}: {describe_error(error)})'
+            reason = (f'has pictures that cannot be converted ({frame.format.name}: '
+                      f'{describe_error(error)})')
             raise MediaError(self.source.path, reason) from None
         image = plan.orientation(image)
         return add_bars(image, self.size) if plan.framed else image
@@ -927,12 +952,14 @@ def warn_of_loss(
     damage:Damage, # what failed
     clock:Clock # what came out
 ):
-    "One `MediaWarning` with the seconds that could not be decoded, if packets failed or over `MIN_LOSS` are missing"
+    """One `MediaWarning` with the seconds that could not be decoded, if packets failed or over
+    `MIN_LOSS` are missing"""
     lost = max(0., info.duration - clock.end) + (clock.waits if damage.packets else 0.)
     if lost > MIN_LOSS or damage.packets:
         total = max(info.duration, clock.length)
         warnings.warn(
-            MediaWarning(f'{info.path}: damaged or cut short, {lost:.1f} of {total:.1f} s could not be decoded'),
+            MediaWarning(f'{info.path}: damaged or cut short, {lost:.1f} of {total:.1f} s could '
+                         'not be decoded'),
             stacklevel=2,
         )
 
@@ -958,17 +985,22 @@ def open_frames(
     fps:float|None=None, # samples a second; None gives every frame as stored
     start:float=0., # seconds
     end:float|None=None, # seconds
-    stream:int|None=None, # number of the video stream in the file; None takes what a player would show
+    # number of the video stream in the file; None takes what a player would show
+    stream:int|None=None,
     background=WHITE, # red, green and blue behind transparent parts
     tone_map:str='bt2390' # operator for HDR: 'bt2390', 'hable' or 'clip'
-) -> tuple[VideoInfo, Iterator[tuple[float, np.ndarray]]]: # facts; (presentation time, uint8 RGB [H, W, 3]) one by one
-    "The facts of a file and its frames as from `iter_frames`; `size` computes the size of the pictures from the facts"
+    # facts; (presentation time, uint8 RGB [H, W, 3]) one by one
+) -> tuple[VideoInfo, Iterator[tuple[float, np.ndarray]]]:
+    """The facts of a file and its frames as from `iter_frames`; `size` computes the size of the
+    pictures from the facts"""
     check_span(fps, start, end)
     background, tone_map = check_background(background), check_tone_map(tone_map)
     source = Source(path, stream)
     frames = timed_frames(source, start)
     info = next(frames)
-    return info, scaled_frames(frames, info, Screen(source, info, size(info), background, tone_map), fps, start, end)
+    return info, scaled_frames(frames, info,
+                               Screen(source, info, size(info), background, tone_map), fps, start,
+                               end)
 
 # %% ../../nbs/media/00_video.ipynb #ec64392c
 def scaled_frames(
@@ -979,14 +1011,16 @@ def scaled_frames(
     start:float, # seconds
     end:float|None # seconds
 ) -> Iterator[tuple[float, np.ndarray]]: # (presentation time, uint8 RGB [H, W, 3])
-    "Sampled, scaled, upright pictures; `MediaWarning` if the shape changes, and at the end if pictures were lost"
+    """Sampled, scaled, upright pictures; `MediaWarning` if the shape changes, and at the end if
+    pictures were lost"""
     clock, last, image, framed = Clock(), None, None, False
     for time, frame in sample_on_screen(clock.watch(frames), fps, start,
                                         math.inf if end is None else end):
         if frame is not last: last, image = frame, screen(frame)
         if screen.framed and not framed:
             framed = True
-            words = f'changes the shape of its pictures at {time:.1f} s, so that they are shown with bars'
+            words = (f'changes the shape of its pictures at {time:.1f} s, so that they are shown '
+                     'with bars')
             warnings.warn(MediaWarning(f'{info.path}: {words}'), stacklevel=2)
         yield time, image
     if start <= 0 and end is None: warn_of_loss(info, screen.source.damage, clock)
@@ -995,17 +1029,20 @@ def scaled_frames(
 def iter_frames(
     path, # a video file
     fps:float|None=None, # samples a second; None gives every frame as stored
-    short_side:int|None=None, # scale so that the shorter side has this many pixels; None keeps the size
+    # scale so that the shorter side has this many pixels; None keeps the size
+    short_side:int|None=None,
     start:float=0., # seconds, on the clock of the presentation times
     end:float|None=None, # seconds; None goes to the end of the file
-    stream:int|None=None, # number of the video stream in the file; None takes what a player would show
+    # number of the video stream in the file; None takes what a player would show
+    stream:int|None=None,
     background=WHITE, # red, green and blue behind transparent parts, 0 to 255
     tone_map:str='bt2390' # how HDR becomes SDR: 'bt2390', 'hable' or 'clip'
 ) -> Iterator[tuple[float, np.ndarray]]: # (presentation time in seconds, uint8 RGB [H, W, 3])
     """
     Upright sRGB frames with their times, one by one, in constant memory
 
-    `MediaError` if there are none, `MediaWarning` if some are lost, `ValueError` for numbers out of range.
+    `MediaError` if there are none, `MediaWarning` if some are lost, `ValueError` for numbers out of
+    range.
     """
     def size(info): return output_size(info, short_side)
     return open_frames(path, size, fps, start, end, stream, background, tone_map)[1]
@@ -1024,19 +1061,23 @@ class Frames:
 def read_frames(
     path, # a video file
     fps:float|None=None, # samples a second; None gives every frame as stored
-    short_side:int|None=None, # scale so that the shorter side has this many pixels; None keeps the size
+    # scale so that the shorter side has this many pixels; None keeps the size
+    short_side:int|None=None,
     start:float=0., # seconds, on the clock of the presentation times
     end:float|None=None, # seconds; None goes to the end of the file
-    stream:int|None=None, # number of the video stream in the file; None takes what a player would show
+    # number of the video stream in the file; None takes what a player would show
+    stream:int|None=None,
     background=WHITE, # red, green and blue behind transparent parts, 0 to 255
     tone_map:str='bt2390' # how HDR becomes SDR: 'bt2390', 'hable' or 'clip'
 ) -> Frames: # pictures, times and facts
-    "All frames of a file or of a part of it; `MediaError` if there are none, `ValueError` for numbers out of range"
+    """All frames of a file or of a part of it; `MediaError` if there are none, `ValueError` for
+    numbers out of range"""
     def size(info): return output_size(info, short_side)
     info, pairs = open_frames(path, size, fps, start, end, stream, background, tone_map)
     pairs = list(pairs)
     if not pairs:
         raise MediaError(path,
-                         f'shows no frame between {start:g} s and {"the end" if end is None else f"{end:g} s"}')
+                         f'shows no frame between {start:g} s and '
+                         f'{"the end" if end is None else f"{end:g} s"}')
     times, images = zip(*pairs)
     return Frames(np.stack(images), np.array(times, dtype=np.float64), info)

@@ -35,7 +35,8 @@ class Arrow(NamedTuple):
     end: str # name of another
     label: str='' # beside the line
     when: str='' # 'training' or 'use' for what flows only then
-    way: str='' # directions at start and end: 'hh', 'vv', 'hv' or 'vh'; found from the places if not given
+    # directions at start and end: 'hh', 'vv', 'hv' or 'vh'; found from the places if not given
+    way: str=''
     bend: float=.5 # where a line with two corners turns, as a share of its way
 
 # %% ../../nbs/papers/06_diagrams.ipynb #bd67b102
@@ -120,7 +121,8 @@ def draw_box(
         extent = part.get_window_extent()
         if extent.width > room.width or extent.height > room.height:
             raise ValueError(
-                f'box {name!r}: {part.get_text()!r} needs {extent.width / room.width:.2f} of its width '
+                f'box {name!r}: {part.get_text()!r} needs {extent.width / room.width:.2f} of its '
+                'width '
                 f'and {extent.height / room.height:.2f} of its height'
             )
 
@@ -130,7 +132,8 @@ def draw_arrow(
     boxes:Mapping[str, Box], # by name
     arrow:Arrow, # to draw
 ):
-    "Draws a line, with its label on its longest horizontal part if that is long enough, else on its longest part."
+    """Draws a line, with its label on its longest horizontal part if that is long enough, else on
+    its longest part."""
     colour, dashes = _TIMES[arrow.when]
     points = route(boxes[arrow.start], boxes[arrow.end], arrow.way, arrow.bend)
     ax.plot(*zip(*points), color=colour, ls=dashes, lw=1.2, solid_joinstyle='round', zorder=2)
@@ -214,13 +217,15 @@ def draw_architecture(
     row:float=.72, # inches a row
     legend:bool=True, # say below what colours mean
 ) -> object: # matplotlib Axes
-    "Draws an architecture; `ValueError` where an arrow or group names no box, or a text doesn't fit into its box."
+    """Draws an architecture; `ValueError` where an arrow or group names no box, or a text doesn't
+    fit into its box."""
     unknown = (
         {name for arrow in arrows for name in arrow[:2]}
         | {name for group in groups for name in group.boxes}
     ) - set(boxes)
     if unknown:
-        raise ValueError(f'no box {", ".join(map(repr, sorted(unknown)))}; there are {", ".join(boxes)}')
+        raise ValueError(f'no box {", ".join(map(repr, sorted(unknown)))}; there are '
+                         f'{", ".join(boxes)}')
     frames = [group_frame([boxes[name] for name in group.boxes]) for group in groups]
     frames += [group_frame([box], .04, 0) for box in boxes.values()]
     left, top, right, bottom = (
@@ -287,8 +292,8 @@ def picture_data(
 ) -> str: # a JPEG as a data address
     "A picture as text that a page shows."
     picture = Image.fromarray(image)
-    picture.resize((width,
-                    round(width*picture.height/picture.width))).save(file := io.BytesIO(), 'JPEG', quality=60)
+    picture.resize((width, round(width*picture.height/picture.width))).save(
+        file := io.BytesIO(), 'JPEG', quality=60)
     return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
 
 # %% ../../nbs/papers/06_diagrams.ipynb #349e7708

@@ -22,7 +22,8 @@ from ..tasks import all_tasks
 def equations_in(
     text:str, # of a docstring
 ) -> list[int]: # in order of mention
-    "The numbers of the equations that a text names: 'Eq. 4', 'Eq. 3 to 5', 'Eq. 10-12', 'Eq. 6 and 7'."
+    """The numbers of the equations that a text names: 'Eq. 4', 'Eq. 3 to 5', 'Eq. 10-12', 'Eq. 6
+    and 7'."""
     found = []
     for first, joint, last in re.findall(r'Eq\. (\d+)(?:(-| to | and |, )(\d+))?', text):
         found += (
@@ -36,7 +37,8 @@ def equations_in(
 def documented(
     path:Path, # of a module
 ) -> Iterator[tuple[str, str]]: # name, first line of its docstring
-    "The functions, classes and methods of a module that have a docstring; a patched method has the name of its class."
+    """The functions, classes and methods of a module that have a docstring; a patched method has
+    the name of its class."""
     for node in ast.parse(path.read_text(encoding='utf-8')).body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
         owner = ''
@@ -49,7 +51,7 @@ def documented(
         )
         for name, each in [(owner + node.name, node),
                            *((f'{node.name}.{each.name}', each) for each in inside)]:
-            if text := ast.get_docstring(each): yield name, text.split('\n')[0]
+            if text := ast.get_docstring(each): yield name, ' '.join(text.split('\n\n')[0].split())
 
 # %% ../../nbs/papers/00_equations.ipynb #8206231e
 def equation_table() -> pd.DataFrame: # paper, equation, module, name, returns
@@ -125,7 +127,8 @@ def split_line(
     line:str, # of code
     width:int=_BESIDE, # characters
 ) -> list[str]: # the line, in as many parts as it takes
-    "A long line in parts that fit, split where the fewest brackets are open, and there as late as can be."
+    """A long line in parts that fit, split where the fewest brackets are open, and there as late as
+    can be."""
     if len(line) > width: line = line.split('  #')[0].rstrip()
     indent, parts, opened = ' ' * (len(line) - len(line.lstrip()) + 8), [], 0
     head = re.match(r' *(?:if|for|else)\b[^:]*:', line)

@@ -29,17 +29,21 @@ from ..training import evaluating
 # %% ../../nbs/thumbnail/01_amuse.ipynb #e87bae98
 @dataclass(frozen=True)
 class AMUSESettings:
-    "Sizes and weights; the defaults are the paper's where it gives one; `ValueError` for impossible words or topics."
+    """Sizes and weights; the defaults are the paper's where it gives one; `ValueError` for
+    impossible words or topics."""
     words: tuple[str, ...] # labels that training pictures have: the seen words
     semantic: int = 300 # d, width of the semantic space
     attention: int = 1024 # A, width of the attention space and of v; the paper tries 1024 and 2048
     backbone: str = 'alexnet' # of features/visual; 'eyes' or 'classes' for the packaged encoder
     width: float = 1. # factor for the backbone's channels; 1/8 suits a laptop
     size: int = 224 # side of the pictures in pixels
-    layers: tuple[str, ...] = ('fc6', 'fc7', 'fc8') # l1 ... l2 of Eq. 7; the last is the backbone's last and gives v
-    frozen: tuple[str, ...] = ('conv1', 'conv2', 'conv3') # layers that keep their weights; none where they are random
+    # l1 ... l2 of Eq. 7; the last is the backbone's last and gives v
+    layers: tuple[str, ...] = ('fc6', 'fc7', 'fc8')
+    # layers that keep their weights; none where they are random
+    frozen: tuple[str, ...] = ('conv1', 'conv2', 'conv3')
     dropout: float = .5 # of the backbone's hidden layers, AlexNet's
-    xavier: bool = False # True: layers above the packaged encoder begin with Xavier's weights as printed, else He's
+    # True: layers above the packaged encoder begin with Xavier's weights as printed, else He's
+    xavier: bool = False
     margin: float = .5 # alpha of Eq. 6
     mu: float = 1. # weight of the gap, Eq. 7; the paper gives none
     attention_penalty: float = 1e-4 # gamma of Eq. 4; the paper gives none
@@ -47,18 +51,22 @@ class AMUSESettings:
     factors: tuple[float, ...] = FACTORS # a kernel for each, times the mean squared distance
     optimal_weights: bool = False # weights of the kernels by the quadratic program, else equal
     attended: bool = True # False: one point for all words, Variant III
-    common_space: bool = False # True: learned points for the seen words in place of the semantic space, Variant IV
-    projected: bool = False # True: Variant IV's points are a learned projection of the words' vectors
+    # True: learned points for the seen words in place of the semantic space, Variant IV
+    common_space: bool = False
+    # True: Variant IV's points are a learned projection of the words' vectors
+    projected: bool = False
     topics: str = 'all' # those that count when a frame is chosen: all, seen or unseen, Variant II
     same_attention: bool = False # True: Eq. 6 as it is printed
     across: float = 0. # weight of ranking across pictures, which is not in the paper
-    objective: str = 'ranking' # Eq. 6; or 'probabilities': similarities are probabilities, which is not in the paper
+    # Eq. 6; or 'probabilities': similarities are probabilities, which is not in the paper
+    objective: str = 'ranking'
 
     def __post_init__(self):
         if self.topics not in ('all', 'seen', 'unseen'):
             raise ValueError(f'topics should be all, seen or unseen, found {self.topics!r}')
         if self.objective not in ('ranking', 'probabilities'):
-            raise ValueError(f'objective should be ranking or probabilities, found {self.objective!r}')
+            raise ValueError('objective should be ranking or probabilities, found '
+                             f'{self.objective!r}')
         if self.projected and not self.common_space:
             raise ValueError('only a common space has projected points')
         if len(self.words) < 2 or len(set(self.words)) < len(self.words):
@@ -130,7 +138,8 @@ class EyesNetwork(Backbone):
                               nn.Linear(self.feature_dim, classes))
         he(self)
 
-    def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
+    def stages(self
+    ) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
         "The encoder, the hidden layer, and the one that gives v."
         yield 'eyes', [self.eyes]
         yield 'fc7', [nn.Flatten(), self.standard, self.fc7, nn.ReLU(), self.dropout]
@@ -138,7 +147,8 @@ class EyesNetwork(Backbone):
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #80304630
 class ClassNetwork(Backbone):
-    "The packaged encoder with its own last layer; `fc8` gives the probabilities of ImageNet's classes."
+    """The packaged encoder with its own last layer; `fc8` gives the probabilities of ImageNet's
+    classes."""
     feature_layer = 'fc8'
 
     def __init__(self):
@@ -147,7 +157,8 @@ class ClassNetwork(Backbone):
         self.eyes, self.fc8 = FrozenEyes(), nn.Linear(FrozenEyes.out_channels, self.feature_dim)
         self.fc8.load_state_dict(packaged_encoder().network.classifier.state_dict())
 
-    def stages(self) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
+    def stages(self
+    ) -> Iterator[tuple[str, list[nn.Module]]]: # name and modules of each stage, in order
         "The encoder, and the layer that names classes."
         yield 'eyes', [self.eyes]
         yield 'fc8', [nn.Flatten(), self.fc8, nn.Softmax(1)]
@@ -157,7 +168,8 @@ def new_network(
     name:str, # 'eyes', 'classes', or a backbone of features/visual
     width:float=1., # factor for channels or hidden units
     classes:int=1000, # outputs of the last layer
-) -> Backbone: # with random weights above the encoder, or everywhere; `classes` has the encoder's own
+    # with random weights above the encoder, or everywhere; `classes` has the encoder's own
+) -> Backbone:
     "The network of a model."
     if name == 'classes': return ClassNetwork()
     return (EyesNetwork(width, classes) if name == 'eyes'
@@ -278,7 +290,8 @@ def across_loss(
     margin:float=.5, # alpha
     known:Tensor|None=None, # bool [B, C], which labels are known; all if not given
 ) -> Tensor: # scalar
-    "By how much pictures that are known to lack a word come within the margin of those that show it."
+    """By how much pictures that are known to lack a word come within the margin of those that show
+    it."""
     lacking = ~labels if known is None else ~labels & known
     # words that some pictures of the batch show, and others lack
     mixed = labels.any(0) & lacking.any(0)
@@ -355,7 +368,8 @@ def points_of(self:AMUSE,
         unknown = [word for word in words if word not in self.settings.words]
         if unknown:
             raise ValueError(
-                f'a common space knows only the words of its training, not {", ".join(map(repr, unknown))}'
+                'a common space knows only the words of its training, not '
+                f'{", ".join(map(repr, unknown))}'
             )
         return self.prototypes()[[self.settings.words.index(word) for word in words]]
     if space is None:
@@ -371,7 +385,8 @@ def points_of(self:AMUSE,
 def start_zero_shot(
     model:AMUSE, # whose v are the probabilities of ImageNet's classes; changed in place
 ) -> AMUSE: # the same
-    "Gives a model the projections with which it needs no training; `ValueError` where its words have other vectors."
+    """Gives a model the projections with which it needs no training; `ValueError` where its words
+    have other vectors."""
     classes = packaged_label_points()   # S
     if model.to_attention.weight.shape != classes.shape:
         expected, found = (f'{shape[0]} classes and {shape[1]} dimensions'
@@ -387,7 +402,8 @@ def new_amuse(
     space:SemanticSpace|None=None, # has the seen words; not needed in a common space
     pretrained:bool|str=False, # start from published weights, as `backbone` takes them
 ) -> AMUSE: # untrained
-    "A model whose seen words have their points from a semantic space; `ValueError` where one is needed and missing."
+    """A model whose seen words have their points from a semantic space; `ValueError` where one is
+    needed and missing."""
     model = AMUSE(settings)
     if settings.backbone == 'classes': start_zero_shot(model)
     if pretrained and settings.backbone not in ('eyes', 'classes'):
@@ -420,7 +436,8 @@ def ordering_accuracy(
     labels:Tensor, # bool [n, C]
     known:Tensor|None=None, # bool [n, C], which labels are known; all if not given
 ) -> np.ndarray: # [C], 0.5 at chance; NaN for a word that all pictures show, or none
-    "For each word, the probability that a picture with it is more similar to it than a picture without it."
+    """For each word, the probability that a picture with it is more similar to it than a picture
+    without it."""
     from sklearn.metrics import roc_auc_score
     known = torch.ones_like(labels) if known is None else known
     columns = [(labels[known[:, c], c].numpy(), similarities[known[:, c], c].numpy())
@@ -450,7 +467,8 @@ def domain_gap(
 
 # %% ../../nbs/thumbnail/01_amuse.ipynb #3aa8082c
 class PairedPictures(Dataset):
-    "Source pictures with labels, each with a frame of the target; `ValueError` where a domain has none."
+    """Source pictures with labels, each with a frame of the target; `ValueError` where a domain has
+    none."""
     def __init__(self,
         source:Dataset, # items (image, labels [L]), or (image, labels, which are known [L])
         target:Dataset, # items (image, ...)

@@ -32,7 +32,8 @@ class RandomFrame:
 # %% ../../nbs/thumbnail/03_baselines.ipynb #d9a424a1
 @dataclass(frozen=True)
 class ASBTV:
-    "Scores candidates by quality, stillness and representativeness (Song et al., 2016, without its trained forest)"
+    """Scores candidates by quality, stillness and representativeness (Song et al., 2016, without
+    its trained forest)"""
 
     def score(self,
               survey:Survey, # of a clip

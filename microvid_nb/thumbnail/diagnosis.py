@@ -103,7 +103,8 @@ def within_clips(
     one:np.ndarray, # of all candidates, [N]
     other:np.ndarray, # of the same, [N]
     clips:Sequence[JudgedPost], # with N candidates in all
-) -> float: # correlation; a clip where one of both never changes has no part in it; NaN where none is left
+    # correlation; a clip where one of both never changes has no part in it; NaN where none is left
+) -> float:
     "How two figures go together within the clips, each in units of its clip."
     pairs = [part for part in zip(by_clip(one, clips), by_clip(other, clips))
              if min(map(np.ptp, part)) > 1e-9]
@@ -125,7 +126,9 @@ def sight_and_readout(
     clips:Sequence[JudgedPost], # the posts
     clean:np.ndarray, # labels of the clean pictures, bool [n, 32]
     lam:float=.2, # weight of representativeness
-) -> dict: # AUC pooled and within, mAP on clean pictures and on frames, correlations of popularity, measures
+    # AUC pooled and within, mAP on clean pictures and on frames, correlations of popularity,
+    # measures
+) -> dict:
     "What a model sees, and what its popularity follows."
     columns = [NAMES.index(name) for name in SEEN]
     whole = np.zeros((len(answers.seen), len(NAMES)))
@@ -209,7 +212,8 @@ def beside_asbtv_by_folds(
     clips:Sequence[JudgedPost], # in the same order
     seed:int=0, # of the folds
 ) -> np.ndarray: # candidate of each clip, int [clips]
-    "Choices by ASBTV's score and popularity, with a weight that the posts of a fold had no part in."
+    """Choices by ASBTV's score and popularity, with a weight that the posts of a fold had no part
+    in."""
     picks = np.array([beside_asbtv(scores, clips, weight) for weight in WEIGHTS])
     right = np.array([outcome(each, clips).accuracy for each in picks])
     fold = np.random.default_rng(seed).permutation(len(clips)) % 5

@@ -90,7 +90,8 @@ WATCHED = {'AMUSE': 'Variant-II-{}', BOTH_WAYS: BOTH_WAYS + ', {} topics'}
 def clip_choices(
     data:ThumbnailData, # of the experiment
     lam:float, # weight of representativeness
-) -> dict: # 'CLIP, zero-shot' -> candidate of each clip; empty where `MICROVID_CLIP` names no weights
+    # 'CLIP, zero-shot' -> candidate of each clip; empty where `MICROVID_CLIP` names no weights
+) -> dict:
     "What CLIP chooses."
     weights = os.environ.get('MICROVID_CLIP')
     if not weights: return {}
@@ -104,8 +105,11 @@ def clip_choices(
 def eyesight(
     model, # trained
     data:ThumbnailData, # of the experiment
-) -> dict: # seen words, unseen words: over all clips; AUC and AP of both within clips, as `eyesight_within` gives them
-    "How well a model orders the test posts' candidates by what they show, a mean over words; NaN where it knows none."
+    # seen words, unseen words: over all clips; AUC and AP of both within clips, as
+    # `eyesight_within` gives them
+) -> dict:
+    """How well a model orders the test posts' candidates by what they show, a mean over words; NaN
+    where it knows none."""
     labels, kinds = torch.from_numpy(np.concatenate([clip.labels for clip in data.clips])), {}
     for kind in ('seen', 'unseen'):
         words = [name for name in NAMES if (name in SEEN) == (kind == 'seen')]
@@ -197,7 +201,8 @@ def tables(
     scale:ThumbnailScale, # sizes
     seed:int=0, # of the first round
     progress:bool=True, # show a bar
-) -> dict: # table2 (all methods, with the variants of Table 3), items, tests, convergence, study_lambda
+    # table2 (all methods, with the variants of Table 3), items, tests, convergence, study_lambda
+) -> dict:
     "The tables that need all rounds; one after the other, since each needs all the data."
     seeds = range(seed, seed + scale.rounds)
     made = run_rounds(table_round, (data, scale), seeds, workers=1, progress=progress)
@@ -371,8 +376,10 @@ CLICK_EDGES = (0, 50, 100, 200, 400, 800, np.inf)
 
 def agreement(
     data:ThumbnailData, # of the experiment
-) -> pd.DataFrame: # clicks (at least), posts, agreement of a vote, of the majority, of chance; likeness
-    "How often viewers choose the ground truth, by the clicks of the post (Fig. 5), and how like the posted one it is."
+    # clicks (at least), posts, agreement of a vote, of the majority, of chance; likeness
+) -> pd.DataFrame:
+    """How often viewers choose the ground truth, by the clicks of the post (Fig. 5), and how like
+    the posted one it is."""
     clips = [*data.clips, *data.others]
     table = pd.DataFrame(
         {
@@ -389,7 +396,8 @@ def agreement(
     table['clicks'] = pd.cut(table.clicks, CLICK_EDGES, right=False,
                              labels=CLICK_EDGES[:-1]).astype(int)
     groups = table.groupby('clicks')
-    return groups[['votes', 'majority', 'chance', 'likeness']].mean().assign(posts=groups.size()).reset_index()
+    return groups[['votes', 'majority', 'chance',
+                   'likeness']].mean().assign(posts=groups.size()).reset_index()
 
 # %% ../../nbs/thumbnail/07_experiments.ipynb #3b42fc2f
 def reproduce_microworld(

@@ -25,19 +25,22 @@ from ..training import evaluating
 # %% ../../nbs/thumbnail/04_learned_baselines.ipynb #695f9f8c
 @dataclass(frozen=True)
 class BaselineSettings:
-    "Sizes and weights of DeViSE, MTL-VSEM and C2AE; the defaults are those of their papers, where given."
+    """Sizes and weights of DeViSE, MTL-VSEM and C2AE; the defaults are those of their papers, where
+    given."""
     words: tuple[str, ...] # labels that training pictures have: the seen words
     semantic: int = 300 # width of the semantic space
     hidden: int = 256 # units of hidden layers
     backbone: str = 'alexnet' # of features/visual; 'eyes' for layers above the packaged encoder
     width: float = 1. # factor for the backbone's channels
     size: int = 224 # side of the pictures in pixels
-    frozen: tuple[str, ...] = ('conv1', 'conv2', 'conv3') # layers that keep their weights; none where they are random
+    # layers that keep their weights; none where they are random
+    frozen: tuple[str, ...] = ('conv1', 'conv2', 'conv3')
     margin: float = .1 # of DeViSE and MTL-VSEM
     shared_penalty: float = 1e-4 # MTL-VSEM, on the map that the tasks share
     task_penalty: float = 1e-3 # MTL-VSEM, on the deviation of each task
     latent: int = 64 # C2AE, width of the code
-    output_weight: float = 10. # C2AE, alpha: weight of the decoder's loss; its source chooses it on validation data
+    # C2AE, alpha: weight of the decoder's loss; its source chooses it on validation data
+    output_weight: float = 10.
     orthogonality: float = .1 # C2AE, weight of the constraint on codes
     topics: str = 'all' # those that count when a frame is chosen: all, seen or unseen
 
@@ -172,8 +175,8 @@ def mtl_vsem_loss(
 ) -> dict: # loss, and its parts images, frames, penalty
     "The ranking losses of both tasks and the penalties on the maps."
     s, deviations = model.settings, (model.of_images, model.of_frames)
-    features = model.network(torch.cat([batch.images,
-                                        batch.frames])).split([len(batch.images), len(batch.frames)])
+    features = model.network(torch.cat([batch.images, batch.frames])).split(
+        [len(batch.images), len(batch.frames)])
     tasks = zip(features, deviations, (batch.labels, batch.frame_words))
     images, frames = (single_label_loss((model.common(x) + deviation(x)) @ model.points.T, labels,
                                         s.margin)
@@ -256,7 +259,8 @@ def c2ae_loss(
 class CLIPSettings:
     "Which CLIP model, and the sentence for a topic."
     name: str = 'ViT-B-32' # open_clip's name of the architecture
-    pretrained: str = 'laion2b_s34b_b79k' # open_clip's name of the weights, or the path of a .safetensors file
+    # open_clip's name of the weights, or the path of a .safetensors file
+    pretrained: str = 'laion2b_s34b_b79k'
     prompt: str = 'a photo of a {}' # the sentence of a topic
     size: int = 224 # side of the pictures in pixels
     words: tuple[str, ...] = () # none is learned here
@@ -295,26 +299,34 @@ class CLIPZeroShot:
 def load_clip(
     settings:CLIPSettings=CLIPSettings(), # which model
 ) -> CLIPZeroShot: # ready for use
-    "A pretrained CLIP; `ImportError` without open_clip, `FileNotFoundError` without weights, `ValueError` for others."
+    """A pretrained CLIP; `ImportError` without open_clip, `FileNotFoundError` without weights,
+    `ValueError` for others."""
     try: import open_clip
     except ImportError as error:
-        raise ImportError(f'CLIP needs open_clip, which is not here ({error}): pip install microvid_nb[clip]') from None
+        raise ImportError(f'CLIP needs open_clip, which is not here ({error}): pip install '
+                          'microvid_nb[clip]') from None
     path = Path(settings.pretrained)
     if path.suffix and path.suffix != '.safetensors':
-        raise ValueError(f'{path}: expected a .safetensors file, which runs nothing when it is read')
+        raise ValueError(f'{path}: expected a .safetensors file, which runs nothing when it is '
+                         'read')
     if path.suffix and not path.is_file():
         raise FileNotFoundError(f'{path}: no such file of CLIP weights')
     published = open_clip.get_pretrained_cfg(settings.name, settings.pretrained)
     if not path.suffix and not published:
         tags = ', '.join(open_clip.list_pretrained_tags_by_model(settings.name)) or 'none'
-        raise ValueError(f'open_clip has no weights {settings.pretrained!r} for {settings.name!r}; it has {tags}')
-    try: model, _, transform = open_clip.create_model_and_transforms(settings.name, pretrained=settings.pretrained)
+        raise ValueError(f'open_clip has no weights {settings.pretrained!r} for {settings.name!r}; '
+                         f'it has {tags}')
+    try:
+        model, _, transform = open_clip.create_model_and_transforms(
+            settings.name, pretrained=settings.pretrained)
     except (RuntimeError, OSError) as error:
         if path.suffix:
-            raise ValueError(f'{path}: these are not the weights of {settings.name} ({error})') from None
+            raise ValueError(f'{path}: these are not the weights of {settings.name} '
+                             f'({error})') from None
         place = published.get('hf_hub') or published.get('url')
         raise FileNotFoundError(
-            f'the weights {settings.pretrained} of {settings.name} are not here and could not be downloaded; '
+            f'the weights {settings.pretrained} of {settings.name} are not here and could not be '
+            'downloaded; '
             f'they are published as {place}: fetch the .safetensors file and give its path'
         ) from None
     return CLIPZeroShot(model, transform, open_clip.get_tokenizer(settings.name), settings)

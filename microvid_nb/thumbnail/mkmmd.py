@@ -78,8 +78,8 @@ def mean_distance(
 ) -> Tensor: # scalar, more than 0
     "The mean squared distance between two different points of both samples together."
     points = torch.cat([source, target])
-    return (2*(points - points.mean(0)).square().sum()/(len(points)
-                                                        - 1)).clamp_min(torch.finfo(points.dtype).tiny)
+    return (2*(points - points.mean(0)).square().sum()/(len(points) - 1)).clamp_min(
+        torch.finfo(points.dtype).tiny)
 
 # %% ../../nbs/thumbnail/00_mkmmd.ipynb #9b4f621e
 @torch.no_grad()
@@ -110,7 +110,8 @@ def check_samples(
     target:Tensor, # should be [m, d]
 ):
     "Accepts two samples of at least two points and the same width; `ValueError` for others."
-    if source.ndim != 2 or target.ndim != 2 or source.shape[1] != target.shape[1] or min(len(source), len(target)) < 2:
+    if (source.ndim != 2 or target.ndim != 2 or source.shape[1] != target.shape[1]
+        or min(len(source), len(target)) < 2):
         shapes = f'{list(source.shape)} and {list(target.shape)}'
         raise ValueError(f'expected samples [n, d] and [m, d] with n, m >= 2, found {shapes}')
 
@@ -166,7 +167,8 @@ def quadruple_terms(
 def linear_mk_mmd(
     source:Tensor, # [n, d], in random order
     target:Tensor, # [m, d], in random order
-    bandwidths:Tensor|Sequence[float]|None=None, # gamma, [u]; `heuristic_bandwidths` by the mean if not given
+    # gamma, [u]; `heuristic_bandwidths` by the mean if not given
+    bandwidths:Tensor|Sequence[float]|None=None,
     weights:Tensor|Sequence[float]|None=None, # beta, [u]; equal if not given
 ) -> Tensor: # scalar, may be negative
     "An unbiased estimate of the same distance that takes linear time."

@@ -49,7 +49,8 @@ def augmented(
     images:Tensor, # uint8 [n, 3, S, S]
     generator:torch.Generator|None=None, # source of chance; PyTorch's own if not given
 ) -> Tensor: # uint8 [n, 3, S, S]
-    "Pictures cropped to 70 to 100 %, half of them mirrored, with other brightness, contrast and saturation."
+    """Pictures cropped to 70 to 100 %, half of them mirrored, with other brightness, contrast and
+    saturation."""
     n, device = len(images), images.device
     def uniform(low, high): return low + (high - low)*torch.rand(n, generator=generator).to(device)
     zoom, mirror = uniform(.7, 1.), uniform(-1., 1.).sign()
@@ -85,7 +86,8 @@ def pretrained_backbone(
     network = new_model(lambda: backbone('alexnet', width=scale.width, classes=len(SEEN)), seed)
     def loss(model, batch):
         scores = model.forward_layers(augmented(batch[0]), ('fc8',))['fc8']
-        return nn.functional.binary_cross_entropy_with_logits(scores, batch[1][:, columns.to(batch[1].device)].float())
+        return nn.functional.binary_cross_entropy_with_logits(
+            scores, batch[1][:, columns.to(batch[1].device)].float())
     loader = DataLoader(shown, 64, shuffle=True, drop_last=True)
     fit_scheduled(network, loader, loss, scale.pretraining_epochs, 1e-3, seed=seed,
                   progress=progress)
@@ -113,7 +115,8 @@ class UpperPart(Backbone):
         stages = dict(network.stages())
         below = [name for name in stages if name in network.frozen]
         if not below or below != list(stages)[:len(below)]:
-            raise ValueError(f'expected the first layers to be frozen, found {", ".join(below) or "none"}')
+            raise ValueError('expected the first layers to be frozen, found '
+                             f'{", ".join(below) or "none"}')
         channels = next(
             module.out_channels for module in reversed(stages[below[-1]])
             if hasattr(module, 'out_channels')

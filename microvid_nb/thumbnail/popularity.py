@@ -24,9 +24,12 @@ from ..training import load_model
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #8900286e
 def topic_counts(
-    topics, # words and how often viewers name them: a dictionary, a table with word and count, or the path of its CSV
+    # words and how often viewers name them: a dictionary, a table with word and count, or the path
+    # of its CSV
+    topics,
 ) -> pd.Series: # float64 counts by word
-    "The counts of a topic list; `ValueError` where it is empty, a count is negative or no number, or all are 0."
+    """The counts of a topic list; `ValueError` where it is empty, a count is negative or no number,
+    or all are 0."""
     place = ''
     if isinstance(topics, (str, Path)):
         place = f'{Path(topics).name}: '
@@ -35,7 +38,8 @@ def topic_counts(
     counts = pd.Series(dict(topics), dtype=float)
     bad = counts[~(np.isfinite(counts) & (counts >= 0))]
     if len(bad):
-        raise ValueError(f'{place}the count of topic {bad.index[0]!r} should be 0 or more, found {bad.iloc[0]}')
+        raise ValueError(f'{place}the count of topic {bad.index[0]!r} should be 0 or more, found '
+                         f'{bad.iloc[0]}')
     if not counts.sum() > 0:
         raise ValueError(f'{place}expected topics with counts, of which at least one is above 0')
     return counts
@@ -89,7 +93,8 @@ def scores_by_topics(
     similarities:np.ndarray, # of its n candidates and the topics, [n, topics]
     counts:pd.Series, # how often viewers name each topic, by word
     lam:float, # weight of representativeness, lambda
-) -> pd.DataFrame: # [n]: score, popularity, representativeness, and the similarity with each topic, 'topic WORD'
+    # [n]: score, popularity, representativeness, and the similarity with each topic, 'topic WORD'
+) -> pd.DataFrame:
     "The score of each candidate (Eq. 9) and its parts."
     P, R = popularity(similarities, counts), survey.candidates.representativeness
     parts = pd.DataFrame(similarities, columns=[f'topic {word}' for word in counts.index])
@@ -102,16 +107,21 @@ def scores_by_topics(
 class TopicScorer:
     "Scores candidate frames by the topics that viewers name."
     model:object # trained, with `settings` and `similarities(images, words, space)`
-    space:SemanticSpace|None=None # where words have vectors; not needed by models with a fixed set of words
+    # where words have vectors; not needed by models with a fixed set of words
+    space:SemanticSpace|None=None
 
     def score(self,
         survey:Survey, # of a clip
         lam:float=.2, # weight of representativeness, lambda
         topics=None, # for `topic_counts`
-    ) -> pd.DataFrame: # [n]: score, popularity, representativeness, and the similarity with each topic, 'topic WORD'
-        "The score of each candidate (Eq. 9) and its parts; `ValueError` without topics, or for an unknown word."
+        # [n]: score, popularity, representativeness, and the similarity with each topic, 'topic
+        # WORD'
+    ) -> pd.DataFrame:
+        """The score of each candidate (Eq. 9) and its parts; `ValueError` without topics, or for an
+        unknown word."""
         if topics is None:
-            raise ValueError('a model that knows words needs topics: give a list of words and counts')
+            raise ValueError('a model that knows words needs topics: give a list of words and '
+                             'counts')
         counts = topics_of(self.model, topics)
         pictures = input_pictures(survey.candidates.images, self.model.settings.size)
         similarities = self.model.similarities(pictures, list(counts.index), self.space).numpy()
@@ -122,12 +132,14 @@ def topics_of(
     model, # with `settings`
     topics, # for `topic_counts`
 ) -> pd.Series: # counts of the topics that a frame is chosen by
-    "The topics that count for a model, such as the seen ones for Variant II-seen; `ValueError` where none is left."
+    """The topics that count for a model, such as the seen ones for Variant II-seen; `ValueError`
+    where none is left."""
     counts = topic_counts(topics)
     counts = counts[topics_that_count(model.settings, counts.index)]
     if not counts.sum() > 0:
         raise ValueError(
-            f'of the topics only {model.settings.topics} ones count for this model, and none of them is named'
+            f'of the topics only {model.settings.topics} ones count for this model, and none of '
+            'them is named'
         )
     return counts
 
@@ -138,7 +150,8 @@ def topic_similarities(
     "The similarities from which a score was computed."
     found = scores.loc[:, scores.columns.str.startswith('topic ')]
     if not found.shape[1]:
-        raise ValueError(f'expected scores with columns such as "topic dog", found {", ".join(scores.columns)}')
+        raise ValueError('expected scores with columns such as "topic dog", found '
+                         f'{", ".join(scores.columns)}')
     return found.rename(columns=lambda name: name.removeprefix('topic '))
 
 # %% ../../nbs/thumbnail/02_popularity.ipynb #ebb0ad38
@@ -159,7 +172,8 @@ def heat_map(
     scores:pd.DataFrame, # from `TopicScorer.score`, or a `Thumbnail`'s
     images=None, # uint8 RGB [n, H, W, 3], shown above their columns
     chosen:int|None=None, # the frame to mark
-    seen:Sequence[str]=(), # words of the training, which are printed bold, and others italic; unmarked if not given
+    # words of the training, which are printed bold, and others italic; unmarked if not given
+    seen:Sequence[str]=(),
     figure=None, # a matplotlib figure, or a part of one, to draw into; a new one if not given
 ) -> object: # matplotlib Axes with the map
     "Draws the similarity of each topic and frame, with seen and unseen words apart (Fig. 9)."

@@ -122,7 +122,8 @@ def split_posts(
     clicks:int=200, # more than that
     most:int|None=None, # posts to look at; 1,000 and 100 for each wanted one if not given
 ) -> tuple[list[int], list[int]]: # numbers of both
-    "The first posts that count as ground truth and the first that don't (section 3.2); `ValueError` for too few."
+    """The first posts that count as ground truth and the first that don't (section 3.2);
+    `ValueError` for too few."""
     counting, others, most = [], [], most or 1000 + 100*(posts + other)
     for i in range(most):
         if len(counting) >= posts and len(others) >= other: return counting[:posts], others[:other]
@@ -130,7 +131,8 @@ def split_posts(
         enough = followers[0] <= post.followers <= followers[1] and post.clicks > clicks
         (counting if enough else others).append(i)
     found = f'{len(counting)} that count and {len(others)} that do not'
-    raise ValueError(f'expected {posts} posts that count and {other} that do not, found {found} among the first {most}')
+    raise ValueError(f'expected {posts} posts that count and {other} that do not, found {found} '
+                     f'among the first {most}')
 
 # %% ../../nbs/thumbnail/09_posts.ipynb #63b9a576
 def comments_of(

@@ -225,7 +225,8 @@ def more_systems(
     scale:ThumbnailScale, # sizes
     seed:int, # of weights and order
 ) -> dict: # row -> (model, the data that it asks)
-    "The zero-shot start as it is and trained, early stopping, and MTL-VSEM with words at posted frames only."
+    """The zero-shot start as it is and trained, early stopping, and MTL-VSEM with words at posted
+    frames only."""
     sentences, options = in_sentences(both), best_epoch(both.validation, scale.lam)
     settings = amuse_settings(scale, semantic=sentences.test.space.dim, **ON_EYES | ZERO_SHOT)
     posted = TensorDataset(both.test.frames.tensors[0], words_of_frames(both.test.others))
@@ -350,7 +351,8 @@ def eyes_round(
 # %% ../../nbs/thumbnail/14_pretrained.ipynb #097f74d0
 def over_posts(
     items:pd.DataFrame, # of `eyes_round`, all rounds
-    methods:Sequence[str]=(PROBABLE, 'AMUSE', f'ASBTV + {PROBABLE}'), # compared with every other method
+    # compared with every other method
+    methods:Sequence[str]=(PROBABLE, 'AMUSE', f'ASBTV + {PROBABLE}'),
 ) -> pd.DataFrame: # method, against, measure, difference, its 95 % interval, p, p by Holm
     "Differences over the posts, each post with its mean over rounds."
     found = {(one, other, figure): compare_items(items, one, other, figure)
@@ -374,7 +376,8 @@ def plans_of(
     scale:ThumbnailScale, # sizes
     spaces:Mapping[int, SemanticSpace], # d -> words
 ) -> list: # of (setting, value, settings that differ, sizes, space of the words)
-    "All trainings of the study, each of one setting that is not as usual; the usual one comes first."
+    """All trainings of the study, each of one setting that is not as usual; the usual one comes
+    first."""
     space = both.test.space
     plans = [('as usual', scale.mu, {}, scale, space)]
     for setting, values in STUDIED.items():
@@ -394,7 +397,9 @@ def study(
     scale:ThumbnailScale, # sizes
     seeds:Sequence[int], # of the rounds
     spaces:Mapping[int, SemanticSpace], # d -> words
-) -> pd.DataFrame: # a row a training: setting, value, method, round, accuracy and clicks on both sets of posts, AUC
+    # a row a training: setting, value, method, round, accuracy and clicks on both sets of posts,
+    # AUC
+) -> pd.DataFrame:
     "Trainings with one setting changed."
     rows = []
     for seed in seeds:
@@ -421,7 +426,9 @@ def eyes_tables(
     seed:int=0, # of the first round
     progress:bool=True, # show a bar
     dimensions:Sequence[int]=DIMENSIONS, # d, for the study
-) -> dict: # pretrained_table2, items_pretrained, pretrained_tests, pretrained_study_lambda, ..._convergence, ..._study
+    # pretrained_table2, items_pretrained, pretrained_tests, pretrained_study_lambda,
+    # ..._convergence, ..._study
+) -> dict:
     "All tables on features."
     seeds = range(seed, seed + scale.rounds)
     made = run_rounds(eyes_round, (both, scale), seeds, workers=1, progress=progress)

@@ -16,7 +16,8 @@ from ..media.survey import Survey
 # %% ../../nbs/thumbnail/12_ranking.ipynb #0f3c4236
 @dataclass(frozen=True)
 class FrameRanker:
-    "Scores candidates by measures that agree with people's ratings; the default of `select_thumbnail`"
+    """Scores candidates by measures that agree with people's ratings; the default of
+    `select_thumbnail`"""
     weights:RankingWeights=field(default_factory=RankingWeights) # of the measures
 
     def score(self,

@@ -45,7 +45,8 @@ def read_notes(
     folder, # with `frame_ratings*.csv`
     columns:set[str], # that each file must have
 ) -> list[pd.DataFrame]: # of each viewer
-    "What viewers wrote down; `FileNotFoundError` where there is no file, `ValueError` for one that is no such table."
+    """What viewers wrote down; `FileNotFoundError` where there is no file, `ValueError` for one
+    that is no such table."""
     files = sorted(Path(folder).glob('frame_ratings*.csv'))
     if not files: raise FileNotFoundError(f'{folder}: holds no frame_ratings*.csv')
     notes = [read_table(file, []) for file in files]
@@ -58,8 +59,10 @@ def read_notes(
 # %% ../../nbs/thumbnail/15_ratings.ipynb #37ee3689
 def read_ratings(
     folder, # with the clips and `frame_ratings*.csv`
-) -> pd.DataFrame: # a row a rated frame: clip, time, score, viewer; only clips and viewers whose scores differ
-    "The ratings of all viewers; `FileNotFoundError` where there is no file, `ValueError` where it lacks a column."
+    # a row a rated frame: clip, time, score, viewer; only clips and viewers whose scores differ
+) -> pd.DataFrame:
+    """The ratings of all viewers; `FileNotFoundError` where there is no file, `ValueError` where it
+    lacks a column."""
     notes = read_notes(folder, {'clip', 'time', 'score'})
     parts = [part.assign(viewer=viewer) for viewer, part in enumerate(notes)]
     ratings = pd.concat(parts, ignore_index=True)[['clip', 'time', 'score', 'viewer']]
@@ -154,9 +157,11 @@ def held_out_weights(
     surveys:Mapping[str, Survey], # name of a clip -> its survey
     ratings:pd.DataFrame, # of `read_ratings`
 ) -> dict[str, np.ndarray]: # name of a clip -> weights in the order of `measure_names`
-    "Weights that were found on the footage of other clips; `ValueError` where all clips are of one footage."
+    """Weights that were found on the footage of other clips; `ValueError` where all clips are of
+    one footage."""
     if len({footage(clip) for clip in surveys}) < 2:
-        raise ValueError('expected ratings of two footages at least: weights for a clip are found on others')
+        raise ValueError('expected ratings of two footages at least: weights for a clip are found '
+                         'on others')
     names, signs = measure_names(), np.append(np.sign([*asdict(RankingWeights()).values()]), 1)
     measures = {clip: frame_measures(survey)[names].to_numpy(float)
                 for clip, survey in surveys.items()}

@@ -27,12 +27,14 @@ class Thumbnail:
 # %% ../../nbs/thumbnail/05_select.ipynb #f51c8f46
 def select_thumbnail(
     path, # a video file, or a `Survey` of one
-    topics:dict[str, float]|None=None, # words and how often viewers name them, for a model that uses words
+    # words and how often viewers name them, for a model that uses words
+    topics:dict[str, float]|None=None,
     model=None, # scores candidates: an object with `score(survey, lam)`; None is `FrameRanker()`
     lam:float=.2, # weight of representativeness, λ of AMUSE, Eq. 9
     force:float|None=None # seconds: take the frame on screen then, whatever its score
 ) -> Thumbnail: # the frame with the highest score
-    "The thumbnail of a clip; `MediaError` without a picture; `ValueError` for topics without a model or a bad number"
+    """The thumbnail of a clip; `MediaError` without a picture; `ValueError` for topics without a
+    model or a bad number"""
     if topics is not None and model is None:
         raise ValueError('topics need a model that knows words; without one, leave them out')
     if not lam >= 0: raise ValueError(f'lam must be 0 or more, not {lam}')

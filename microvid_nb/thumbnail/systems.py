@@ -36,10 +36,12 @@ from .posts import (
 
 # %% ../../nbs/thumbnail/06_systems.ipynb #eebc321a
 class ThumbnailData(NamedTuple):
-    "The data of all systems and rounds of an experiment; pictures are given as feature maps of the frozen layers."
+    """The data of all systems and rounds of an experiment; pictures are given as feature maps of
+    the frozen layers."""
     network: Backbone # pretrained
     source: TensorDataset # maps [n, C, h, w] and labels [n, 32] of clean pictures
-    frames: TensorDataset # maps of the target's frames, and the words that name their videos [m, 32]
+    # maps of the target's frames, and the words that name their videos [m, 32]
+    frames: TensorDataset
     clips: list # of `JudgedPost`, for testing
     candidates: Tensor # maps of all their candidates, one after the other, [N, C, h, w]
     comments: list # of str
@@ -114,7 +116,8 @@ def fit_above_frozen(
     loss:Callable, # of model and batch
     scale:ThumbnailScale, # sizes
     seed:int, # of random numbers in training
-    **options, # of `fit`: validate (model -> figures, after each epoch; the model takes maps), best, progress
+    # of `fit`: validate (model -> figures, after each epoch; the model takes maps), best, progress
+    **options,
 ) -> pd.DataFrame: # history
     "Trains a model above its frozen layers."
     loader = DataLoader(WholeBatches(pairs), scale.batch, shuffle=True,
@@ -246,8 +249,8 @@ def untrained_choices(
 ) -> dict: # name -> candidate of each clip
     "The choices of systems that are not trained, and of the oracles."
     clips, rng = data.clips, np.random.default_rng(seed)
-    labels = np.concatenate([clip.labels
-                             for clip in clips])[:, [NAMES.index(word) for word in data.topics.index]]
+    labels = np.concatenate([clip.labels for clip in clips])[
+        :, [NAMES.index(word) for word in data.topics.index]]
     return {'Random': np.array([rng.integers(len(clip.times)) for clip in clips]),
             'ASBTV': np.array([clip.asbtv.argmax() for clip in clips]),
             'representativeness only': np.array([clip.representativeness.argmax()

@@ -44,7 +44,8 @@ from ..training import save_checkpoint
 class OpenImagesTraining:
     "How AMUSE is trained on photographs; the defaults are the paper's where it gives one."
     backbone: str = 'alexnet' # of features/visual; 'eyes' for layers above the packaged encoder
-    layers: tuple[str, ...] = ('fc6', 'fc7', 'fc8') # l1 ... l2 of Eq. 7; ('fc7', 'fc8') above the packaged encoder
+    # l1 ... l2 of Eq. 7; ('fc7', 'fc8') above the packaged encoder
+    layers: tuple[str, ...] = ('fc6', 'fc7', 'fc8')
     width: float = 1. # factor for its channels
     size: int = 224 # side of the pictures in pixels
     attention: int = 1024 # A
@@ -54,7 +55,8 @@ class OpenImagesTraining:
     semantic_penalty: float = 1e-4 # eta of Eq. 6
     across: float = 0. # weight of ranking across pictures, which is not in the paper
     objective: str = 'ranking' # Eq. 6; or 'probabilities', which is not in the paper
-    frozen: tuple[str, ...] = ('conv1', 'conv2', 'conv3') # layers that keep their published weights; ('eyes',) there
+    # layers that keep their published weights; ('eyes',) there
+    frozen: tuple[str, ...] = ('conv1', 'conv2', 'conv3')
     min_confidence: float = 1. # from which a label counts; below 1 labels by machines count too
     least: int = 100 # pictures that a class must have
     held_out: int = 2000 # pictures for measuring, not for training
@@ -97,7 +99,8 @@ def find_open_images(
         if not found
     ]
     if missing:
-        raise FileNotFoundError(f'{folder}: has no {", no ".join(missing)}; published at {OPEN_IMAGES_PAGE}')
+        raise FileNotFoundError(f'{folder}: has no {", no ".join(missing)}; published at '
+                                f'{OPEN_IMAGES_PAGE}')
     return OpenImagesFiles(classes[-1], labels, images[-1] if images else None, pictures)
 
 # %% ../../nbs/thumbnail/08_training_open_images.ipynb #a04686c6
@@ -191,7 +194,8 @@ def target_pictures(
     pictures += [frame for path in videos if path not in bad
                  for frame in sorted(frame_folder(out, path).glob('*.jpg'))]
     if not pictures:
-        raise ValueError(f'{folder}: expected videos or pictures, found {len(files)} files and none that can be read')
+        raise ValueError(f'{folder}: expected videos or pictures, found {len(files)} files and '
+                         'none that can be read')
     return pictures, bad
 
 # %% ../../nbs/thumbnail/08_training_open_images.ipynb #cdec2cfe
@@ -261,7 +265,8 @@ def train_open_images(
     source:str|Path, # folder of Open Images, as `find_open_images` wants it
     target:str|Path, # folder of videos and pictures without labels
     vectors:str|Path, # file of word vectors, GloVe's text or word2vec's
-    out:str|Path, # folder of the run: frames, `training.safetensors` to continue from, `amuse.safetensors`
+    # folder of the run: frames, `training.safetensors` to continue from, `amuse.safetensors`
+    out:str|Path,
     plan:OpenImagesTraining=OpenImagesTraining(), # sizes
     pretrained:bool|str=True, # start from published weights, as `backbone` takes them
     progress:bool=True, # show bars
@@ -309,8 +314,8 @@ def held_out_accuracy(
     loader, # pictures with present and known labels
     space:SemanticSpace, # word vectors
 ) -> float: # 0.5 at chance
-    ("The mean over words of the probability that a picture with the word is more similar to it than one that is "
-     "known to lack it; NaN where no word has both.")
+    """The mean over words of the probability that a picture with the word is more similar to it
+    than one that is known to lack it; NaN where no word has both."""
     found = [
         (model.similarities(images, model.settings.words, space), torch.as_tensor(present).bool(),
          torch.as_tensor(known))

@@ -19,8 +19,10 @@ from .popularity import scores_by_topics, topic_counts
 
 # %% ../../nbs/thumbnail/13_zero_shot.ipynb #a7d94a35
 class ZeroShotTopics:
-    "Scores candidate frames for topics in any words, by labels and faces; `ImportError` names what to install."
-    trained_on = 'photographs (EfficientNet-Lite0 on ImageNet-1k, MTCNN for faces) and on pairs of sentences (MiniLM)'
+    """Scores candidate frames for topics in any words, by labels and faces; `ImportError` names
+    what to install."""
+    trained_on = ('photographs (EfficientNet-Lite0 on ImageNet-1k, MTCNN for faces) and on pairs '
+                  'of sentences (MiniLM)')
 
     def __init__(self):
         self.eyes, self.topics = shared_eyes(), LabelTopics()
@@ -29,10 +31,13 @@ class ZeroShotTopics:
         survey:Survey, # of a clip
         lam:float=.2, # weight of representativeness, lambda
         topics=None, # for `topic_counts`
-    ) -> pd.DataFrame: # [n]: score, popularity, representativeness, and the similarity with each topic, 'topic WORD'
+        # [n]: score, popularity, representativeness, and the similarity with each topic, 'topic
+        # WORD'
+    ) -> pd.DataFrame:
         "The score of each candidate (Eq. 9 of AMUSE) and its parts; `ValueError` without topics."
         if topics is None:
-            raise ValueError('a model that knows words needs topics: give a list of words and counts')
+            raise ValueError('a model that knows words needs topics: give a list of words and '
+                             'counts')
         counts = topic_counts(topics)
         words = list(counts.index)
         faces = None
@@ -45,8 +50,10 @@ class ZeroShotTopics:
         image:np.ndarray, # uint8 [H, W, 3] RGB
         topics, # words
         n:int=3, # labels for each
-    ) -> dict[str, list[tuple[str, float]]]: # topic -> (label, share), the largest first; none where all are weak
-        "The labels that speak for each topic in a picture; a face comes first where a topic means people."
+        # topic -> (label, share), the largest first; none where all are weak
+    ) -> dict[str, list[tuple[str, float]]]:
+        """The labels that speak for each topic in a picture; a face comes first where a topic means
+        people."""
         words, probabilities = list(topics), self.eyes([image]).probabilities[0]
         found, names = {}, self.eyes.labels
         people = means_people(words, self.topics.space)

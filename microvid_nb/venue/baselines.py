@@ -77,14 +77,16 @@ class LinearVenue:
 # %% ../../nbs/venue/06_baselines.ipynb #b7201141
 @dataclass(frozen=True)
 class FusionSettings:
-    "Sizes and training of a fusion network; the defaults are the paper's, but for deviation and rate, as in DARE"
+    """Sizes and training of a fusion network; the defaults are the paper's, but for deviation and
+    rate, as in DARE"""
     visual: int = 4096 # D_v
     acoustic: int = 200 # D_a
     text: int = 100 # D_t
     venues: int = 188 # K
     hidden: tuple[int, ...] = (1024,) # none to three hidden layers
     dropout: float = .1 # rho
-    deviation: float|None = None # of the Gaussian initial weights: sqrt(2 / inputs) if None; 1 in the paper
+    # of the Gaussian initial weights: sqrt(2 / inputs) if None; 1 in the paper
+    deviation: float|None = None
     epochs: int = 30 # passes over the videos
     batch: int = 256 # videos of a step
     rate: float = .02 # of Adagrad

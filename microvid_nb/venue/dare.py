@@ -29,7 +29,8 @@ _all_ = ['sample_pairs', 'similarity_loss']
 # %% ../../nbs/venue/03_dare.ipynb #f5816c6b
 @dataclass(frozen=True)
 class DARESettings:
-    "Sizes of DARE, by default the paper's except for the deviation; `ValueError` for sizes that can't be."
+    """Sizes of DARE, by default the paper's except for the deviation; `ValueError` for sizes that
+    can't be."""
     visual: int = 4096 # D_v, and the width of a^v, since D^v is the identity
     acoustic: int = 200 # D_a, codes of the denoising autoencoder
     text: int = 100 # D_t, paragraph vectors
@@ -38,15 +39,19 @@ class DARESettings:
     venues: int = 188 # K
     hidden: tuple[int, ...] = (1024,) # sizes of the hidden layers
     dropout: float = .1 # rho, of a and of each hidden layer
-    samples: int = 5 # S, positive and negative partners of a video, not printed; 0 leaves J2 out (DARE-sparsity)
-    deviation: float|None = None # of the Gaussian initial weights: sqrt(2 / inputs) if None; 1 in the paper
-    free: int = 0 # videos that have an a of their own in training (second reading of J1); 0: a = D x
+    # S, positive and negative partners of a video, not printed; 0 leaves J2 out (DARE-sparsity)
+    samples: int = 5
+    # of the Gaussian initial weights: sqrt(2 / inputs) if None; 1 in the paper
+    deviation: float|None = None
+    # videos that have an a of their own in training (second reading of J1); 0: a = D x
+    free: int = 0
 
     def __post_init__(self):
         sizes = [self.visual, self.acoustic, self.text, self.concepts, self.text_concepts,
                  *self.hidden]
         if min(sizes) < 1 or self.venues < 2 or min(self.samples, self.free) < 0:
-            raise ValueError(f'expected sizes from 1, venues from 2, samples and free from 0, found {self}')
+            raise ValueError('expected sizes from 1, venues from 2, samples and free from 0, '
+                             f'found {self}')
         if max(*sizes, self.venues, self.samples) > 1_000_000:
             raise ValueError(f'expected sizes, venues and samples up to 1,000,000, found {self}')
         if self.deviation is not None and not 0 < self.deviation < math.inf:
@@ -92,7 +97,8 @@ def transfer_error(
     heard:Tensor, # D^a of external sounds, [B, K']
     concepts:Tensor, # their concepts, [B, k], k <= K'
 ) -> Tensor: # scalar
-    """The squared distance of what is heard from what is known, averaged over sounds (Eq. 1, second term).
+    """The squared distance of what is heard from what is known, averaged over sounds (Eq. 1, second
+    term).
 
     `ValueError` where there are more concepts than are heard.
     """
@@ -105,7 +111,8 @@ def mapping_error(
     mapped:Tensor, # D x, [B, D]
     representation:Tensor, # a, [B, D]
 ) -> Tensor: # scalar
-    "The squared distance of the desired representation from what the mappings give (Eq. 1, first term), a mean."
+    """The squared distance of the desired representation from what the mappings give (Eq. 1, first
+    term), a mean."""
     return (mapped - representation).square().sum(1).mean()
 
 # %% ../../nbs/venue/03_dare.ipynb #61c12801
@@ -198,9 +205,11 @@ def dare_loader(
     batch:int=256, # B
     seed:int=0, # of order, partners and sounds
 ) -> DataLoader: # of `DAREBatch`
-    "Batches of all videos in a new order every epoch; `ValueError` where a batch or the data is empty."
+    """Batches of all videos in a new order every epoch; `ValueError` where a batch or the data is
+    empty."""
     if batch < 1 or not len(videos.venue):
-        raise ValueError(f'expected batches of at least one video, found {batch} of {len(videos.venue)}')
+        raise ValueError(f'expected batches of at least one video, found {batch} of '
+                         f'{len(videos.venue)}')
     data = DAREData(videos, sounds, samples, seed)
     return DataLoader(data, batch, shuffle=True, generator=torch.Generator().manual_seed(seed),
                       collate_fn=_whole_batch)
@@ -215,7 +224,8 @@ def knowledge_loss(
     if batch.sounds is not None:
         loss = loss + transfer_error(model.hear(batch.sounds.codes), batch.sounds.concepts)
     if model.free_concepts is not None:
-        loss = loss + mapping_error(model.concepts(batch.videos), model.training_concepts(batch.videos, batch.index))
+        loss = loss + mapping_error(model.concepts(batch.videos),
+                                    model.training_concepts(batch.videos, batch.index))
     return loss
 
 # %% ../../nbs/venue/03_dare.ipynb #74497501
@@ -243,7 +253,8 @@ def venue_loss(
 def dare_losses(
     settings:DARESettings, # of the model
     sounds:bool, # whether there are external sounds
-) -> dict[str, Callable]: # 'transfer', 'similarity' and 'venue', as far as there is something to learn
+    # 'transfer', 'similarity' and 'venue', as far as there is something to learn
+) -> dict[str, Callable]:
     "The losses that take turns (section 4.4)."
     wanted = {'transfer': sounds or settings.free > 0, 'similarity': settings.samples > 0,
               'venue': True}
@@ -272,10 +283,12 @@ def train_dare(
     seed:int=0, # of order, partners, sounds and dropout
     **options, # of `fit`: validate, best, checkpoint, progress, ...
 ) -> pd.DataFrame: # an epoch a row: epoch, loss, the parts by name, ...
-    "Trains DARE (section 4.4) and returns its history; `ValueError` where videos or sounds do not fit."
+    """Trains DARE (section 4.4) and returns its history; `ValueError` where videos or sounds do not
+    fit."""
     check_venues(videos.venue, model.settings.venues)
     if sounds is not None and sounds.concepts.shape[1] > model.settings.concepts:
-        raise ValueError(f'expected {model.settings.concepts} concepts at most, found {sounds.concepts.shape[1]}')
+        raise ValueError(f'expected {model.settings.concepts} concepts at most, found '
+                         f'{sounds.concepts.shape[1]}')
     model.learn_scale(videos)
     losses = dare_losses(model.settings, sounds is not None)
     loader = dare_loader(videos, sounds, model.settings.samples, batch, seed)
@@ -290,7 +303,8 @@ def train_dare(
 class VenuePrediction(NamedTuple):
     "What DARE says of some videos."
     probabilities: Tensor # of venues, float32 [N, K]
-    concepts: Tensor # a^a, how strongly acoustic concepts are heard, float32 [N, K']; NaN where there is no sound
+    # a^a, how strongly acoustic concepts are heard, float32 [N, K']; NaN where there is no sound
+    concepts: Tensor
     missing: list # tuple of the names of missing modalities, for each video
 
     @property
@@ -302,7 +316,8 @@ class VenuePrediction(NamedTuple):
 @patch
 def predict_batch(self:DARE,
     videos:Videos, # any
-) -> tuple[Tensor, Tensor]: # probabilities [B, K] and a^a [B, K'], NaN where there is no sound; on the CPU
+    # probabilities [B, K] and a^a [B, K'], NaN where there is no sound; on the CPU
+) -> tuple[Tensor, Tensor]:
     "Venues and heard concepts of a few videos, in the mode in which the model is."
     a = self.concepts(videos)
     heard = a[:, self.settings.visual:][:, :self.settings.concepts]

@@ -175,7 +175,8 @@ class MDL:
     ) -> Tensor: # int64 [N]
         "The most probable venues; `ValueError` before `fit`."
         if self.dictionary is None: raise ValueError('this MDL has learned nothing yet: call fit')
-        return torch.from_numpy(self.classifier.predict(self.dictionary.transform(self.features(videos))))
+        return torch.from_numpy(
+            self.classifier.predict(self.dictionary.transform(self.features(videos))))
 
 # %% ../../nbs/venue/04_dictionaries.ipynb #07ed7bde
 class TaskDrivenDictionary(nn.Module):

@@ -40,7 +40,8 @@ class VenueStudy(NamedTuple):
     test: Videos|None # for testing, where the data set says which
     sounds: Sounds|None # external ones, or none
     tree: VenueTree # of the venues
-    sources: torch.Tensor|None = None # which sources truly play in each video, float32 [N, sources], where known
+    # which sources truly play in each video, float32 [N, sources], where known
+    sources: torch.Tensor|None = None
     validation: Videos|None = None # on which settings are chosen, where the data set says which
 
 # %% ../../nbs/venue/09_experiments.ipynb #37c444ec
@@ -92,7 +93,8 @@ class VenueRound:
 def train(self:VenueRound,
     modalities:tuple=MODALITIES, # that DARE gets
     videos:int|None=None, # it learns from the first so many; all if not given
-    concepts:int|None=None, # external sounds teach the first so many; all if not given, 0: no external sounds
+    # external sounds teach the first so many; all if not given, 0: no external sounds
+    concepts:int|None=None,
     **changes, # of `trained_dare`
 ) -> tuple[DARE, pd.DataFrame]: # trained; its history
     "A variant of DARE. With fewer videos there are more passes, as the root of how much fewer."
@@ -112,7 +114,8 @@ def predictions(self:VenueRound,
     modalities:tuple=MODALITIES, # that DARE gets, in training and in testing
     **changes, # of `train`
 ) -> torch.Tensor: # int64 [N]
-    "The venues that a variant of DARE says of the test videos; trained when it is asked for the first time."
+    """The venues that a variant of DARE says of the test videos; trained when it is asked for the
+    first time."""
     if changes.get('concepts') == self.concepts or self.study.sounds is None:
         changes.pop('concepts', None)
     if changes.get('dropout') == DARESettings().dropout: del changes['dropout']
@@ -246,7 +249,8 @@ def figure4(trial:VenueRound) -> pd.DataFrame: # round, concepts, modalities, Mi
     )
 
 # %% ../../nbs/venue/09_experiments.ipynb #a3b40901
-def figure5(trial:VenueRound) -> pd.DataFrame: # round, epoch, loss and its parts, Micro-F1, Macro-F1
+def figure5(trial:VenueRound
+) -> pd.DataFrame: # round, epoch, loss and its parts, Micro-F1, Macro-F1
     "Loss and measures after each epoch."
     def validate(model):
         return venue_f1(trial.split.test.venue, predicted_venues(model, trial.split.test))
@@ -268,7 +272,8 @@ def modalities(trial:VenueRound) -> pd.DataFrame: # round, modalities, sound, Mi
         predicted |= {'codes': trial.predictions(names, concepts=0),
                       'codes + external': trial.predictions(names)}
         if trial.study.sources is not None:
-            true = trial.study._replace(videos=trial.study.videos._replace(acoustic=trial.study.sources), sounds=None)
+            true = trial.study._replace(
+                videos=trial.study.videos._replace(acoustic=trial.study.sources), sounds=None)
             predicted['true sources'] = VenueRound(true, trial.scale, trial.seed).predictions(names)
         tables.append(trial.rows(predicted, 'sound').assign(modalities=' + '.join(names)))
     return pd.concat(
@@ -281,7 +286,8 @@ def modalities(trial:VenueRound) -> pd.DataFrame: # round, modalities, sound, Mi
     )
 
 # %% ../../nbs/venue/09_experiments.ipynb #f6d2d801
-def smaller_training_sets(trial:VenueRound) -> pd.DataFrame: # round, method, modalities, videos, Micro-F1, Macro-F1
+def smaller_training_sets(trial:VenueRound
+) -> pd.DataFrame: # round, method, modalities, videos, Micro-F1, Macro-F1
     "Without external sounds and without J2, learned from a ninth, a third and all of the videos."
     whole, tables = len(trial.split.train.venue), []
     for names in (MODALITIES, MODALITIES[:2]):
@@ -349,7 +355,8 @@ def clip_concepts(
     numbers, # their numbers in the world, int64 [N]
     concepts:list, # their names
     top:int=6, # concepts of each clip
-) -> pd.DataFrame: # video, venue, predicted, concept, strength, plays: whether a source with this tag does
+    # video, venue, predicted, concept, strength, plays: whether a source with this tag does
+) -> pd.DataFrame:
     "The concepts heard most strongly in one clip with sound of each shown venue."
     rows, prediction = [], model.predict(videos)
     for venue in CLIP_VENUES:
@@ -434,12 +441,14 @@ def read_vine(
     folder, # with a feature file, leaf_venue_name.txt and tree.json
     scale:VenueScale, # at most so many videos for training, testing and validation are read
 ) -> VenueStudy: # without external sounds
-    "Published features for the experiments; `FileNotFoundError` or `ValueError` where one is missing or malformed."
+    """Published features for the experiments; `FileNotFoundError` or `ValueError` where one is
+    missing or malformed."""
     folder = Path(folder)
     files = sorted(path for path in folder.glob('*') if path.suffix in ('.h5', '.hdf5'))
     if not files: require_file(folder/'alexnet.h5', 'a feature file of VENUE-188', VENUE188_PAGE)
     if len(files) > 1:
-        raise ValueError(f'{folder}: expected one feature file, found {", ".join(path.name for path in files)}')
+        raise ValueError(f'{folder}: expected one feature file, found '
+                         f'{", ".join(path.name for path in files)}')
     read_venue_names(folder/'leaf_venue_name.txt')
     parts = []
     for part, most in (('train', scale.train), ('test', scale.test), ('valid', scale.validation)):
@@ -465,7 +474,9 @@ def reproduce_sounds(
     scale:VenueScale, # sizes: of the autoencoder, and rounds
     seed:int=0, # of the first round
     progress:bool=True, # show bars
-) -> dict: # 'table2', 'ears' -> DataFrame: round, features, classifier or method, accuracy, deviation, data set
+    # 'table2', 'ears' -> DataFrame: round, features, classifier or method, accuracy, deviation,
+    # data set
+) -> dict:
     "Table 2 on real labelled sounds, beside chance and a published figure."
     rounds = [
         esc10_table(folder, scale.autoencoder, seed=each, progress=progress).assign(round=each)

@@ -25,13 +25,15 @@ def draw_gaussian(
 
 # %% ../../nbs/venue/02_fusion.ipynb #5002974b
 class VenueNetwork(nn.Module):
-    "Hidden layers with dropout, and a score for each venue (Eq. 6 and 7); `ValueError` for a dropout outside 0 to 1."
+    """Hidden layers with dropout, and a score for each venue (Eq. 6 and 7); `ValueError` for a
+    dropout outside 0 to 1."""
     def __init__(self,
         width:int, # numbers in a
         venues:int, # K
         hidden:Sequence[int]=(1024,), # sizes of the hidden layers; none for a linear model
         dropout:float=.1, # rho
-        deviation:float|None=None, # of the initial weights: sqrt(2 / inputs) if None; 1 in the paper
+        # of the initial weights: sqrt(2 / inputs) if None; 1 in the paper
+        deviation:float|None=None,
     ):
         super().__init__()
         if not 0 <= dropout < 1:

@@ -22,7 +22,8 @@ from .videos import MODALITIES, Videos, pick_rows
 # %% ../../nbs/venue/11_scale.ipynb #21b9bb2f
 def videos_for_choosing(
     trial, # a `VenueRound`
-) -> tuple[int|None, Videos]: # how many of the training videos to learn from, None for all; those to choose by
+    # how many of the training videos to learn from, None for all; those to choose by
+) -> tuple[int|None, Videos]:
     "Validation videos: those of the data set, or else the last of the training videos."
     if trial.study.validation is not None: return None, trial.study.validation
     videos = len(trial.split.train.venue)
@@ -113,7 +114,8 @@ def tuned_methods(
     trial, # a `VenueRound`
     methods=(*PLAIN, *VARIANTS), # those that need external sounds are left out where there are none
 ) -> pd.DataFrame: # round, method, tuned, chosen, sound, title, validation, Micro-F1, Macro-F1
-    "Methods as they are, with weights of modalities chosen for each, and with their own settings chosen too."
+    """Methods as they are, with weights of modalities chosen for each, and with their own settings
+    chosen too."""
     rows, test = [], trial.split.test
     without = [name for name, changes in VARIANTS.items()
                if trial.study.sounds is None and 'concepts' in changes]
@@ -167,7 +169,8 @@ def completed_round(
 def completed_modalities(
     trial, # a `VenueRound`
 ) -> pd.DataFrame: # round, method, missing, videos, Micro-F1, Macro-F1
-    "Zeros against completion where a modality is missing: on all test videos, and on those that lack something."
+    """Zeros against completion where a modality is missing: on all test videos, and on those that
+    lack something."""
     rows, (test, lacking) = [], (trial.split.test, ~trial.split.test.present.all(1))
     for name, each in (('zeros', trial), ('completed', completed_round(trial))):
         said = {'AlexNet_1': weighted_predictions(each, 'AlexNet_1', (1., 1., 1.), each.split.test),

@@ -30,7 +30,8 @@ def sort_by_venue(
     venue = check_venues(venue)
     count = venue.bincount()
     if (count > 0).sum() < 2:
-        raise ValueError(f'pairs need videos of two venues or more, found only venue {int(venue[0])}')
+        raise ValueError('pairs need videos of two venues or more, found only venue '
+                         f'{int(venue[0])}')
     return VenueOrder(venue.argsort(stable=True), venue, count.cumsum(0) - count, count)
 
 # %% ../../nbs/venue/01_similarity.ipynb #48db3a72
@@ -55,7 +56,8 @@ def sample_pairs(
         raise ValueError(f'expected at least one positive and one negative sample, found {samples}')
     n = len(by_venue.order)
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < n:
-        raise ValueError(f'expected rows from 0 to {n - 1}, found {int(rows.min())} to {int(rows.max())}')
+        raise ValueError(f'expected rows from 0 to {n - 1}, found {int(rows.min())} to '
+                         f'{int(rows.max())}')
     start, count = (x[by_venue.venue[rows], None] for x in (by_venue.start, by_venue.count))
     same, other = torch.rand(2, len(rows), samples, dtype=torch.float64, generator=generator)
     same, other = start + (same*count).long(), (other*(n - count)).long()
@@ -70,7 +72,8 @@ def similarity_loss(
     sign:Tensor, # gamma of each pair, [B, P]
     weight:Tensor|None=None, # of each pair; each counts 1/P if not given
 ) -> Tensor: # scalar
-    "How badly inner products tell pairs of one venue from pairs of two (Eq. 4 and 5), averaged over videos."
+    """How badly inner products tell pairs of one venue from pairs of two (Eq. 4 and 5), averaged
+    over videos."""
     # a sum of thousands of products needs float32
     with torch.autocast(a.device.type, enabled=False):
         if a.dtype in (torch.bfloat16, torch.float16): a, partners = a.float(), partners.float()

@@ -44,21 +44,26 @@ class VenueScale:
     "How large an experiment is; the defaults are the paper's, as far as it prints them."
     train: int = 132_370 # videos for training
     test: int = 81_044 # videos for testing
-    elsewhere: int = 20_000 # other videos, on which the picture network learns to see and the autoencoder hears
+    # other videos, on which the picture network learns to see and the autoencoder hears
+    elsewhere: int = 20_000
     titles: int = 200_000 # other titles, from which paragraph vectors are learned
     clips: int = 45_948 # in the library of external sounds
-    least: tuple[int, int] = (50, 100) # clips that a tag must be on to become a concept, and to stay one
+    # clips that a tag must be on to become a concept, and to stay one
+    least: tuple[int, int] = (50, 100)
     seconds: float = 6. # of each sound, at most
-    pictures: PictureSettings = field(default_factory=lambda: PictureSettings(side=112)) # the picture network
+    # the picture network
+    pictures: PictureSettings = field(default_factory=lambda: PictureSettings(side=112))
     picture_epochs: int = 20 # passes over its frames
-    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings) # the acoustic codes
+    # the acoustic codes
+    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     text_concepts: int = 200 # width of a^t
     hidden: int = 1024 # units of a hidden layer
     batch: int = 256 # videos of a step, for every network
     rate: float = .02 # of Adagrad
     epochs: int = 30 # passes over the videos
     atoms: int = 100 # of the dictionaries, and dimensions of TRUMANN's space
-    validation: int = 56_731 # videos on which settings are chosen; a sixth of those for training at most
+    # videos on which settings are chosen; a sixth of those for training at most
+    validation: int = 56_731
     folds: int = 10 # of Table 2
     rounds: int = 5 # with other splits and weights
 
@@ -187,7 +192,8 @@ def split_numbers(
     seed:int, # of this round
 ) -> tuple[Tensor, Tensor]: # their numbers, int64
     "Which videos are for training and which for testing, at random."
-    return torch.from_numpy(np.random.default_rng(seed).permutation(videos)).split([train, videos - train])
+    return torch.from_numpy(np.random.default_rng(seed)
+                            .permutation(videos)).split([train, videos - train])
 
 # %% ../../nbs/venue/08_systems.ipynb #05c5402d
 def split_videos(
@@ -224,7 +230,8 @@ def venue_f1_of_groups(
     predicted:Tensor, # int64 [N]
     groups:list, # of `size_groups`
 ) -> pd.DataFrame: # group (0 the most frequent), videos, Micro-F1, Macro-F1 in percent
-    "The two figures for groups of venues: of the videos that are truly of a group, and over its venues."
+    """The two figures for groups of venues: of the videos that are truly of a group, and over its
+    venues."""
     rows = []
     for number, group in enumerate(groups):
         inside = torch.from_numpy(np.isin(truth, group))
@@ -287,7 +294,8 @@ def baseline_makers(
     widths:tuple, # D_v, D_a, D_t
     tree:VenueTree, # of the venues
     scale:VenueScale, # sizes
-) -> dict: # name -> function of training videos and factors of settings, that makes an untrained method
+    # name -> function of training videos and factors of settings, that makes an untrained method
+) -> dict:
     "The methods that DARE is compared with."
     sizes = dict(zip(('visual', 'acoustic', 'text'), widths), venues=tree.membership.shape[1])
     dictionary = DictionarySettings(**sizes, atoms=scale.atoms, batch=scale.batch)

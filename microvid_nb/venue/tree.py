@@ -120,7 +120,8 @@ class TRUMANN:
         tree:VenueTree, # of the venues, with weights
     ):
         if tree.membership.shape[1] != settings.venues:
-            raise ValueError(f'expected a tree over {settings.venues} venues, found {tree.membership.shape[1]}')
+            raise ValueError(f'expected a tree over {settings.venues} venues, found '
+                             f'{tree.membership.shape[1]}')
         self.settings, self.tree, self.weights = settings, tree, None
         self.scaler = Scaler((settings.visual, settings.acoustic, settings.text))
         self.membership, self.importance = (torch.from_numpy(tree.membership),
@@ -158,7 +159,8 @@ def fit(self:TRUMANN,
     videos:Videos, # of the training
     seed:int=0, # of the first mappings
 ) -> TRUMANN: # itself; `history` has the objective after each round
-    "Alternates the closed forms until the objective stands still; `ValueError` where the videos do not fit."
+    """Alternates the closed forms until the objective stands still; `ValueError` where the videos
+    do not fit."""
     s, source = self.settings, torch.Generator().manual_seed(seed)
     check_venues(videos.venue, s.venues)
     blocks, there = self.scaler.learn(videos)(videos), videos.present
@@ -180,7 +182,8 @@ def fit(self:TRUMANN,
         self.mappings = [torch.cholesky_solve(x.T @ space, factor)
                          for x, factor in zip(blocks, factors)]
         self.history.append(self.objective(blocks, there, labels, space))
-        if len(self.history) > 1 and self.history[-2] - self.history[-1] < s.tolerance*self.history[-2]:
+        if (len(self.history) > 1
+            and self.history[-2] - self.history[-1] < s.tolerance*self.history[-2]):
             break
     return self
 

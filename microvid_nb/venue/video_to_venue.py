@@ -39,7 +39,8 @@ from .videos import Videos
 # %% ../../nbs/venue/07_video_to_venue.ipynb #eb835eb8
 @dataclass(frozen=True)
 class PictureSettings:
-    "How frames become features, by default by the paper's network; `ValueError` for sizes that can't be."
+    """How frames become features, by default by the paper's network; `ValueError` for sizes that
+    can't be."""
     network: str = 'alexnet' # name of the backbone
     width: float = 1. # multiplies its channels
     frames: int = 3 # of a video, evenly spread
@@ -48,7 +49,8 @@ class PictureSettings:
     def __post_init__(self):
         if not (1 <= self.frames <= 1000 and 1 <= self.side <= 4096 and 0 < self.width <= 16):
             raise ValueError(
-                f'expected frames from 1 to 1000, a side from 1 to 4096 and a width up to 16, found {self}'
+                'expected frames from 1 to 1000, a side from 1 to 4096 and a width up to 16, '
+                f'found {self}'
             )
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #eb835e01
@@ -101,7 +103,8 @@ def read_parts(
 FRAME_LABELS = *NAMES, *SCENES # what the picture network names
 
 class PictureNetwork(nn.Module):
-    "A network that names concepts and scenes in frames; a video's features are the mean over its frames."
+    """A network that names concepts and scenes in frames; a video's features are the mean over its
+    frames."""
     def __init__(self,
         settings:PictureSettings=PictureSettings(), # network and its input
     ):
@@ -160,7 +163,8 @@ def drawn_video(
     pictures:PictureSettings, # frames
     seconds:float, # of sound, at most
 ) -> DrawnVideo: # drawn now
-    "A video of MicroWorld with the descriptor of its sound, in the form of a clip that was read from a file."
+    """A video of MicroWorld with the descriptor of its sound, in the form of a clip that was read
+    from a file."""
     post = VenuePosts(world, [i], pictures.frames, pictures.side, seconds)[0]
     silent = post.sound is None or not post.sound.any()
     descriptor = torch.full((1104,), torch.nan) if silent else acoustic_descriptors([post.sound])[0]
@@ -204,7 +208,8 @@ def train_picture_network(
 # %% ../../nbs/venue/07_video_to_venue.ipynb #952318dd
 @dataclass(frozen=True)
 class VideoToVenueSettings:
-    "All sizes and names, from a file to venues; `ValueError` where numbers of names and sizes differ."
+    """All sizes and names, from a file to venues; `ValueError` where numbers of names and sizes
+    differ."""
     venues: tuple[str, ...] # names, the first of number 0
     concepts: tuple[str, ...] # names of the acoustic concepts
     words: tuple[str, ...] # the vocabulary of titles
@@ -232,7 +237,8 @@ class VideoToVenueSettings:
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #97be890f
 class VideoToVenue(nn.Module):
-    "All that it takes to tell from a file where it was filmed; `ValueError` where its parts don't fit."
+    """All that it takes to tell from a file where it was filmed; `ValueError` where its parts don't
+    fit."""
     def __init__(self,
         settings:VideoToVenueSettings, # sizes and names
     ):
@@ -248,7 +254,8 @@ class VideoToVenue(nn.Module):
         widths = self.pictures.backbone.feature_dim, s.autoencoder.sizes[-1], s.text.dim
         if widths != (s.dare.visual, s.dare.acoustic, s.dare.text):
             raise ValueError(
-                f'expected {s.dare.visual} visual, {s.dare.acoustic} acoustic and {s.dare.text} text features, '
+                f'expected {s.dare.visual} visual, {s.dare.acoustic} acoustic and {s.dare.text} '
+                'text features, '
                 f'found {widths}'
             )
 
@@ -325,7 +332,8 @@ def describe(self:VideoToVenue,
 class VenueEstimate:
     "Where a clip may have been filmed, and why."
     venues: pd.DataFrame # venue, probability; the most probable first
-    concepts: pd.DataFrame # concept, strength: the loudest first, about 1 where it is heard; no rows without sound
+    # concept, strength: the loudest first, about 1 where it is heard; no rows without sound
+    concepts: pd.DataFrame
     missing: tuple # names of the modalities that weren't there
 
     @property
@@ -356,7 +364,8 @@ def estimate_venue(
     model:VideoToVenue, # of `load_venue_model`
     text:str|None=None, # title, description, tags
 ) -> VenueEstimate: # by the modalities that there are
-    "Where a clip was filmed and what is heard in it; `MediaError` where it shows nothing and sounds of nothing."
+    """Where a clip was filmed and what is heard in it; `MediaError` where it shows nothing and
+    sounds of nothing."""
     return model.estimate(read_parts(path, model.settings.pictures, text))
 
 # %% ../../nbs/venue/07_video_to_venue.ipynb #19f6b8f8

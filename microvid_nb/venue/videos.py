@@ -31,7 +31,8 @@ class Videos(NamedTuple):
     visual: Tensor # x^v, float32 [N, D_v]
     acoustic: Tensor # x^a, float32 [N, D_a]
     text: Tensor # x^t, float32 [N, D_t]
-    present: Tensor # bool [N, 3], which modalities there are, in this order; the others' features are 0
+    # bool [N, 3], which modalities there are, in this order; the others' features are 0
+    present: Tensor
     venue: Tensor # y, int64 [N], counted from 0
 
     @property
@@ -61,7 +62,8 @@ def check_features(
         bad = (~x[start:start + CHUNK].isfinite().all(1) & known[start:start + CHUNK]).nonzero()
         if len(bad):
             raise ValueError(
-                f'{where}, row {start + int(bad[0])}: holds NaN or infinity, expected {x.shape[1]} finite numbers'
+                f'{where}, row {start + int(bad[0])}: holds NaN or infinity, expected {x.shape[1]} '
+                'finite numbers'
             )
     x = x.float()
     # no copy where nothing is to be changed
@@ -75,16 +77,19 @@ def check_venues(
     "Venues as a tensor; `ValueError` names the first row that is none."
     venue = torch.as_tensor(venue)
     if venue.ndim != 1 or not len(venue) or venue.is_floating_point() or venue.dtype == torch.bool:
-        raise ValueError(f'expected venues as whole numbers [N], found {venue.dtype} {list(venue.shape)}')
+        raise ValueError(f'expected venues as whole numbers [N], found {venue.dtype} '
+                         f'{list(venue.shape)}')
     bad = ((venue < 0) | (venue >= (torch.inf if venues is None else venues))).nonzero()
     if len(bad):
         most = 'K' if venues is None else venues
-        raise ValueError(f'row {int(bad[0])}: expected a venue from 0 to {most} - 1, found {int(venue[bad[0]])}')
+        raise ValueError(f'row {int(bad[0])}: expected a venue from 0 to {most} - 1, found '
+                         f'{int(venue[bad[0]])}')
     return venue.long()
 
 # %% ../../nbs/venue/00_videos.ipynb #7bfa0c72
 def gather_videos(
-    visual, # features [N, D_v], an array or a tensor; anything, NaN included, where the modality is missing
+    # features [N, D_v], an array or a tensor; anything, NaN included, where the modality is missing
+    visual,
     acoustic, # [N, D_a], likewise
     text, # [N, D_t], likewise
     venue, # whole numbers [N] from 0
@@ -96,7 +101,8 @@ def gather_videos(
     present = (torch.ones(len(venue), 3, dtype=torch.bool) if present is None
                else torch.as_tensor(present))
     if present.dtype != torch.bool or present.shape != (len(venue), 3):
-        raise ValueError(f'expected present as bool [{len(venue)}, 3], found {present.dtype} {list(present.shape)}')
+        raise ValueError(f'expected present as bool [{len(venue)}, 3], found {present.dtype} '
+                         f'{list(present.shape)}')
     modalities = zip(MODALITIES, (visual, acoustic, text), present.T)
     blocks = [check_features(x, known, f'{name} features') for name, x, known in modalities]
     return Videos(*blocks, present, venue)
@@ -134,7 +140,8 @@ def missing_modalities(
 
 # %% ../../nbs/venue/00_videos.ipynb #87bba1f6
 class Scaler(nn.Module):
-    "Features brought to mean 0 and each modality to a length, 1 if not said otherwise, learned from training videos."
+    """Features brought to mean 0 and each modality to a length, 1 if not said otherwise, learned
+    from training videos."""
     def __init__(self,
         widths:Sequence[int], # D_v, D_a, D_t
     ):
@@ -167,7 +174,8 @@ def mean_and_deviation(
     x:Tensor, # [N, D]
     known:Tensor, # bool [N]
 ) -> tuple[Tensor, Tensor]: # float64 [D] each
-    "Mean and deviation over the known rows; 0 and 1 where no row is known, deviation 1 where a column never changes."
+    """Mean and deviation over the known rows; 0 and 1 where no row is known, deviation 1 where a
+    column never changes."""
     def blocks():
         return (part[there].double() for part, there in zip(x.split(CHUNK), known.split(CHUNK)))
     count = max(1, int(known.sum()))
@@ -210,10 +218,12 @@ def colour_layout(
 def world_sounds(
     world:MicroWorld, # its library
     clips:int=1500, # in the library
-    least:tuple[int, int]=(10, 20), # clips of a tag, to become a concept and to stay one; 50, 100 in the paper
+    # clips of a tag, to become a concept and to stay one; 50, 100 in the paper
+    least:tuple[int, int]=(10, 20),
     longest:float=2., # seconds of a clip
     progress:bool=True, # show a bar
-) -> tuple[list[Tensor], Tensor, list[str]]: # samples of each sound, concepts bool [N', K'], names of the concepts
+    # samples of each sound, concepts bool [N', K'], names of the concepts
+) -> tuple[list[Tensor], Tensor, list[str]]:
     "The external sounds of a world and their concepts (DARE, section 3.2)."
     library = world.library(clips)
     seeds = sorted({source.tags[0] for source in SOURCES.values()})

@@ -22,22 +22,27 @@ from ..features.words import (
 _PLACES = {  # group: words for what is seen there; categories of VENUE-188
     'home': (
         'house;bedroom;living room;kitchen at home;bathroom;apartment;home',
-        'Home (private);Residential Building (Apartment / Condo);Housing Development;College Residence Hall;'
+        'Home (private);Residential Building (Apartment / Condo);Housing Development;College '
+        'Residence Hall;'
         'Hotel;Resort'),
     'office': (
         'office;desk;computer;newsroom;meeting room;workplace',
-        'Office;Coworking Space;Tech Startup;Design Studio;Professional & Other Places;Conference;Convention;'
+        'Office;Coworking Space;Tech Startup;Design Studio;Professional & Other '
+        'Places;Conference;Convention;'
         'Convention Center'),
     'classroom or library': (
         'classroom;school;college;lecture hall;blackboard;library',
-        'School;High School;College Classroom;College Academic Building;College Library;Library;Community College;'
+        'School;High School;College Classroom;College Academic Building;College '
+        'Library;Library;Community College;'
         'Trade School;Student Center;University;College & University;General College & University'),
     'gym': (
         'gym;fitness center;exercise;sports hall;dance studio;workout',
-        'Gym;Gym / Fitness Center;Dance Studio;Martial Arts Dojo;College Rec Center;College Basketball Court'),
+        'Gym;Gym / Fitness Center;Dance Studio;Martial Arts Dojo;College Rec Center;College '
+        'Basketball Court'),
     'park or garden': (
         'park;garden;lawn;flower;backyard;playground;forest;dog run',
-        'Park;Garden;Playground;Dog Run;Other Great Outdoors;Outdoors & Recreation;Trail;Campground;Sculpture Garden;'
+        'Park;Garden;Playground;Dog Run;Other Great Outdoors;Outdoors & '
+        'Recreation;Trail;Campground;Sculpture Garden;'
         'Cemetery;Golf Course'),
     'lake or river': (
         'lake;river;pond;creek;water bird;boat',
@@ -57,22 +62,27 @@ _PLACES = {  # group: words for what is seen there; categories of VENUE-188
 _PLACES |= {
     'city or building': (
         'city;building;rooftop;tower;monument;castle;church;bridge',
-        'City;Building;Monument / Landmark;Castle;Church;Bridge;Historic Site;Capitol Building;City Hall;'
+        'City;Building;Monument / Landmark;Castle;Church;Bridge;Historic Site;Capitol '
+        'Building;City Hall;'
         'Government Building'),
     'restaurant or café': (
         'restaurant;food;dinner;meal;pizza;cafe;coffee shop',
-        'Restaurant;Café;Coffee Shop;Bakery;Diner;Pizza Place;Breakfast Spot;Dessert Shop;Fast Food Restaurant;'
+        'Restaurant;Café;Coffee Shop;Bakery;Diner;Pizza Place;Breakfast Spot;Dessert Shop;Fast '
+        'Food Restaurant;'
         'Sandwich Place;Burger Joint;Sushi Restaurant;Ice Cream Shop;Donut Shop'),
     'bar': (
         'bar;pub;beer;cocktail;nightclub',
-        'Bar;Pub;Cocktail Bar;Dive Bar;Lounge;Nightclub;Beer Garden;Sports Bar;Speakeasy;Hookah Bar;Other Nightlife'),
+        'Bar;Pub;Cocktail Bar;Dive Bar;Lounge;Nightclub;Beer Garden;Sports Bar;Speakeasy;Hookah '
+        'Bar;Other Nightlife'),
     'shop': (
         'shop;grocery store;mall;market;clothing store',
         'Mall;Grocery Store;Clothing Store;Department Store;Miscellaneous Shop;Electronics Store;'
-        'Furniture / Home Store;Toy / Game Store;Bookstore;Farmers Market;Flea Market;Salon / Barbershop'),
+        'Furniture / Home Store;Toy / Game Store;Bookstore;Farmers Market;Flea Market;Salon / '
+        'Barbershop'),
     'stage': (
         'stage;concert;theater;music venue',
-        'Music Venue;Concert Hall;Theater;Performing Arts Venue;Rock Club;Jazz Club;Opera House;Comedy Club;'
+        'Music Venue;Concert Hall;Theater;Performing Arts Venue;Rock Club;Jazz Club;Opera '
+        'House;Comedy Club;'
         'Music Festival;Movie Theater;Multiplex'),
     'museum, laboratory or factory': (
         'museum;laboratory;factory;hangar;science;machine;telescope',
@@ -82,14 +92,16 @@ _PLACES |= {
         "Hospital;Medical Center;Doctor's Office"),
     'station or vehicle': (
         'train station;airport;train;airplane;bus;inside a vehicle',
-        'Train Station;Metro Station;Light Rail Station;Bus Station;Airport;Airport Terminal;Train;Moving Target;'
+        'Train Station;Metro Station;Light Rail Station;Bus Station;Airport;Airport '
+        'Terminal;Train;Moving Target;'
         'Travel & Transport;General Travel'),
     'zoo or aquarium': (
         'zoo;aquarium;elephant;penguin;cage',
         'Zoo;Aquarium;Animal Shelter;Pet Store'),
     'stadium': (
         'stadium;football field;basketball court;athletics;arena',
-        'Stadium;Football Stadium;Baseball Stadium;Basketball Stadium;Soccer Stadium;Hockey Arena;College Stadium;'
+        'Stadium;Football Stadium;Baseball Stadium;Basketball Stadium;Soccer Stadium;Hockey '
+        'Arena;College Stadium;'
         'College Football Field;Athletics & Sports;Skating Rink;Skate Park'),
 }
 
@@ -110,7 +122,8 @@ def _group_means(
 @dataclass(frozen=True)
 class PlaceEstimate:
     "Where a clip may have been filmed, and why."
-    venues: pd.DataFrame # venue (group), categories (of VENUE-188), probability; the most probable first
+    # venue (group), categories (of VENUE-188), probability; the most probable first
+    venues: pd.DataFrame
     concepts: pd.DataFrame # concept, strength: sounds that were heard, the loudest first
     missing: tuple # names of the modalities that weren't there
     place: str = '' # the group that is sure, or a wider kind of place; nothing where none is
@@ -120,7 +133,8 @@ class PlaceEstimate:
     def cannot_tell(self) -> str: # the reason, or nothing
         "The reason for which no place is named."
         if self.place: return ''
-        return f'the most probable of {len(self.venues)} kinds of places has only {self.venues.probability[0]:.0%}'
+        return (f'the most probable of {len(self.venues)} kinds of places has only '
+                f'{self.venues.probability[0]:.0%}')
 
     @property
     def venue(self) -> str: # its name
@@ -164,7 +178,8 @@ def sound_texts(
 # %% ../../nbs/venue/10_zero_shot.ipynb #bd46bdf5
 class ZeroShotVenues:
     "Estimates places by labels, title and sounds; `ImportError` names what to install."
-    trained_on = 'photographs (EfficientNet-Lite0 on ImageNet-1k) and pairs of sentences (MiniLM), not on venues'
+    trained_on = ('photographs (EfficientNet-Lite0 on ImageNet-1k) and pairs of sentences '
+                  '(MiniLM), not on venues')
 
     def __init__(self,
         space:SentenceSpace|None=None, # of words; the packaged one if not given
@@ -182,9 +197,11 @@ class ZeroShotVenues:
         return torch.softmax(_group_means(self.words @ points.T, 3)/_TEMPERATURE, 0)
 
     def estimate(self,
-        probabilities:Tensor|None=None, # float32 [T, 1000] of the moments of a clip, from `PictureEncoder('views')`
+        # float32 [T, 1000] of the moments of a clip, from `PictureEncoder('views')`
+        probabilities:Tensor|None=None,
         text:str|None=None, # title, description, tags
-        sounds:Mapping[str, float]|None=None, # name of each known sound, and how sure it is; None without sound
+        # name of each known sound, and how sure it is; None without sound
+        sounds:Mapping[str, float]|None=None,
     ) -> PlaceEstimate: # by what there is
         "Where a clip was filmed, by any of pictures, title and sounds."
         scores = torch.zeros(len(_PLACES))

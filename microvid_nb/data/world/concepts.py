@@ -472,7 +472,7 @@ def draw_cake(c:Coat, phase:float) -> list:
                                         for x in np.arange(-w + .1, w, .2)]]
     candles = [shape for x in (-.3, 0, .3)
                for shape in (limb((x, -.5), (x, -.28), .07, (90, 150, 220)),
-                                                         ellipse(x + flicker, -.64, .05, .11, (255, 190, 40)))]
+                             ellipse(x + flicker, -.64, .05, .11, (255, 190, 40)))]
     cherries = [ellipse(x, .2, .08, .08, (210, 30, 60)) for x in (-.66, .66)]
     return [ellipse(0, .86, .98, .12, (225, 225, 230)), *tier(.25, .85, .8, c.main), *cherries,
             *tier(-.28, .25, .5, c.main), *candles]

@@ -99,7 +99,8 @@ def visible_size(
     scene = np.linalg.solve(view[:, :2], np.stack([x*width, y*height]).reshape(2, -1) - view[:, 2:])
     owner = np.full(cells*cells, -1)
     for i, actor in enumerate(actors):
-        owner[(np.abs(scene[0] - actor.x) < actor.size) & (np.abs(scene[1] - actor.y) < actor.size)] = (
+        owner[(np.abs(scene[0] - actor.x) < actor.size)
+              & (np.abs(scene[1] - actor.y) < actor.size)] = (
             i
         )
     return (np.bincount(owner[owner >= 0], minlength=len(actors))/owner.size if actors

@@ -30,7 +30,8 @@ class Shot(NamedTuple):
     scene: str # one of `SCENES`
     seed: int # of the drawing of the scene
     players: tuple # of `Player`, far to near
-    camera: tuple # zoom at start and end, pan in x and y, shake and sweep of the background (parts of the frame)
+    # zoom at start and end, pan in x and y, shake and sweep of the background (parts of the frame)
+    camera: tuple
     flaw: str # '', 'dark', 'blurred' or 'covered'
     fade: tuple # seconds of fading in and out
 
@@ -47,7 +48,8 @@ class Story(NamedTuple):
     look: CameraLook # of the whole video
     title: str # '' where there is none
     description: str # '' where there is none
-    sounds: tuple # (source, start, end, level in dB) of what is heard; empty where there is no track
+    # (source, start, end, level in dB) of what is heard; empty where there is no track
+    sounds: tuple
     snr: float # dB, of the sources against the noise of the place
     quality: float # of the microphone, 0..1
 
@@ -265,8 +267,10 @@ class Film:
     ) -> np.ndarray: # uint8 [H, W, 3], larger than a frame
         "The scene of a shot, drawn when it is first needed; the previous one is let go."
         if number not in self.canvases:
-            shot, size = self.story.shots[number], (round(MARGIN[0]*self.height), round(MARGIN[1]*self.width))
-            self.canvases = {number: draw_scene(shot.scene, np.random.default_rng(shot.seed), *size)}
+            shot, size = (self.story.shots[number],
+                          (round(MARGIN[0]*self.height), round(MARGIN[1]*self.width)))
+            self.canvases = {number: draw_scene(shot.scene, np.random.default_rng(shot.seed),
+                                                *size)}
         return self.canvases[number]
 
     def clean(self,
@@ -287,7 +291,8 @@ class Film:
             ]
         )
         image = cv2.warpAffine(
-            canvas, onto, (self.width, self.height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            canvas, onto, (self.width, self.height), flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE
         )
         for actor in shot_actors(shot, t, self.width/self.height): paint_actor(image, actor, view)
         return image
@@ -297,12 +302,12 @@ class Film:
     ) -> np.ndarray: # uint8 [H, W, 3]
         "The moment t as the phone records it."
         shot = self.story.shots[shot_at(self.story, t)]
-        image = self.camera.take(flawed(self.clean(t), shot.flaw), np.random.default_rng([shot.seed, round(1e6*t)]))
+        image = self.camera.take(flawed(self.clean(t), shot.flaw),
+                                 np.random.default_rng([shot.seed, round(1e6*t)]))
         light = brightness(shot, t)
         return image if light >= 1 else (image*max(light, 0)).astype(np.uint8)
 
-    def frames(self,
-        times, # [T] seconds
+    def frames(self, times # [T] seconds
     ) -> Iterator: # of uint8 [H, W, 3]
         "The frames at the given times, one after the other."
         for t in times: yield self.frame(float(t))

@@ -526,7 +526,8 @@ class SoundLibrary:
     def _entry(self, i:int) -> LibraryClip:
         "What is known of clip i before it is played."
         rng, names = self._rng(i, 0), list(SOURCES)
-        weights = 1/(5 + np.arange(len(names)))[np.random.default_rng([self.seed, 7]).permutation(len(names))]
+        weights = 1/(5 + np.arange(len(names)))[
+            np.random.default_rng([self.seed, 7]).permutation(len(names))]
         sources = tuple(
             str(name) for name in rng.choice(names, 1 + (rng.random() < 0.25), replace=False,
                                              p=weights / weights.sum())

@@ -88,7 +88,8 @@ class Post(NamedTuple):
     posted: float # seconds: the moment of the posted thumbnail
     impressions: int # how many saw the thumbnail
     clicks: int # of those that saw it
-    click_rate: np.ndarray # true probability of a click for each moment of `Seen`, [T]: hidden from every method
+    # true probability of a click for each moment of `Seen`, [T]: hidden from every method
+    click_rate: np.ndarray
 
 # %% ../../../nbs/data/world/08_viewers.ipynb #4d15b101
 def draw_followers(

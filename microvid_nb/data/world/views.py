@@ -43,7 +43,8 @@ class View(Dataset):
     def __len__(self): return len(self.items)
 
     def number(self, k:int) -> int:
-        "The number of the k-th item in its world; `IndexError` past the end, as iteration wants it."
+        """The number of the k-th item in its world; `IndexError` past the end, as iteration wants
+        it."""
         return int(self.items[k])
 
 # %% ../../../nbs/data/world/09_views.ipynb #c7600531
