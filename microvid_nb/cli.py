@@ -410,8 +410,7 @@ def gif(
     dither:Annotated[str, typer.Option(help='none, bayer or floyd.')]='floyd',
     model:Model=None,
 ):
-    """Choose shots of each clip and write them as an animation; without --model, no trained weights
-    are needed."""
+    "Choose shots of each clip and write them as an animation; no trained weights are needed."
     from microvid_nb.answers import gif as choose
     from microvid_nb.media.animation import write_animation
     from microvid_nb.tasks import load
@@ -479,8 +478,7 @@ def classify(
     json:Json=False,
     workers:Workers=1, force:Force=False, model:Model=None,
 ):
-    """Name what each clip shows: things and people, or with a model scene and behaviour; --out
-    keeps the moments."""
+    "Name the things and people that each clip shows; with a model, scene and behaviour."
     with one_line():
         from microvid_nb.answers import classify as answer_question
         from microvid_nb.tasks import load
@@ -514,8 +512,7 @@ def venue(
     workers:Workers=1,
     force:Force=False, model:Model=None, sounds:Sounds=None,
 ):
-    """Name the place where each clip was filmed, and the sounds in it, by its pictures, its sound
-    and its title."""
+    "Name the place where each clip was filmed, by its pictures, its sound and its title."
     with one_line():
         from microvid_nb.answers import venue as answer_question
         from microvid_nb.tasks import load
@@ -553,8 +550,7 @@ def card(
     venue:Annotated[Path | None, typer.Option(help='Your checkpoint for venues.')]=None,
     sounds:Sounds=None,
 ):
-    """Answer all four questions about each clip on one page: thumbnail, GIF, what is seen, where it
-    was filmed."""
+    "Answer four questions about each clip on one page: thumbnail, GIF, what is seen, where."
     import time
     with one_line():
         from microvid_nb.card import write_cards
@@ -729,8 +725,7 @@ def candidates(
 def probe(
     paths:Paths, out:OptionalOut=None, json:Json=False, workers:Workers=1, force:Force=False,
 ):
-    """Say what each file is: length, size as displayed, rate, codec, sound; --out writes a JSON
-    file for each."""
+    "Say what each file is: length, displayed size, rate, codec, sound; --out writes JSON."
     from microvid_nb.media.video import probe as probe_video
     outputs = Outputs(force)
 
@@ -778,8 +773,7 @@ def installed_models() -> list[dict]: # name, for, trained_on, licence, source, 
 def models(
     json:Json=False,
 ):
-    """List the models that there are: what they were trained on, their licence and source, and what
-    is installed."""
+    "List the models: what they were trained on, licence and source, and what is installed."
     found = installed_models()
     if json: print(as_json(found))
     for record in [] if json else found:
@@ -900,8 +894,7 @@ def train(
                                         "weights.")]='published',
     settings:Settings=None,
 ):
-    """Train a model, on MicroWorld, clips of yours (--data) or Open Images (AMUSE); its file is
-    safe to open."""
+    "Train a model on MicroWorld, your clips (--data) or Open Images; its file is safe to open."
     with one_line():
         if source or target or vectors:
             if not (source and target and vectors):
@@ -983,8 +976,7 @@ def reproduce(
     scale:Scale='small', seed:Seed=0,
     out:Annotated[Path, typer.Option(help='Folder to write to.')]=Path('results'),
 ):
-    """Make the tables of a paper anew, five rounds each, as CSV; or of all results the ledger of
-    what holds."""
+    "Make the tables of a paper anew, five rounds each, as CSV, or the ledger of what holds."
     with one_line():
         from microvid_nb.reproduce import reproduce as make_tables
         written = make_tables(task, data, scale, seed, out, folder, sys.stderr.isatty(), features)
