@@ -23,6 +23,7 @@ pytestmark = pytest.mark.check
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / '_docs'
+NOTEBOOKS = sorted(path for path in ROOT.glob('nbs/**/*.ipynb') if '.ipynb_checkpoints' not in path.parts)
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 
 
@@ -76,11 +77,7 @@ def test_has_a_page_for_each_entry_of_the_sidebar(site):
     wanted = {entry.rsplit('.', 1)[0] + '.html' for entry in entries(sidebar) if not entry.startswith('http')}
     there = {str(path.relative_to(site)) for path in pages(site)}
     assert wanted <= there
-    notebooks = {
-        str(path.relative_to(ROOT / 'nbs').with_suffix('.html'))
-        for path in ROOT.glob('nbs/**/*.ipynb')
-        if '.ipynb_checkpoints' not in path.parts
-    }
+    notebooks = {str(path.relative_to(ROOT / 'nbs').with_suffix('.html')) for path in NOTEBOOKS}
     assert notebooks <= wanted, 'notebooks that the sidebar lacks'
 
 
@@ -123,14 +120,13 @@ def test_has_no_broken_link_inside(site):
 def test_pages_show_the_code_that_they_explain(site):
     """Internal steps are on every page, so that no example calls what is nowhere, and public names on those of papers."""
     absent = []
-    for path in sorted(ROOT.glob('nbs/**/*.ipynb')):
-        if '.ipynb_checkpoints' in path.parts:
-            continue
+    for path in NOTEBOOKS:
         page = (site / path.relative_to(ROOT / 'nbs')).with_suffix('.html').read_text(encoding='utf-8')
         shown = set(re.findall(r'^ *(?:def|class) (\w+)', html.unescape(re.sub(r'<[^>]+>', '', page)), re.M))
+        kinds = 'exporti?|exports' if path.parent.name in OPEN else 'exporti|exports'
         for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
             source = ''.join(cell['source'])
-            if cell['cell_type'] == 'code' and re.match(rf'#\| *export(i{"?" if path.parent.name in OPEN else ""}|s)$', source, re.M):
+            if cell['cell_type'] == 'code' and re.match(rf'#\| *(?:{kinds})$', source, re.M):
                 absent += [f'{path.name}: {node.name}' for node in ast.parse(source).body
                            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name not in shown]
     assert not absent, absent[:20]

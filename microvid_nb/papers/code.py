@@ -22,7 +22,7 @@ def names_in(
     for node in ast.parse(source).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)): names.append(node.name)
         if isinstance(node, ast.Assign): names += [ast.unparse(target) for target in node.targets]
-    # which is nbdev's list of further public names
+    # `_all_` is nbdev's list of further public names
     return [name for name in names if name != '_all_']
 
 # %% ../../nbs/papers/09_code.ipynb #428b3e01
